@@ -11,7 +11,7 @@ class UserError(ValueError):
 
 
 def run_command(command: Callable[[], int | None]) -> int:
-    """Run a command to its exit status: a user's mistake is one line and 2, Ctrl-C is 130, a bug keeps its traceback."""
+    """Run a command to its exit status: a user's mistake is one line and 2, Ctrl-C is 130, a bug its traceback."""
     try:
         return command() or 0
     except UserError as mistake:
