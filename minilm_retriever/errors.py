@@ -25,5 +25,5 @@ def run_command(command: Callable[[], int | None]) -> int:
     except BrokenPipeError:
         # The reader of our output went away (`| head`): nothing more to say. Point stdout away from the dead pipe,
         # else the interpreter complains while it shuts down.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return 0

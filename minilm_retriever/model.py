@@ -1,0 +1,283 @@
+"""A BERT encoder written by hand with BertModel's parameter names, pooling and normalisation. Torch only.
+
+Shapes in this package use one legend: B rows, T tokens, H hidden, N documents, K top-k; here also S, the real tokens
+of a batch, and A attention heads.
+
+Padding is dropped before the first linear layer and put back after the last, so only real tokens are multiplied;
+attention is the one place that sees sequences.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minilm_retriever.errors import UserError
+
+ACTIVATIONS = {"gelu": "none", "gelu_python": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """The numbers of config.json that shape the computation."""
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    type_vocab_size: int = 2
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    layer_norm_eps: float = 1e-12
+
+    @staticmethod
+    def from_dict(config: Mapping[str, Any], where: str = "config.json") -> BertConfig:
+        """Read the numbers of a config.json; UserError on another architecture or a number that can't be."""
+        kind = config.get("model_type", "bert")
+        if kind != "bert":
+            raise UserError(f"{where}: model_type is {kind!r}; only BERT encoders (BertModel) can be opened")
+        position = config.get("position_embedding_type") or "absolute"
+        if position != "absolute" or config.get("is_decoder"):
+            raise UserError(f"{where}: position_embedding_type {position!r} or a decoder is not a BertModel encoder")
+        names = BertConfig.__dataclass_fields__
+        missing = [
+            n for n in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads") if n not in config
+        ]
+        missing += [n for n in ("intermediate_size", "max_position_embeddings") if n not in config]
+        if missing:
+            raise UserError(f"{where}: lacks {', '.join(missing)}")
+        given = {name: config[name] for name in names if name in config}
+        for name, value in given.items():
+            want = {"int": (int,), "str": (str,), "float": (int, float)}[str(names[name].type)]
+            if not isinstance(value, want) or isinstance(value, bool):
+                raise UserError(f"{where}: {name} is {value!r}, which is not a {names[name].type}")
+            if isinstance(value, int | float) and not 0 <= value < 2**31:
+                raise UserError(f"{where}: {name} is {value!r}, out of range")
+        made = BertConfig(**given)
+        if min(made.vocab_size, made.hidden_size, made.num_attention_heads, made.max_position_embeddings) < 1:
+            raise UserError(f"{where}: a size is 0")
+        if made.hidden_size % made.num_attention_heads:
+            raise UserError(
+                f"{where}: hidden_size {made.hidden_size} is no multiple of {made.num_attention_heads} heads"
+            )
+        if made.hidden_act not in ACTIVATIONS and made.hidden_act != "relu":
+            raise UserError(f"{where}: hidden_act {made.hidden_act!r} is not one of gelu, gelu_new, relu")
+        return made
+
+
+class Layout(NamedTuple):
+    """Where the real tokens of a batch stand in its (B, T) rectangle."""
+
+    batch: int
+    width: int
+    places: Tensor | None  # (S,) places in the flattened rectangle; None where there is no padding
+    mask: Tensor | None  # (B, 1, 1, T) True at keys that may be attended to; None where there is no padding
+
+    def pad(self, x: Tensor) -> Tensor:
+        """Real tokens (S, H) put back into the rectangle (B, T, H), zeros at padding."""
+        if self.places is None:
+            return x.view(self.batch, self.width, -1)
+        return (
+            x.new_zeros(self.batch * self.width, x.shape[-1])
+            .index_copy(0, self.places, x)
+            .view(self.batch, self.width, -1)
+        )
+
+    def drop(self, x: Tensor) -> Tensor:
+        """The real tokens (S, H) of a rectangle (B, T, H)."""
+        flat = x.reshape(self.batch * self.width, -1)
+        return flat if self.places is None else flat.index_select(0, self.places)
+
+
+def layout_of(attention_mask: Tensor) -> Layout:
+    """The layout of an attention mask (B, T) of zeros and ones."""
+    batch, width = attention_mask.shape
+    real = attention_mask.bool()
+    if bool(real.all()):
+        return Layout(batch, width, None, None)
+    return Layout(batch, width, real.flatten().nonzero().squeeze(1), real[:, None, None, :])
+
+
+class Embeddings(nn.Module):
+    """Word, position and token-type embeddings, summed and normalised."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """ids (S,), positions (S,) -> (S, H); a single sequence has token type 0 throughout."""
+        x = self.word_embeddings(ids) + self.token_type_embeddings.weight[0] + self.position_embeddings(positions)
+        out: Tensor = self.dropout(self.LayerNorm(x))
+        return out
+
+
+class SelfAttention(nn.Module):
+    """Scaled dot-product attention of every token to the real tokens of its own row."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.dropout = config.attention_probs_dropout_prob
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """(S, H) -> (S, H)."""
+
+        def heads(y: Tensor) -> Tensor:  # (S, H) -> (B, A, T, H / A)
+            return layout.pad(y).view(layout.batch, layout.width, self.heads, -1).transpose(1, 2)
+
+        mixed = F.scaled_dot_product_attention(
+            heads(self.query(x)),
+            heads(self.key(x)),
+            heads(self.value(x)),
+            attn_mask=layout.mask,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return layout.drop(mixed.transpose(1, 2))
+
+
+class Residual(nn.Module):
+    """Linear, dropout, the residual sum and its LayerNorm: what BERT calls an output block."""
+
+    def __init__(self, inputs: int, config: BertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(inputs, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """x (S, inputs), residual (S, H) -> (S, H)."""
+        out: Tensor = self.LayerNorm(self.dropout(self.dense(x)) + residual)
+        return out
+
+
+class Layer(nn.Module):
+    """One transformer layer, normalised after each residual sum."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.attention = nn.ModuleDict({"self": SelfAttention(config), "output": Residual(config.hidden_size, config)})
+        self.intermediate = nn.ModuleDict({"dense": nn.Linear(config.hidden_size, config.intermediate_size)})
+        self.output = Residual(config.intermediate_size, config)
+        self.activation = config.hidden_act
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """(S, H) -> (S, H)."""
+        x = self.attention["output"](self.attention["self"](x, layout), x)
+        inner = self.intermediate["dense"](x)  # (S, 4H)
+        inner = F.relu(inner) if self.activation == "relu" else F.gelu(inner, approximate=ACTIVATIONS[self.activation])
+        out: Tensor = self.output(inner, x)
+        return out
+
+
+class Bert(nn.Module):
+    """BertModel's encoder: same parameter names, same numbers, padding never multiplied."""
+
+    def __init__(self, config: BertConfig, *, pooler: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.encoder = nn.ModuleDict({"layer": layers})
+        # Never used here: kept and saved unchanged, so that other loaders find what they expect.
+        self.pooler = nn.ModuleDict({"dense": nn.Linear(config.hidden_size, config.hidden_size)}) if pooler else None
+        if self.pooler is not None:
+            self.pooler.requires_grad_(False)
+        self.checkpoint_layers = False  # recompute each layer in the backward pass: less memory, a third more work
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """input_ids (B, T) int64, attention_mask (B, T) of 0 and 1 -> token states (B, T, H), zeros at padding.
+
+        Raises ValueError where T exceeds the position embeddings.
+        """
+        if input_ids.shape[1] > self.config.max_position_embeddings:
+            raise ValueError(f"{input_ids.shape[1]} tokens, but only {self.config.max_position_embeddings} positions")
+        layout = layout_of(attention_mask)
+        places = layout.places
+        if places is None:
+            places = torch.arange(input_ids.numel(), device=input_ids.device)
+        x = self.embeddings(input_ids.flatten().index_select(0, places), places % layout.width)  # (S, H)
+        for layer in self.encoder["layer"].children():
+            if self.checkpoint_layers and self.training:
+                x = torch.utils.checkpoint.checkpoint(layer, x, layout, use_reentrant=False)
+            else:
+                x = layer(x, layout)
+        return layout.pad(x)
+
+
+def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the token states hidden (B, T, H) where mask (B, T) is 1 -> (B, H) float32.
+
+    Summed in float32 (a float16 sum over 512 tokens overflows); a row without tokens gives zeros.
+    """
+    weight = mask.unsqueeze(-1).to(torch.float32)  # (B, T, 1)
+    return (hidden.float() * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1.0)
+
+
+def l2_normalize(x: Tensor) -> Tensor:
+    """Rows of x (..., H) scaled to unit length; a zero row stays zero."""
+    return F.normalize(x, p=2.0, dim=-1)
+
+
+class SentenceEncoder(nn.Module):
+    """BERT, pooling, normalisation: token ids in, one vector a text out."""
+
+    def __init__(self, bert: Bert, *, pooling: str = "mean", normalize: bool = True) -> None:
+        super().__init__()
+        if pooling not in ("mean", "cls"):
+            raise ValueError(f"pooling {pooling!r} is neither 'mean' nor 'cls'")
+        self.bert = bert
+        self.pooling = pooling
+        self.normalize = normalize
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """input_ids (B, T), attention_mask (B, T) -> (B, H) float32, unit rows where the model normalises."""
+        hidden = self.bert(input_ids, attention_mask)
+        pooled = masked_mean(hidden, attention_mask) if self.pooling == "mean" else hidden[:, 0].float()
+        return l2_normalize(pooled) if self.normalize else pooled
+
+
+def bert_from_tensors(config: BertConfig, tensors: Mapping[str, Tensor], where: str) -> Bert:
+    """A Bert in evaluation mode holding `tensors` (BertModel's names), as float32.
+
+    Raises UserError naming the first missing or unexpected tensor, wrong shape, or non-finite value.
+    """
+    tensors = {name: t for name, t in tensors.items() if name != "embeddings.position_ids"}
+    with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
+        bert = Bert(config, pooler="pooler.dense.weight" in tensors)
+    wanted = bert.state_dict()
+    for name, blank in wanted.items():
+        if name not in tensors:
+            raise UserError(f"{where}: tensor {name} is missing")
+        if tensors[name].shape != blank.shape:
+            raise UserError(f"{where}: tensor {name} has shape {tuple(tensors[name].shape)}, not {tuple(blank.shape)}")
+        if not tensors[name].is_floating_point():
+            raise UserError(f"{where}: tensor {name} holds {tensors[name].dtype}, not floating-point numbers")
+    for name in tensors:
+        if name not in wanted:
+            raise UserError(f"{where}: unexpected tensor {name}")
+    # Own memory, not the file's map: a file that changes later must not change the model.
+    own = {name: tensors[name].to(torch.float32, copy=True).contiguous() for name in wanted}
+    for name, tensor in own.items():
+        if not math.isfinite(float(tensor.sum())) and not bool(tensor.isfinite().all()):
+            raise UserError(f"{where}: tensor {name} holds a value that is not finite")
+    bert.load_state_dict(own, assign=True)
+    if bert.pooler is not None:
+        bert.pooler.requires_grad_(False)
+    return bert.eval()
