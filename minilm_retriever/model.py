@@ -222,12 +222,18 @@ class Bert(nn.Module):
 
 
 def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the token states hidden (B, T, H) where mask (B, T) is 1 -> (B, H) float32.
+    """Mean of the token states hidden (B, T, H) where mask (B, T) is 1 -> (B, H), float32 at least.
 
     Summed in float32 (a float16 sum over 512 tokens overflows); a row without tokens gives zeros.
     """
-    weight = mask.unsqueeze(-1).to(torch.float32)  # (B, T, 1)
-    return (hidden.float() * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1.0)
+    hidden = at_least_float32(hidden)
+    weight = mask.unsqueeze(-1).to(hidden.dtype)  # (B, T, 1)
+    return (hidden * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1.0)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """x in float32, or in float64 where it is that already."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def l2_normalize(x: Tensor) -> Tensor:
@@ -246,11 +252,14 @@ class SentenceEncoder(nn.Module):
         self.pooling = pooling
         self.normalize = normalize
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """input_ids (B, T), attention_mask (B, T) -> (B, H) float32, unit rows where the model normalises."""
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, normalize: bool | None = None) -> Tensor:
+        """input_ids (B, T), attention_mask (B, T) -> (B, H) float32, unit rows where the model normalises.
+
+        normalize: True or False overrides the model's own.
+        """
         hidden = self.bert(input_ids, attention_mask)
-        pooled = masked_mean(hidden, attention_mask) if self.pooling == "mean" else hidden[:, 0].float()
-        return l2_normalize(pooled) if self.normalize else pooled
+        pooled = masked_mean(hidden, attention_mask) if self.pooling == "mean" else at_least_float32(hidden[:, 0])
+        return l2_normalize(pooled) if (self.normalize if normalize is None else normalize) else pooled
 
 
 def bert_from_tensors(config: BertConfig, tensors: Mapping[str, Tensor], where: str) -> Bert:
@@ -259,6 +268,9 @@ def bert_from_tensors(config: BertConfig, tensors: Mapping[str, Tensor], where: 
     Raises UserError naming the first missing or unexpected tensor, wrong shape, or non-finite value.
     """
     tensors = {name: t for name, t in tensors.items() if name != "embeddings.position_ids"}
+    last = config.num_hidden_layers - 1
+    if last >= 0 and f"encoder.layer.{last}.output.dense.weight" not in tensors:  # before building a million layers
+        raise UserError(f"{where}: tensor encoder.layer.{last}.output.dense.weight is missing")
     with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
         bert = Bert(config, pooler="pooler.dense.weight" in tensors)
     wanted = bert.state_dict()

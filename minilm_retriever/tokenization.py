@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -119,23 +119,20 @@ class TextTokenizer:
         Raises UserError (a ValueError) naming the index, counted from `first`, of a text that is no str or holds a
         lone surrogate.
         """
+        check_texts(texts, first)
         parts = []
         for start in range(0, len(texts), CHUNK):
-            encodings = list(self.encodings(texts[start : start + CHUNK], first + start))
+            encodings = self.encode(texts[start : start + CHUNK])
             lengths = np.fromiter((len(ids) for ids in encodings), np.int64, len(encodings))
             flat = np.fromiter((i for ids in encodings for i in ids), np.int32, int(lengths.sum()))
             parts.append(TokenizedTexts(flat, np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])))
         return parts[0] if len(parts) == 1 else TokenizedTexts.concatenate(parts)
 
-    def encodings(self, texts: Sequence[str], first: int) -> Iterator[list[int]]:
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text of one chunk."""
-        plain = []
-        for i, text in enumerate(texts):
-            check_text(text, first + i)
-            plain.append(text.strip().lower() if self.lower_case else text.strip())
+        plain = [text.strip().lower() if self.lower_case else text.strip() for text in texts]
         short = [self.cut(text) for text in plain] if self.cuttable else plain
-        for encoding in self.fast.encode_batch_fast(short):
-            yield encoding.ids
+        return [encoding.ids for encoding in self.fast.encode_batch_fast(short)]
 
     def cut(self, text: str) -> str:
         """The text, or where it is very long a beginning of it with the same ids after truncation.
@@ -173,14 +170,16 @@ def is_bert_wordpiece(parsed: dict[str, Any]) -> bool:
     return kinds == ["BertNormalizer", "BertPreTokenizer", "WordPiece"] and longest <= LONGEST_WORD
 
 
-def check_text(text: object, index: int) -> None:
-    """UserError naming the index where `text` is not a string that can be written in UTF-8."""
-    if not isinstance(text, str):
-        raise UserError(f"text {index} is of type {type(text).__name__}, not str")
-    if not text.isascii():
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as problem:
-            raise UserError(
-                f"text {index} holds a lone surrogate (U+{ord(text[problem.start]):04X}) at character {problem.start}"
-            ) from None
+def check_texts(texts: Sequence[object], first: int = 0) -> None:
+    """UserError naming the index (counted from `first`) of a text that is no str or can't be written in UTF-8."""
+    for index, text in enumerate(texts, first):
+        if not isinstance(text, str):
+            raise UserError(f"text {index} is of type {type(text).__name__}, not str")
+        if not text.isascii():
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError as problem:
+                surrogate = f"U+{ord(text[problem.start]):04X}"
+                raise UserError(
+                    f"text {index} holds a lone surrogate ({surrogate}) at character {problem.start}"
+                ) from None

@@ -1,0 +1,78 @@
+"""Which rows go together, and in which order: pure index logic, no model. Torch is here for one reason only: the order
+of an epoch is `torch.randperm`'s, as in sentence-transformers, and never touches the global generator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Rows = npt.NDArray[np.int64]
+
+
+def order(sizes: Sequence[int], seed: int, epoch: int) -> list[Rows]:
+    """A permutation of each data set's rows for an epoch, drawn one after the other from one generator.
+
+    Source: sentence-transformers' round-robin sampler, seeded with seed + epoch.
+    """
+    generator = torch.Generator().manual_seed(seed + epoch)
+    return [torch.randperm(n, generator=generator).numpy() for n in sizes]
+
+
+class Plan(NamedTuple):
+    """How many batches and optimizer steps an epoch has; the position in the data is arithmetic on the step."""
+
+    sizes: tuple[int, ...]  # rows of each data set
+    batch_size: int
+    accumulation: int  # batches an optimizer step
+    seed: int
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """One batch from each data set in turn; an epoch ends when the first is exhausted. Ragged batches are kept."""
+        return len(self.sizes) * min(-(-n // self.batch_size) for n in self.sizes)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps; a trailing group of fewer batches is a step of its own."""
+        return -(-self.batches_per_epoch // self.accumulation)
+
+    def steps(self, first: int, last: int) -> Iterator[list[tuple[int, Rows]]]:
+        """For each optimizer step first..last-1 its batches, as (data set, rows)."""
+        epoch, orders = -1, list[Rows]()
+        for step in range(first, last):
+            if step // self.steps_per_epoch != epoch:
+                epoch = step // self.steps_per_epoch
+                orders = order(self.sizes, self.seed, epoch)
+            begin = step % self.steps_per_epoch * self.accumulation
+            end = min(begin + self.accumulation, self.batches_per_epoch)
+            yield [self.batch(orders, number) for number in range(begin, end)]
+
+    def batch(self, orders: list[Rows], number: int) -> tuple[int, Rows]:
+        """Batch `number` of an epoch."""
+        source = number % len(self.sizes)
+        start = number // len(self.sizes) * self.batch_size
+        return source, orders[source][start : start + self.batch_size]
+
+
+def deduplicate(texts: Sequence[str]) -> tuple[list[str], Rows]:
+    """The distinct texts in order of first appearance, and for each text (N,) its place among them."""
+    places: dict[str, int] = {}
+    inverse = np.fromiter((places.setdefault(text, len(places)) for text in texts), np.int64, len(texts))
+    return list(places), inverse
+
+
+def length_batches(lengths: npt.NDArray[np.int64], tokens: int, texts: int | None = None) -> list[Rows]:
+    """Rows grouped by token count, longest first (memory is at its peak at once): batches of at most `tokens` tokens
+    once padded, never fewer than one row, and of at most `texts` rows."""
+    by_length = np.argsort(-lengths, kind="stable")
+    batches, start = [], 0
+    while start < len(by_length):
+        size = max(1, tokens // max(1, int(lengths[by_length[start]])))
+        size = min(size, texts or size)
+        batches.append(by_length[start : start + size])
+        start += size
+    return batches
