@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from minilm_retriever import files, weights
+from minilm_retriever import folders, weights
 from minilm_retriever.encoding import Vectors, encode_texts
 from minilm_retriever.errors import UserError
 from minilm_retriever.model_folder import LoadedModel, open_model, plain_card, write_model
@@ -148,7 +148,7 @@ class Encoder:
 
         Raises UserError where the folder exists and `overwrite` is not given.
         """
-        with files.publish_folder(Path(folder), overwrite=overwrite) as making:
+        with folders.publish_folder(Path(folder), overwrite=overwrite) as making:
             write_model(making, self.model, card=plain_card(self.model))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from minilm_retriever import files
+from minilm_retriever import files, manifest
 from minilm_retriever.errors import UserError
 from minilm_retriever.model import BertConfig, SentenceEncoder, bert_from_tensors
 from minilm_retriever.tokenization import TextTokenizer
@@ -75,8 +75,8 @@ def open_model(folder: Path) -> LoadedModel:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such model folder")
-    if files.has_manifest(folder):
-        files.verify_folder(folder)
+    if manifest.has_manifest(folder):
+        manifest.verify_folder(folder)
     root, pooling, include_prompt, normalize = read_modules(folder)
     config = read_json(root / "config.json")
     bert_config = BertConfig.from_dict(config, str(root / "config.json"))
@@ -207,7 +207,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
 def write_model(
     folder: Path, model: LoadedModel, *, card: str, weights: Mapping[str, torch.Tensor] | None = None
 ) -> None:
-    """Write a model's files into `folder` (in the making: files.publish_folder makes it whole or nothing).
+    """Write a model's files into `folder` (in the making: folders.publish_folder makes it whole or nothing).
 
     weights: BertModel-named tensors to write in place of the model's own (a best checkpoint's).
     """

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 
 class Progress:
-    """A context manager: `with Progress("encoding", total, "texts") as progress: ... progress.at(done, loss="0.04")`."""
+    """A context manager: `with Progress("encoding", total, "texts") as progress: progress.at(done, loss="0.04")`."""
 
     def __init__(self, what: str, total: int | None, unit: str, *, start: int = 0, every: float = 30.0) -> None:
         """what: the job's name; total: of `unit`s, if known; start: where a resumed job begins; every: seconds."""

@@ -1,0 +1,10 @@
+"""Encode a file of texts. The whole job is minilm_retriever/encoding.py."""
+
+from __future__ import annotations
+
+import sys
+
+from minilm_retriever.__main__ import main
+
+if __name__ == "__main__":
+    sys.exit(main(["encode", *sys.argv[1:]]))

@@ -1,0 +1,133 @@
+"""The commands: `minilm-retriever COMMAND`, `python -m minilm_retriever COMMAND`; train.py and encode.py are two of them.
+
+Each command imports what it needs when it runs, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from minilm_retriever import __version__
+from minilm_retriever.config import BASE_MODEL, RECIPES, EncodeConfig, TrainConfig, add_flags, from_args
+from minilm_retriever.errors import UserError, run_command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit status."""
+    args = parser().parse_args(argv)
+    return run_command(lambda: args.command(args))
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their flags."""
+    top = argparse.ArgumentParser(prog="minilm-retriever", description="Fine-tune, encode, retrieve.")
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    fetch = commands.add_parser("fetch", help="get the base model, verified")
+    fetch.add_argument("--out", default=BASE_MODEL, help=f"where to (default {BASE_MODEL})")
+    fetch.set_defaults(command=run_fetch)
+
+    train = commands.add_parser("train", help="fine-tune a model on pairs (train.py)")
+    add_flags(train, TrainConfig)
+    train.set_defaults(command=run_train)
+
+    encode = commands.add_parser("encode", help="encode files of texts (encode.py)")
+    add_flags(encode, EncodeConfig, positional=["inputs"])
+    encode.set_defaults(command=run_encode)
+
+    search = commands.add_parser("search", help="search a folder that encode.py wrote")
+    search.add_argument("folder", metavar="DIR", help="what encode.py wrote")
+    search.add_argument("queries", metavar="QUERY", nargs="+", help="texts to search for")
+    search.add_argument("-k", type=int, default=10, help="results a query (default 10)")
+    search.add_argument("--model", default=BASE_MODEL, help=f"the model it was encoded with (default {BASE_MODEL})")
+    search.set_defaults(command=run_search)
+
+    evaluate = commands.add_parser("evaluate", help="measure retrieval, or similarity, of one model or two")
+    evaluate.add_argument("data", metavar="DATA", help="pairs, a BEIR-style folder, or an STS file")
+    evaluate.add_argument("--columns", nargs=2, metavar="NAME", help="query and document columns of a pairs file")
+    evaluate.add_argument("--corpus", metavar="FILE", help="documents to search besides those of the pairs")
+    evaluate.add_argument("--model", action="append", help=f"a model; give two to compare (default {BASE_MODEL})")
+    evaluate.add_argument("--json", action="store_true", help="print JSON")
+    evaluate.set_defaults(command=run_evaluate)
+
+    verify = commands.add_parser("verify", help="check every byte of a folder that we wrote")
+    verify.add_argument("folders", metavar="DIR", nargs="+")
+    verify.set_defaults(command=run_verify)
+    return top
+
+
+def run_fetch(args: argparse.Namespace) -> None:
+    """Get the base model."""
+    from minilm_retriever import weights
+
+    print(weights.fetch(args.out))
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """Flags -> config -> train. Without --train, the example."""
+    if not hasattr(args, "train"):
+        if hasattr(args, "eval") or hasattr(args, "columns"):
+            raise UserError("--train is missing: the pairs to train on")
+        args.train, args.eval = ["examples/job_skills/train.csv"], "examples/job_skills/unseen_wordings.csv"
+        args.out = getattr(args, "out", "checkpoints/job-skills")
+        sys.stderr.write("no --train given: fine-tuning on examples/job_skills with the recipe's defaults\n")
+    if not getattr(args, "out", ""):
+        raise UserError("--out is missing: the folder to publish the fine-tuned model in")
+    config = from_args(TrainConfig, args, **RECIPES[getattr(args, "recipe", "printed")])
+
+    from minilm_retriever.training import train
+
+    return train(config)
+
+
+def run_encode(args: argparse.Namespace) -> None:
+    """Flags -> config -> encode."""
+    config = from_args(EncodeConfig, args)
+
+    from minilm_retriever.bulk import encode_files
+
+    sys.stderr.write(f"{encode_files(config)}\n")
+
+
+def run_search(args: argparse.Namespace) -> None:
+    """Rank, score, id and text of the nearest documents of each query."""
+    if args.k < 1:
+        raise UserError(f"-k must be at least 1, not {args.k}")
+    from minilm_retriever.encoder import Encoder
+    from minilm_retriever.search import top_k
+    from minilm_retriever.vectors import open_vectors
+
+    documents = open_vectors(Path(args.folder))
+    encoder = Encoder.from_pretrained(args.model)
+    if encoder.model.fingerprint() != documents.info["model"]:
+        raise UserError(f"{args.folder} was encoded with another model than {args.model}: name that with --model")
+    scores, rows = top_k(encoder.encode(args.queries), documents.shards, args.k)
+    for query, query_scores, query_rows in zip(args.queries, scores, rows, strict=True):
+        print(f"\n{query}")
+        for rank, (score, (name, text)) in enumerate(zip(query_scores, documents.rows(query_rows), strict=True), 1):
+            print(f"{rank:4}  {score:.4f}  {name}  {text}")
+
+
+def run_evaluate(args: argparse.Namespace) -> None:
+    """Metrics of one model, or of two with the interval of their difference."""
+    from minilm_retriever.evaluation import evaluate_models
+
+    report = evaluate_models(args.data, args.model or [BASE_MODEL], columns=args.columns, corpus=args.corpus)
+    print(json.dumps(report.as_json(), indent=2) if args.json else report.as_text())
+
+
+def run_verify(args: argparse.Namespace) -> None:
+    """Check folders against their manifests."""
+    from minilm_retriever.manifest import verify_folder
+
+    for folder in args.folders:
+        print(f"{folder}: {len(verify_folder(folder))} files as they were written")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
