@@ -1,0 +1,94 @@
+"""A disk that dies or fails at a chosen operation, and keeps a log. Stands in for `files._os`."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+
+from minilm_retriever import files
+
+OPERATIONS = ("open", "write", "fsync", "ftruncate", "rename", "mkdir", "rmdir", "unlink", "chmod", "flock")
+
+
+class Dead(BaseException):
+    """The process is gone: nothing that it would still do happens."""
+
+
+class FaultyDisk:
+    """Passes operations on and counts them, up to the one where the fault strikes.
+
+    `how` is "before" or "after" (the process dies there), "half" (it dies in the middle of a write), or an errno: that
+    operation is refused, once, or from then on with `stuck`.
+    """
+
+    def __init__(self, at: int | None = None, how: str | int = "before", stuck: bool = False) -> None:
+        self.at, self.how, self.stuck = at, how, stuck
+        self.log: list[tuple[str, Any]] = []
+        self.struck = False
+
+    def run(self, name: str, real: Callable[..., Any], *args: Any) -> Any:
+        if self.struck and isinstance(self.how, str):
+            raise Dead
+        here = len(self.log) == self.at
+        self.log.append((name, args))
+        if isinstance(self.how, int):
+            if here or (self.struck and self.stuck):
+                self.struck = True
+                raise OSError(self.how, os.strerror(self.how))
+        elif here:
+            self.struck = True
+            if self.how == "half" and name == "write":
+                real(args[0], bytes(args[1])[: len(args[1]) // 2])
+            if self.how == "after":
+                real(*args)
+            raise Dead
+        return real(*args)
+
+    @contextmanager
+    def installed(self) -> Iterator[FaultyDisk]:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in OPERATIONS:
+                real = getattr(files._os, name)
+                patch.setattr(files._os, name, lambda *args, _n=name, _r=real: self.run(_n, _r, *args))
+            yield self
+
+
+def every_crash(prepare: Callable[[], Callable[[], object]]) -> Iterator[str]:
+    """Run the action once for every operation and every way to die there; the caller checks after each.
+
+    `prepare` sets the scene anew and returns the action.
+    """
+    for how in ("before", "half", "after"):
+        at = 0
+        while True:
+            action = prepare()
+            with FaultyDisk(at, how).installed() as disk, suppress(Dead):
+                action()
+            if not disk.struck:
+                break
+            yield f"{how} operation {at}: {disk.log[-1]}"
+            at += 1
+
+
+def every_refusal(prepare: Callable[[], Callable[[], object]], *reasons: int) -> Iterator[tuple[str, Exception | None]]:
+    """Run the action with each operation refused for each reason, once and for good; yields what was raised."""
+    for number in reasons or (errno.ENOSPC, errno.EIO, errno.EACCES):
+        for stuck in (False, True):
+            at = 0
+            while True:
+                action = prepare()
+                raised: Exception | None = None
+                with FaultyDisk(at, number, stuck).installed() as disk:
+                    try:
+                        action()
+                    except Exception as fault:  # noqa: BLE001
+                        raised = fault
+                if not disk.struck:
+                    break
+                yield f"{errno.errorcode[number]} at {at}, stuck {stuck}: {disk.log[at]}", raised
+                at += 1
