@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minilm_retriever import files
+from minilm_retriever import files, folders
 from minilm_retriever.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def fetch(out: str = BASE_FOLDER) -> str:
         files.clean_stale(folder.parent, folder.name)
         for source, copy_into in sources.items():
             try:
-                with files.publish_folder(folder) as staging:
+                with folders.publish_folder(folder) as staging:
                     copy_into(staging)
                     if fault := _first_fault(staging):
                         raise Unavailable(fault)
@@ -106,6 +106,13 @@ def resolve(model: str) -> Path:
             f"--local-dir checkpoints/{folder.name}`; given that folder, this command says how to convert it"
         )
     return snapshot
+
+
+def origin(folder: Path) -> tuple[str, str] | None:
+    """The hub name and revision of a folder that `resolve` gave, where they are known: for the model card."""
+    if folder.parent.name == "snapshots":  # the hub's cache: .../models--org--name/snapshots/REVISION
+        return folder.parent.parent.name.removeprefix("models--").replace("--", "/", 1), folder.name
+    return None if _first_fault(folder) else (BASE_MODEL, BASE_REVISION)
 
 
 def bert_tensors(folder: str | Path) -> dict[str, torch.Tensor]:

@@ -330,6 +330,13 @@ def test_a_hub_model_in_pickle_files_alone(pinned, monkeypatch, tmp_path):
         weights.resolve("org/name")
 
 
+def test_where_a_folder_came_from_is_known_for_the_hubs_and_the_base_model(pinned, monkeypatch, tmp_path):
+    cached = tmp_path / "models--BAAI--bge-small-en-v1.5" / "snapshots" / "5c38ec7c405ec4b44b94cc5a9bb96e735b38267a"
+    assert weights.origin(cached) == ("BAAI/bge-small-en-v1.5", "5c38ec7c405ec4b44b94cc5a9bb96e735b38267a")
+    assert weights.origin(put(tmp_path / "base")) == (weights.BASE_MODEL, weights.BASE_REVISION)
+    assert weights.origin(put(tmp_path / "mine", CONTENT | {"model.safetensors": b"other"})) is None
+
+
 # bert_tensors
 
 
