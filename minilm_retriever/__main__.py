@@ -1,4 +1,4 @@
-"""The commands: `minilm-retriever COMMAND`, `python -m minilm_retriever COMMAND`; train.py and encode.py are two of them.
+"""The commands: `minilm-retriever COMMAND` or `python -m minilm_retriever COMMAND`; train.py and encode.py are two.
 
 Each command imports what it needs when it runs, so that --help answers at once.
 """

@@ -7,8 +7,6 @@ import time
 from types import TracebackType
 from typing import Self
 
-from tqdm import tqdm
-
 
 class Progress:
     """A context manager: `with Progress("encoding", total, "texts") as progress: progress.at(done, loss="0.04")`."""
@@ -19,6 +17,8 @@ class Progress:
         self.began = self.said = time.monotonic()
         self.bar = None
         if sys.stderr.isatty():
+            from tqdm import tqdm  # here, so that importing the package does not
+
             self.bar = tqdm(desc=what, total=total, initial=start, unit=f" {unit}", dynamic_ncols=True)
 
     def at(self, done: int, **figures: str) -> None:

@@ -1,0 +1,14 @@
+# Each target is one command that also works without make: see the lines below.
+.PHONY: demo test lint interop bench faults
+
+demo:     ## fine-tune, compare, encode and search on the example
+	./setup.sh && .venv/bin/python examples/demo.py
+
+test:     ## the whole test-suite
+	./setup.sh && .venv/bin/minilm-retriever fetch && .venv/bin/python -m pytest
+
+lint:     ## style and types
+	./setup.sh && .venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+interop:  ## against sentence-transformers 3.4.1 and 6.2.0, each in an environment of its own
+	./setup.sh && .venv/bin/minilm-retriever fetch && .venv/bin/python tests/reference/interop.py
