@@ -66,7 +66,7 @@ def load_state(folder: Path, encoder: nn.Module, optimizer: torch.optim.Optimize
 
 def optimizer_tensors(encoder: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's tensors by parameter name: `exp_avg/bert.embeddings...`."""
-    names = {parameter: name for name, parameter in encoder.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in encoder.named_parameters()}
     return {
         f"{key}/{names[parameter]}": value
         for parameter, state in optimizer.state.items()

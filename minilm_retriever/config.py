@@ -131,7 +131,7 @@ def add_flags(parser: argparse.ArgumentParser, config: type, positional: Sequenc
     """A flag for each field that has help text, under the field's heading; a flag not given is left out."""
     hints = get_type_hints(config)
     groups: dict[str, Any] = {}
-    for item in fields(config):  # type: ignore[arg-type]
+    for item in fields(config):
         if "help" not in item.metadata:
             continue
         title = item.metadata["group"]
@@ -160,6 +160,6 @@ def argument(hint: Any) -> dict[str, Any]:
 
 def from_args(config: type[Config], args: argparse.Namespace, **defaults: Any) -> Config:
     """A config of the flags that were given over `defaults` over the dataclass's own."""
-    names = {item.name for item in fields(config)}  # type: ignore[arg-type]
+    names = set(get_type_hints(config))
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in vars(args).items() if name in names}
     return config(**{**defaults, **given})

@@ -111,7 +111,7 @@ class Encoder:
                 texts,
                 batch_size=batch_size,
                 normalize=normalize,
-                progress=progress and progress.at,
+                progress=progress.at if progress else None,
             )
         result = vectors[0] if one else vectors
         return result if convert_to == "numpy" else torch.from_numpy(result).to(self.device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -148,11 +148,11 @@ def latest(folder: StrPath, prefix: str = "step-") -> Latest:
     return Latest(None, skipped)
 
 
-def rotate(folder: StrPath, keep: int, prefix: str = "step-") -> list[Path]:
+def rotate(folder: StrPath, keep: int, prefix: str = "step-", *, protect: Collection[str] = ()) -> list[Path]:
     """Remove the step folders below the newest `keep` intact ones; returns the removed.
 
     A folder that is not intact does not count, so the last intact one always stays. Below the kept ones everything that
-    has a readable manifest goes; what has none was perhaps not written by us, and stays.
+    has a readable manifest goes, but for the names in `protect`; what has none was perhaps not written by us, and stays.
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, not {keep}")
@@ -165,6 +165,8 @@ def rotate(folder: StrPath, keep: int, prefix: str = "step-") -> list[Path]:
                 continue
             manifest.read_manifest(step)
         except UserError:
+            continue
+        if step.name in protect:
             continue
         discard(step)
         removed.append(step)

@@ -111,8 +111,8 @@ def _base(record: RunRecord, with_revision: bool = True) -> str:
 
 def _introduction(record: RunRecord) -> str:
     return (
-        f"A text encoder fine-tuned from {_base(record, False)}. It turns a sentence or short paragraph into a vector of "
-        f"{record.dimension} numbers; texts that belong together, as those of a row of its training data do, get "
+        f"A text encoder fine-tuned from {_base(record, False)}. It turns a sentence or short paragraph into a vector "
+        f"of {record.dimension} numbers; texts that belong together, as those of a row of its training data do, get "
         f"vectors that lie close to each other. Use it for semantic search, similarity, clustering, deduplication."
     )
 

@@ -318,7 +318,17 @@ def open_base(config: TrainConfig) -> LoadedModel:
 
 
 # Flags that change neither a number nor a log line: an unfinished run may go on with others.
-FREE_FLAGS = ("train", "eval", "model", "out", "overwrite", "dry_run", "keep", "save_steps", "save_minutes")
+FREE_FLAGS: tuple[str, ...] = (
+    "train",
+    "eval",
+    "model",
+    "out",
+    "overwrite",
+    "dry_run",
+    "keep",
+    "save_steps",
+    "save_minutes",
+)
 FREE_FLAGS += ("tensorboard", "language", "license", "intended_use", "limits", "threads")
 
 

@@ -32,8 +32,8 @@ def computed(base, entry):
     """Our values for a published entry, pooled as it says."""
     pooling = entry["pooling"].split(" ")[0]
     if pooling == "mean":
-        vector = base.encode(entry["text"], normalize=entry["normalized"])
-        return vector / np.linalg.norm(vector[:128]) if "first 128" in entry["pooling"] else vector
+        vector = base.encode(entry["text"], normalize=bool(entry["normalized"]))
+        return vector / np.linalg.norm(vector[:128]) if "first 128" in str(entry["normalized"]) else vector
     with torch.inference_mode():
         states = base.model.encoder.bert(*base.model.tokenizer.tokenize([entry["text"]]).batch([0]))[0].numpy()
     return states[0] if pooling == "cls" else states
