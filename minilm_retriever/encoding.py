@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from minilm_retriever.batching import Rows, deduplicate, length_batches
+from minilm_retriever.batching import deduplicate, length_batches
 from minilm_retriever.model import SentenceEncoder
-from minilm_retriever.tokenization import TextTokenizer, TokenizedTexts, check_texts
+from minilm_retriever.tokenization import TextTokenizer, check_texts
 
 Vectors = npt.NDArray[np.float32]
 
@@ -44,33 +45,28 @@ def encode_texts(
     device = encoder.bert.embeddings.word_embeddings.weight.device
     training = encoder.training
     encoder.eval()
-    done = 0
-    for rows in length_batches(tokens.lengths, BATCH_TOKENS.get(device.type, 4096), batch_size):
-        encode_batch(encoder, tokens, rows, out, normalize)
-        done += len(rows)
-        if progress:
-            progress(len(texts) * done // len(distinct))
+    waiting = length_batches(tokens.lengths, BATCH_TOKENS.get(device.type, 4096), batch_size)[::-1]
+    most, done = math.inf, 0  # padded tokens that are known to fit; texts that are done
+    while waiting:
+        rows = waiting.pop()
+        padded = len(rows) * int(tokens.lengths_of(rows).max())
+        if padded <= most or len(rows) == 1:
+            try:
+                ids, mask = tokens.batch(rows)
+                out[rows] = encoder(ids.to(device), mask.to(device), normalize=normalize).cpu().numpy()
+                done += len(rows)
+                if progress:
+                    progress(len(texts) * done // len(distinct))
+                continue
+            except RuntimeError as problem:
+                if not out_of_memory(problem) or len(rows) == 1:
+                    raise
+            if most == math.inf:
+                warnings.warn(f"{len(rows)} texts do not fit in memory: halving (see batch_size)", stacklevel=3)
+            most = padded / 2
+        waiting += np.array_split(rows, 2)[::-1]
     encoder.train(training)
     return out if len(distinct) == len(texts) else out[inverse]
-
-
-def encode_batch(
-    encoder: SentenceEncoder, tokens: TokenizedTexts, rows: Rows, out: Vectors, normalize: bool | None
-) -> None:
-    """Encode these rows into `out`; a batch that does not fit in memory is halved and tried again, with one warning."""
-    device = encoder.bert.embeddings.word_embeddings.weight.device
-    try:
-        ids, mask = tokens.batch(rows)
-        vectors = encoder(ids.to(device), mask.to(device), normalize=normalize)
-        out[rows] = vectors.cpu().numpy()
-        return
-    except RuntimeError as problem:
-        if not out_of_memory(problem) or len(rows) == 1:
-            raise
-    # Outside the except block, where the failed attempt's tensors are no longer held by the traceback.
-    warnings.warn(f"{len(rows)} texts do not fit in memory: halving the batch (see batch_size)", stacklevel=3)
-    for half in np.array_split(rows, 2):
-        encode_batch(encoder, tokens, half, out, normalize)
 
 
 def out_of_memory(problem: BaseException) -> bool:

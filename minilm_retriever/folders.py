@@ -152,7 +152,7 @@ def rotate(folder: StrPath, keep: int, prefix: str = "step-", *, protect: Collec
     """Remove the step folders below the newest `keep` intact ones; returns the removed.
 
     A folder that is not intact does not count, so the last intact one always stays. Below the kept ones everything that
-    has a readable manifest goes, but for the names in `protect`; what has none was perhaps not written by us, and stays.
+    has a readable manifest goes, but for names in `protect`; what has none was perhaps not written by us, and stays.
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, not {keep}")

@@ -149,7 +149,7 @@ def test_a_batch_that_does_not_fit_is_halved_with_one_warning(tiny, monkeypatch)
         warnings.simplefilter("always")
         vectors = tiny.encode(texts)
     assert np.abs(vectors - expected).max() <= 1e-6
-    assert [str(w.message) for w in caught] == ["9 texts do not fit in memory: halving the batch (see batch_size)"]
+    assert [str(w.message) for w in caught] == ["9 texts do not fit in memory: halving (see batch_size)"]
 
 
 def test_another_error_in_the_model_is_not_taken_for_a_lack_of_memory(tiny, monkeypatch):
