@@ -177,7 +177,7 @@ def test_importing_and_encoding_need_neither_transformers_nor_other_heavy_packag
         "assert 'torch' not in sys.modules\n"
         "from minilm_retriever import Encoder\n"
         f"Encoder.from_pretrained({str(tiny_folder)!r}).encode('one text')\n"
-        "heavy = {'transformers', 'huggingface_hub', 'tqdm', 'pandas', 'scipy', 'sklearn', 'pyarrow', 'faiss', 'ray'}\n"
+        "heavy = {'transformers', 'huggingface_hub', 'pandas', 'scipy', 'sklearn', 'pyarrow', 'faiss', 'ray'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
