@@ -111,8 +111,8 @@ def _base(record: RunRecord, with_revision: bool = True) -> str:
 
 def _introduction(record: RunRecord) -> str:
     return (
-        f"A text encoder fine-tuned from {_base(record, False)}. It turns a sentence or short paragraph into a vector of "
-        f"{record.dimension} numbers; texts that belong together, as those of a row of its training data do, get "
+        f"A text encoder fine-tuned from {_base(record, False)}. It turns a sentence or short paragraph into a vector "
+        f"of {record.dimension} numbers; texts that belong together, as those of a row of its training data do, get "
         f"vectors that lie close to each other. Use it for semantic search, similarity, clustering, deduplication."
     )
 
@@ -234,12 +234,10 @@ def _loss(record: RunRecord) -> str:
 
 
 def _hyperparameters(record: RunRecord) -> str:
-    missing = object()
-    changed = {name: v for name, v in record.settings.items() if record.defaults.get(name, missing) != v}
     return "\n\n".join(
         [
             "#### Non-default hyperparameters",
-            _settings(changed) or "None: every setting has its default.",
+            _settings(record.changed) or "None: every setting has its default.",
             "#### All hyperparameters",
             "<details><summary>Every setting, as it ran</summary>",
             _settings(record.settings),
