@@ -77,7 +77,9 @@ def _curves(record: RunRecord, metrics: Sequence[MetricRow]) -> Iterable[str]:
     loss = [Line("training", _points(metrics, "loss"))]
     if held_out := evaluations.pop("loss", None):
         loss.append(Line("held out", held_out))
-    yield line_chart("Loss", loss, record.steps, floor=record.loss_floor)
+    if floors := _points(metrics, "loss_floor"):  # of the very batches of each row; better than one for the whole run
+        loss.append(Line("floor", floors))
+    yield line_chart("Loss", loss, record.steps, floor=None if floors else record.loss_floor)
     shown = [Line(name, points) for name, points in evaluations.items()][:COLOURS]
     if shown:
         yield line_chart("Held-out metrics" if len(shown) > 1 else shown[0].name, shown, record.steps, from_zero=False)

@@ -94,6 +94,10 @@ def test_every_logged_loss_has_a_tooltip():
     assert titles == [(number(row["step"]), number(row["loss"])) for row in rows if "loss" in row]
 
 
+def test_the_floor_of_each_row_is_drawn_where_it_is_logged():
+    assert "<title>floor, step 1: 0.03</title>" in report_html(RUN, [{"step": 1, "loss": 0.05, "loss_floor": 0.03}])
+
+
 def test_hostile_texts_read_as_they_are():
     words = "".join(Page(report_html(HOSTILE, [])).words)
     assert HOSTILE_TEXT.replace("\ud800", "?").replace("\x07", "\ufffd") in words
