@@ -234,12 +234,10 @@ def _loss(record: RunRecord) -> str:
 
 
 def _hyperparameters(record: RunRecord) -> str:
-    missing = object()
-    changed = {name: v for name, v in record.settings.items() if record.defaults.get(name, missing) != v}
     return "\n\n".join(
         [
             "#### Non-default hyperparameters",
-            _settings(changed) or "None: every setting has its default.",
+            _settings(record.changed) or "None: every setting has its default.",
             "#### All hyperparameters",
             "<details><summary>Every setting, as it ran</summary>",
             _settings(record.settings),

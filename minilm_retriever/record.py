@@ -26,7 +26,7 @@ class Evaluation:
 
     data: str  # what it was measured on, in words or as a path
     queries: int
-    after: Mapping[str, float]
+    after: Mapping[str, float]  # the metric that counts comes first
     before: Mapping[str, float] = field(default_factory=dict)
     gains: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # 95 % interval of after - before
     documents: int | None = None
@@ -84,6 +84,12 @@ class RunRecord:
     contact: str | None = None
     tags: Sequence[str] = ()
     widget: Sequence[tuple[str, Sequence[str]]] = ()  # a text and the texts to compare it with
+
+    @property
+    def changed(self) -> dict[str, object]:
+        """The settings that ran with another value than the default."""
+        missing = object()
+        return {name: value for name, value in self.settings.items() if self.defaults.get(name, missing) != value}
 
 
 class MetricRow(TypedDict, total=False):

@@ -108,3 +108,24 @@ BARE = RunRecord(
     versions={},
     log=(),
 )
+
+
+def metrics(steps=18_750, every=500):
+    """Rows of metrics.jsonl as a run like RUN writes them."""
+    noise = random.Random(1)
+    rows = []
+    for step in range(every, steps + 1, every):
+        row = {"step": step, "epoch": step * 3 / steps, "learning_rate": 5e-5 * (1 - step / steps)}
+        row["loss"] = 0.037 + 0.05 * 2 ** (-step / 500) + noise.gauss(0, 0.002)
+        row["tokens_per_second"] = noise.gauss(1650, 40)
+        row["seconds"] = step * 0.66
+        rows.append(row)
+        if step % (4 * every) == 0:
+            shape = 2 ** (-step / 2000)
+            scores = {
+                "mrr@10": 0.815 - 0.07 * shape,
+                "recall@10": 0.981 - 0.01 * shape,
+                "accuracy@1": 0.712 - 0.1 * shape,
+            }
+            rows.append({"step": step, "eval": {"loss": 0.12 + 0.1 * shape, **scores}})
+    return rows
