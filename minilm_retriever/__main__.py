@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from minilm_retriever import __version__
-from minilm_retriever.config import BASE_MODEL, RECIPES, EncodeConfig, TrainConfig, add_flags, from_args
+from minilm_retriever.config import BASE_FOLDER, RECIPES, EncodeConfig, TrainConfig, add_flags, from_args
 from minilm_retriever.errors import UserError, run_command
 
 
@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     fetch = commands.add_parser("fetch", help="get the base model, verified")
-    fetch.add_argument("--out", default=BASE_MODEL, help=f"where to (default {BASE_MODEL})")
+    fetch.add_argument("--out", default=BASE_FOLDER, help=f"where to (default {BASE_FOLDER})")
     fetch.set_defaults(command=run_fetch)
 
     train = commands.add_parser("train", help="fine-tune a model on pairs (train.py)")
@@ -44,14 +44,14 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument("folder", metavar="DIR", help="what encode.py wrote")
     search.add_argument("queries", metavar="QUERY", nargs="+", help="texts to search for")
     search.add_argument("-k", type=int, default=10, help="results a query (default 10)")
-    search.add_argument("--model", default=BASE_MODEL, help=f"the model it was encoded with (default {BASE_MODEL})")
+    search.add_argument("--model", default=BASE_FOLDER, help=f"the model it was encoded with (default {BASE_FOLDER})")
     search.set_defaults(command=run_search)
 
     evaluate = commands.add_parser("evaluate", help="measure retrieval, or similarity, of one model or two")
     evaluate.add_argument("data", metavar="DATA", help="pairs, a BEIR-style folder, or an STS file")
     evaluate.add_argument("--columns", nargs=2, metavar="NAME", help="query and document columns of a pairs file")
     evaluate.add_argument("--corpus", metavar="FILE", help="documents to search besides those of the pairs")
-    evaluate.add_argument("--model", action="append", help=f"a model; give two to compare (default {BASE_MODEL})")
+    evaluate.add_argument("--model", action="append", help=f"a model; give two to compare (default {BASE_FOLDER})")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     evaluate.set_defaults(command=run_evaluate)
 
@@ -117,7 +117,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
     """Metrics of one model, or of two with the interval of their difference."""
     from minilm_retriever.evaluation import evaluate_models
 
-    report = evaluate_models(args.data, args.model or [BASE_MODEL], columns=args.columns, corpus=args.corpus)
+    report = evaluate_models(args.data, args.model or [BASE_FOLDER], columns=args.columns, corpus=args.corpus)
     print(json.dumps(report.as_json(), indent=2) if args.json else report.as_text())
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from minilm_retriever.errors import UserError
 
-BASE_MODEL = "checkpoints/all-MiniLM-L6-v2"
+BASE_FOLDER = "checkpoints/all-MiniLM-L6-v2"
 Config = TypeVar("Config")
 
 
@@ -28,7 +28,7 @@ class TrainConfig:
     )
     columns: tuple[str, ...] = flag((), "columns to read: query, document and maybe hard negatives", "data")
     eval: str | None = flag(None, "held-out pairs (same columns), or a BEIR-style folder", "data")
-    model: str = flag(BASE_MODEL, "base model: a folder or a hub name", "data")
+    model: str = flag(BASE_FOLDER, "base model: a folder or a hub name", "data")
     out: str = flag("", "folder to publish the fine-tuned model in", "data")
 
     recipe: Literal["printed", "fit"] = flag(
@@ -98,7 +98,7 @@ class EncodeConfig:
     text: str | None = flag(None, "the column that holds the text", "input")
     id: str | None = flag(None, "the column that holds the id (default: the row's number)", "input")
     format: Literal["text", "csv", "tsv", "jsonl"] | None = flag(None, "format of stdin, or of odd suffixes", "input")
-    model: str = flag(BASE_MODEL, "a model folder or a hub name", "model")
+    model: str = flag(BASE_FOLDER, "a model folder or a hub name", "model")
     batch_size: int | None = flag(None, "at most so many texts a batch (default: a budget of tokens decides)", "model")
     device: str | None = flag(None, "cpu, cuda, ... (default: a GPU where there is one)", "model")
     threads: int | None = flag(None, "CPU threads (default: all; another number changes the last bits)", "model")

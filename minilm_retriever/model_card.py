@@ -106,7 +106,7 @@ def _base(record: RunRecord, with_revision: bool = True) -> str:
     if not record.base_model:
         return _code(record.base)
     revision = f", revision {_code(record.base_revision)}" if with_revision and record.base_revision else ""
-    return f"[{_md(record.base_model)}](https://huggingface.co/{record.base_model}){revision}"
+    return f"{_code(record.base_model)}{revision}"
 
 
 def _introduction(record: RunRecord) -> str:

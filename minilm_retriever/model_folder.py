@@ -63,7 +63,7 @@ class LoadedModel:
             digest.update(tensor.detach().cpu().contiguous().numpy().view("uint8").data)
         said = {"config": vars(self.encoder.bert.config), "settings": {**vars(self.settings)}}
         digest.update(json.dumps(said, sort_keys=True, default=dict).encode())
-        digest.update(self.tokenizer_files["tokenizer.json"])
+        digest.update(retargeted("tokenizer.json", self.tokenizer_files["tokenizer.json"], self.settings.max_length))
         return digest.hexdigest()
 
 

