@@ -16,12 +16,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from faulty_disk import FaultyDisk, every_crash, every_refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minilm_retriever import files, folders, manifest
 from minilm_retriever.errors import UserError
+from tests.faulty_disk import FaultyDisk, every_crash, every_refusal
 
 
 def hidden(folder: Path) -> list[str]:
