@@ -40,6 +40,16 @@ class HeldOut:
         pairs = read_pairs(config.eval, config.columns or None)
         return HeldOut(retrieval_from_pairs(pairs.texts[0], pairs.texts[1]), pairs, tokenizer, config)
 
+    @property
+    def queries(self) -> int:
+        """Queries that are evaluated."""
+        return len(self.task.queries)
+
+    @property
+    def documents(self) -> int:
+        """Documents that are searched."""
+        return len(self.task.documents)
+
     def evaluate(self, encoder: SentenceEncoder) -> dict[str, float]:
         """The retrieval metrics, and for pairs the mean loss over batches in file order, dropout off.
 

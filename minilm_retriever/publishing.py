@@ -177,6 +177,6 @@ def machine(config: TrainConfig) -> str:
     if torch.cuda.is_available() and config.device != "cpu":
         return str(torch.cuda.get_device_name())
     info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
+    names = [line for line in info.read_text("utf-8").splitlines() if "model name" in line] if info.exists() else []
     name = names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
     return f"{name}, {torch.get_num_threads()} of {os.cpu_count()} cores"

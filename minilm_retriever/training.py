@@ -34,8 +34,9 @@ from minilm_retriever.errors import UserError
 from minilm_retriever.held_out import HeldOut
 from minilm_retriever.loss import in_batch_negatives
 from minilm_retriever.model import SelfAttention, SentenceEncoder
-from minilm_retriever.model_folder import LoadedModel, open_model, plain_card, read_json, write_model
+from minilm_retriever.model_folder import LoadedModel, open_model, read_json
 from minilm_retriever.progress import Progress, duration
+from minilm_retriever.publishing import publish
 from minilm_retriever.run_log import RunLog
 from minilm_retriever.tokenization import TextTokenizer, TokenizedTexts
 
@@ -68,7 +69,7 @@ def train(config: TrainConfig) -> int:
         log = RunLog(run, position, plan, total, every=config.log_steps, events=config.tensorboard)
         status = loop(trainer, position, log, held_out)
         if status == 0:
-            publish(out, run, base, trainer, position, log)
+            say(publish(out, run, base, config, sources, position, log, held_out))
     return status
 
 
@@ -370,21 +371,6 @@ def begin_or_resume(run: Path, asked: dict[str, Any], trainer: Trainer) -> Posit
     position = trainer.restore(newest.path)
     say(f"going on from {newest.path} at step {position.step} of {trainer.total}")
     return position
-
-
-def publish(out: Path, run: Path, base: LoadedModel, trainer: Trainer, position: Position, log: RunLog) -> None:
-    """Publish the best weights (the last where nothing was evaluated) with card, log and report; remove the run."""
-    if position.best_step is not None and position.best_step != position.step:
-        best = run / f"step-{position.best_step:08d}"
-        manifest.verify_folder(best)
-        trainer.encoder.load_state_dict(checkpoint.load_tensors(best / "model.safetensors"))
-        say(f"publishing the weights of step {position.best_step}, the best by {trainer.config.metric}")
-    trainer.encoder.eval()
-    with folders.publish_folder(out, overwrite=trainer.config.overwrite) as making:
-        write_model(making, base, card=plain_card(base))
-        files.write_bytes(making / "metrics.jsonl", log.path.read_bytes())
-    folders.discard(run)
-    say(f"published {out}")
 
 
 def describe(
