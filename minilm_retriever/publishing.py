@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,7 +19,7 @@ from minilm_retriever.data import Pairs
 from minilm_retriever.held_out import HeldOut
 from minilm_retriever.model_card import model_card
 from minilm_retriever.model_folder import LoadedModel, write_model
-from minilm_retriever.record import Column, Evaluation, RunRecord
+from minilm_retriever.record import Column, Evaluation, MetricRow, RunRecord
 from minilm_retriever.report import report_html
 from minilm_retriever.run_log import RunLog
 from minilm_retriever.tokenization import TextTokenizer
@@ -129,7 +128,7 @@ def widget(pairs: Pairs) -> list[tuple[str, list[str]]]:
 
 
 def evaluations(
-    rows: list[dict[str, Any]],
+    rows: list[MetricRow],
     position: Position,
     config: TrainConfig,
     sources: list[Pairs],

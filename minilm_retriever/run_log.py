@@ -11,6 +11,7 @@ from minilm_retriever import files
 from minilm_retriever.batching import Plan
 from minilm_retriever.checkpoint import Position
 from minilm_retriever.errors import UserError
+from minilm_retriever.record import MetricRow
 
 NAME = "metrics.jsonl"
 
@@ -62,7 +63,7 @@ class RunLog:
         """Epochs done after `step` steps, to four places as the published card prints them."""
         return round(step / self.plan.steps_per_epoch, 4)
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[MetricRow]:
         """All lines so far."""
         return [json.loads(line) for line in self.path.read_text("utf-8").splitlines()] if self.path.exists() else []
 
