@@ -4,7 +4,8 @@
     batches:  a b c | a d e | ...      a row whose text is taken waits for the next batch, and goes first there
 
 There are as many batches as an epoch has without this, so a text that stands in more rows than there are batches can't
-be placed everywhere: its surplus rows are left out of the epoch, and counted. Every other row comes exactly once.
+be placed everywhere: its surplus rows are left out of the epoch, and counted. Every other row comes exactly once (where
+queries and documents both repeat that often, a few more may find no place; they are counted, too).
 """
 
 from __future__ import annotations
