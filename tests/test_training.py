@@ -408,3 +408,6 @@ def test_flags_out_of_range_are_one_line():
     ]:
         with pytest.raises(UserError, match=message):
             TrainConfig(**changes)
+
+
+log_rows(config.out)
