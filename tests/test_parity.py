@@ -1,4 +1,4 @@
-"""The loop against sentence-transformers' own runs, recorded by tests/reference/make_training.py with the peers' versions.
+"""The loop against sentence-transformers' own runs, recorded by tests/reference/make_training.py.
 
 Dropout off, ours must give the peer's loss at every step. Dropout on, a plain loop on transformers' BertModel gives it
 bit for bit, and ours gives that loop's order and a loss within the peer's spread over seeds.
@@ -73,7 +73,7 @@ def our_run(run: dict, folder: Path, tmp_path: Path, monkeypatch):
 
 
 def successive_permutations(sizes, seed, epoch):
-    """3.x's Trainer: epoch e is the e-th permutation of one generator; ours seeds anew each epoch, as fit() and 6.x do."""
+    """3.x's Trainer: epoch e is the e-th permutation of one generator; ours seeds anew each epoch."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(epoch + 1):
         orders = [torch.randperm(n, generator=generator).numpy() for n in sizes]
