@@ -18,11 +18,56 @@ is the text of the positive alone: the same query with another positive raises t
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """How often rows and texts repeat, and what that does to batches drawn at random."""
+
+    rows: int
+    distinct_pairs: int
+    distinct_queries: int
+    distinct_documents: int
+    batch_size: int
+    repeat_share: float  # of the batches: some document stands twice
+    query_repeat_share: float  # of the batches: some query stands twice
+    loss_floor: float
+    steps: int  # of one pass over all rows
+    distinct_steps: int  # of one pass over the distinct pairs
+    unplaceable: int  # rows a pass that --false-negatives avoid has no batch for
+
+
+def count_repeats(queries: Ints, documents: Ints, batch_size: int) -> Repeats:
+    """queries, documents (N,): equal numbers are equal texts."""
+    pairs = queries * np.int64(-7046029254386353131) + documents  # an odd factor, modulo 2^64: as good as a hash
+    query_counts, document_counts = counts_of(queries), counts_of(documents)
+    distinct = len(counts_of(pairs))
+    steps = -(-len(queries) // batch_size)
+    surplus = max(int((counts - steps).clip(min=0).sum()) for counts in (query_counts, document_counts))
+    return Repeats(
+        rows=len(queries),
+        distinct_pairs=distinct,
+        distinct_queries=len(query_counts),
+        distinct_documents=len(document_counts),
+        batch_size=batch_size,
+        repeat_share=repeat_share(document_counts, batch_size),
+        query_repeat_share=repeat_share(query_counts, batch_size),
+        loss_floor=loss_floor(document_counts, batch_size),
+        steps=steps,
+        distinct_steps=-(-distinct // batch_size),
+        unplaceable=surplus,
+    )
+
+
+def counts_of(numbers: Ints) -> Ints:
+    """How often each distinct number stands there."""
+    return np.unique(numbers, return_counts=True)[1]
 
 
 def loss_floor(frequencies: Ints, batch_size: int) -> float:

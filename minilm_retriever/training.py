@@ -32,12 +32,14 @@ from minilm_retriever.encoder import default_device
 from minilm_retriever.encoding import encode_texts, out_of_memory
 from minilm_retriever.errors import UserError
 from minilm_retriever.held_out import HeldOut
+from minilm_retriever.inspection import summary
 from minilm_retriever.loss import Ids
 from minilm_retriever.model import SelfAttention, SentenceEncoder
 from minilm_retriever.model_folder import LoadedModel, open_model, read_json
 from minilm_retriever.objective import Objective, refuse_no_negatives
 from minilm_retriever.progress import Progress, duration
 from minilm_retriever.publishing import publish
+from minilm_retriever.repeats import count_repeats
 from minilm_retriever.run_log import RunLog
 from minilm_retriever.tokenization import TextTokenizer, TokenizedTexts
 
@@ -422,6 +424,16 @@ def describe(trainer: Trainer, held_out: HeldOut | None) -> None:
         f"{trainer.total} steps of {config.batch_size} rows ({epochs:.3g} epochs), "
         f"learning rate {config.learning_rate:g} falling to 0{warm}, seed {config.seed}, on {trainer.device}"
     )
+    for path, places, lost in zip(config.train, data.places, trainer.plan.left_out(0), strict=True):
+        say(f"{path}: {summary(count_repeats(places[:, 0], places[:, 1], config.batch_size))}")
+        if lost:
+            say(f"warning: {lost} rows of {path} find no batch in the first epoch, so often do their texts repeat")
+    if config.false_negatives != "keep":
+        say(
+            {"mask": "copies are masked in the loss", "avoid": "batches are drawn without copies"}[
+                config.false_negatives
+            ]
+        )
     if held_out is not None:
         repeats = sum(held_out.repeats(pairs) for pairs in data.sources)
         if repeats:
