@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import pathlib
 import signal
 import subprocess
 import sys
@@ -67,7 +66,7 @@ def end_of(config, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_state", keep)
         assert train(config) == 0
-    rows = [json.loads(line) for line in pathlib.Path(f"{config.out}/metrics.jsonl").open(encoding="utf-8")]
+    rows = log_rows(config.out)
     losses = [(row["step"], row["loss"], row["learning_rate"]) for row in rows if "loss" in row]
     return load_file(f"{config.out}/model.safetensors"), {n: t.clone() for n, t in kept.items()}, losses
 
@@ -331,7 +330,7 @@ def test_held_out_data_is_evaluated_before_during_and_after_and_the_best_is_publ
     held_out = write_pairs(tmp_path / "held_out.csv", 30, start=30)  # 12 of them stand in training too
     made = config(eval=held_out, eval_steps=4, learning_rate=2e-3)
     assert train(made) == 0
-    rows = [json.loads(line) for line in pathlib.Path(tmp_path / "out/metrics.jsonl").open(encoding="utf-8")]
+    rows = log_rows(tmp_path / "out")
     evaluations = {row["step"]: row["eval"] for row in rows if "eval" in row}
     assert list(evaluations) == [0, 4, 8, 12]
     assert all({"loss", "mrr@10", "accuracy@1", "recall@10"} <= set(values) for values in evaluations.values())
@@ -351,7 +350,7 @@ def test_training_stops_early_when_the_metric_does_not_improve(config, tmp_path)
     held_out = write_pairs(tmp_path / "held_out.csv", 10, start=60)
     stopping = config(eval=held_out, eval_steps=1, patience=2, epochs=20, learning_rate=1e-12)
     assert train(stopping) == 0
-    rows = [json.loads(line) for line in pathlib.Path(tmp_path / "out/metrics.jsonl").open(encoding="utf-8")]
+    rows = log_rows(tmp_path / "out")
     assert [row["step"] for row in rows if "eval" in row] == [0, 1, 2, 3]
     assert "stopped early, after 3 of 120 steps" in (tmp_path / "out/README.md").read_text("utf-8")
 
