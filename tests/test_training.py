@@ -29,7 +29,7 @@ class Killed(BaseException):
 
 
 def write_pairs(path, rows, start=0):
-    with pathlib.Path(path).open("w", newline="", encoding="utf-8") as file:
+    with Path(path).open("w", newline="", encoding="utf-8") as file:
         out = csv.writer(file)
         out.writerow(("sentence_0", "sentence_1"))
         for i in range(start, start + rows):
