@@ -102,10 +102,10 @@ def run_arm(arm: str, seed: int, train: Path, args: argparse.Namespace) -> dict[
         if number in at:
             loss, floor = np.mean(losses[-50:], axis=0) if losses else (0.0, 0.0)
             point = {"step": number, "minutes": seconds / 60, "loss": loss, "floor": floor}
-            if number or not BASE:  # the base model is the same for all
-                values = evaluate(trainer, base.tokenizer, args.sts if number in (0, args.steps) else None)
-            BASE.update({} if number else values)
-            points.append({**point, **(values if number else BASE)})
+            values = {} if number else BASE  # the base model is the same for all
+            if not values:
+                values.update(evaluate(trainer, base.tokenizer, args.sts if number in (0, args.steps) else None))
+            points.append({**point, **values})
             print(arm, seed, {k: round(float(v), 4) for k, v in points[-1].items()}, flush=True)
     return {"arm": arm, "seed": seed, "steps": args.steps, "points": points}
 
