@@ -1,7 +1,7 @@
 """How good a model is on held-out data: retrieval from pairs or a BEIR-style folder, similarity from an STS file.
 
-The conventions are the field's (see metrics.py): a document's text is its title, a space, its text; a document whose id is the
-query's own is left out; queries without judgements do not count; equal scores are ordered as trec_eval does.
+The conventions are the field's (see metrics.py): a document's text is its title, a space, its text; a document whose id
+is the query's own is left out; queries without judgements do not count; equal scores are ordered as trec_eval does.
 """
 
 from __future__ import annotations
