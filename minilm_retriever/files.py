@@ -26,8 +26,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import UserError
-from .manifest import StrPath
+from minilm_retriever.errors import UserError
+from minilm_retriever.manifest import StrPath
 
 
 class _os:
@@ -110,7 +110,7 @@ class _RawFile(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, data: Any) -> int:  # noqa: ANN401  (any buffer; the base class says no more)
+    def write(self, data: Any) -> int:
         return _os.write(self._fd, data)
 
     def close(self) -> None:

@@ -13,9 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import files, manifest
-from .errors import UserError
-from .manifest import StrPath
+from minilm_retriever import files, manifest
+from minilm_retriever.errors import UserError
+from minilm_retriever.manifest import StrPath
 
 
 @contextmanager

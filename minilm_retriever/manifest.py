@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from minilm_retriever.errors import UserError
 
 StrPath = str | os.PathLike[str]
 

@@ -11,6 +11,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 from pathlib import Path
@@ -47,6 +48,16 @@ def is_a(folder: Path, text: str) -> bool:
     found = content(folder)
     del found["manifest.json"]
     return found == {"inner/a.txt": text.encode(), "b.bin": text.encode() * 3}
+
+
+@pytest.fixture
+def tmp_path(tmp_path):
+    """In memory where that is possible: thousands of folders come and go here."""
+    if not Path("/dev/shm").is_dir():
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        yield Path(name)
 
 
 @pytest.fixture(autouse=True)
@@ -269,6 +280,14 @@ class TestFolder:
         publish(tmp_path / "out", "new", overwrite=True)
         assert (tmp_path / "out").is_symlink()
         assert is_a(tmp_path / "disk" / "run", "new")
+
+    def test_on_a_real_disk(self, tmp_path_factory, monkeypatch):
+        monkeypatch.setattr(files._os, "fsync", os.fsync)
+        target = tmp_path_factory.mktemp("disk") / "new" / "out"
+        publish(target, "old")
+        publish(target, "new", overwrite=True)
+        assert is_a(target, "new")
+        assert hidden(target.parent) == []
 
     def test_modes_honour_umask(self, tmp_path, umask_027):
         with folders.publish_folder(tmp_path / "out") as temp:
