@@ -29,7 +29,7 @@ from minilm_retriever.errors import UserError
 from minilm_retriever.progress import Progress, duration
 from minilm_retriever.prompts import DOCUMENT, find_prompt
 from minilm_retriever.quantization import Ranges, calibrate, quantize, width
-from minilm_retriever.rows import BadRow
+from minilm_retriever.rows import BadRow, kind_of
 from minilm_retriever.shard_encoder import Counts, ShardEncoder
 from minilm_retriever.shards import SHARD_CHARACTERS, Shard, group, row_lines
 from minilm_retriever.survey import Source, survey
@@ -57,16 +57,19 @@ def encode_files(config: EncodeConfig) -> str:
 
     Raises UserError for a mistake in the inputs (path:line), a finished output, or an unfinished one made otherwise.
     """
-    job = Job.plan(config)
+    refuse_inside(config)
+    paths = input_files(config.inputs, config.format)
+    for path in paths:
+        kind_of(path, config.format)  # a missing input is told before anything is written, be it a lock
     if config.dry_run:
-        return job.estimate()
+        return Job.plan(config, paths).estimate()
     run = UnfinishedRun(Path(config.out))
     with files.hold(run.folder):
+        run.clean()
+        run.refuse_finished(config.overwrite)  # before a model is opened
+        refuse_bad_rows_file(config, run)
+        job = Job.plan(config, paths)
         asked = job.asked()
-        if config.skip_bad and Path(config.skip_bad).exists() and not (run.folder.exists() or config.overwrite):
-            raise UserError(
-                f"{config.skip_bad}: exists; name another file for bad rows, or replace it with --overwrite"
-            )
         if run.begin(asked, overwrite=config.overwrite) and not run.complete:
             say(f"going on with {run.folder}")
         if not run.complete:
@@ -86,10 +89,8 @@ class Job:
     began: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def plan(cls, config: EncodeConfig) -> Job:
-        """Open the model and look at the inputs."""
-        paths = input_files(config.inputs, config.format)
-        refuse_inside(config)
+    def plan(cls, config: EncodeConfig, paths: Sequence[str]) -> Job:
+        """Look at the inputs and open the model."""
         sources = survey(paths, config.format)
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -293,6 +294,15 @@ def refuse_inside(config: EncodeConfig) -> None:
     for name in config.inputs:
         if Path(name).is_dir() and out.is_relative_to(Path(name).resolve()):
             raise UserError(f"--out {config.out} lies inside the input {name}: choose a place outside")
+
+
+def refuse_bad_rows_file(config: EncodeConfig, run: UnfinishedRun) -> None:
+    """UserError where the file for bad rows stands already, and not from an unfinished run of this output."""
+    if config.skip_bad:
+        place = Path(config.skip_bad)
+        files.clean_stale(place.parent, place.name)
+        if place.exists() and not (run.folder.exists() or config.overwrite):
+            raise UserError(f"{place}: exists; name another file for bad rows, or replace it with --overwrite")
 
 
 def say(line: str) -> None:

@@ -196,9 +196,9 @@ _OPENERS = {".npy": map_npy, ".safetensors": map_safetensors, ".parquet": read_p
 def read_rows(path: Path, rows: Sequence[int]) -> list[tuple[str, str]]:
     """(id, text) of these rows out of a shard's file of them; the text is "" where texts were not kept."""
     if path.suffix == ".parquet":
-        ids, texts = parquet_rows(path)
+        ids, texts = parquet_rows(path, stamp(path))
         return [(ids[row], texts[row]) for row in rows]
-    ends, found = line_ends(path), []
+    ends, found = line_ends(path, stamp(path)), []
     with path.open("rb") as file:
         for row in rows:
             start = int(ends[row - 1]) if row else 0
@@ -208,14 +208,20 @@ def read_rows(path: Path, rows: Sequence[int]) -> list[tuple[str, str]]:
     return found
 
 
+def stamp(path: Path) -> tuple[int, int, int]:
+    """What changes when a file is replaced: what is remembered of the old one does not count any more."""
+    now = path.stat()
+    return now.st_ino, now.st_size, now.st_mtime_ns
+
+
 @lru_cache(maxsize=256)
-def line_ends(path: Path) -> npt.NDArray[np.int64]:
+def line_ends(path: Path, stamp: tuple[int, int, int]) -> npt.NDArray[np.int64]:
     """The byte after each line of a file, so that a row is found without reading the others."""
     return np.flatnonzero(np.fromfile(path, np.uint8) == ord("\n")) + 1
 
 
 @lru_cache(maxsize=4)
-def parquet_rows(path: Path) -> tuple[list[str], list[str]]:
+def parquet_rows(path: Path, stamp: tuple[int, int, int]) -> tuple[list[str], list[str]]:
     """All ids and texts of a Parquet shard."""
     parquet = import_arrow().parquet
     names = parquet.read_schema(path).names

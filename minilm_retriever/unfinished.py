@@ -39,16 +39,17 @@ class UnfinishedRun:
         """Whether all shards are made, and only the publishing is left."""
         return manifest.has_manifest(self.folder)
 
+    def clean(self) -> None:
+        """Settle and remove what dead processes left beside the output."""
+        folders.recover(self.out)
+        for path in (self.folder, self.out, *beside(self.out)):
+            files.clean_stale(path.parent, path.name)
+
     def begin(self, asked: Mapping[str, Any], *, overwrite: bool) -> bool:
         """Go on with what is there, or begin; whether there was something.
 
         UserError naming the difference where it was made otherwise; with `overwrite` it is begun anew then.
         """
-        folders.recover(self.out)
-        if self.out.exists() and not overwrite:
-            raise UserError(f"{self.out}: stands there finished; choose another --out, or replace it with --overwrite")
-        files.clean_stale(self.folder.parent, self.folder.name)
-        files.clean_stale(self.folder.parent, self.out.name)
         try:
             recorded = self._same_run(asked)
         except UserError:
@@ -64,6 +65,11 @@ class UnfinishedRun:
         if not self.complete:
             self._keep(RUN, {"asked": asked})
         return recorded
+
+    def refuse_finished(self, overwrite: bool) -> None:
+        """UserError where the output stands already and may not be replaced."""
+        if self.out.exists() and not (overwrite or (self.out.suffix == ".npy" and self.complete)):
+            raise UserError(f"{self.out}: stands there finished; choose another --out, or replace it with --overwrite")
 
     def _same_run(self, asked: Mapping[str, Any]) -> bool:
         """Whether there is a run, and the same; UserError where it is another, or damaged where all seems made."""
