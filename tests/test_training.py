@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import pathlib
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from minilm_retriever import Encoder, checkpoint, folders, training
 from minilm_retriever.config import TrainConfig
 from minilm_retriever.errors import UserError
 from minilm_retriever.training import Trainer, lr_at, prepare, train
+from tests.conftest import THREADS
 
 NOUNS = "data nurse cook engine river soil music night bread glass horse code paper metal forest child".split()
 
@@ -30,7 +30,7 @@ class Killed(BaseException):
 
 
 def write_pairs(path, rows, start=0):
-    with pathlib.Path(path).open("w", newline="", encoding="utf-8") as file:
+    with Path(path).open("w", newline="", encoding="utf-8") as file:
         out = csv.writer(file)
         out.writerow(("sentence_0", "sentence_1"))
         for i in range(start, start + rows):
@@ -67,7 +67,7 @@ def end_of(config, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_state", keep)
         assert train(config) == 0
-    rows = [json.loads(line) for line in pathlib.Path(f"{config.out}/metrics.jsonl").open(encoding="utf-8")]
+    rows = log_rows(config.out)
     losses = [(row["step"], row["loss"], row["learning_rate"]) for row in rows if "loss" in row]
     return load_file(f"{config.out}/model.safetensors"), {n: t.clone() for n, t in kept.items()}, losses
 
@@ -184,7 +184,7 @@ def test_a_damaged_state_is_left_out_and_an_older_one_taken(config, monkeypatch,
 def test_a_signal_writes_a_state_and_says_how_to_go_on(config, tmp_path, number, monkeypatch):
     whole = end_of(config(out=str(tmp_path / "whole"), max_steps=150), monkeypatch)
     flags = {"train": tmp_path / "pairs.csv", "model": config().model, "out": tmp_path / "out", "batch-size": 8}
-    flags |= {"log-steps": 1, "save-steps": 3, "max-steps": 150, "device": "cpu", "threads": 2}
+    flags |= {"log-steps": 1, "save-steps": 3, "max-steps": 150, "device": "cpu", "threads": THREADS}
     command = [
         sys.executable,
         "-m",
@@ -331,7 +331,7 @@ def test_held_out_data_is_evaluated_before_during_and_after_and_the_best_is_publ
     held_out = write_pairs(tmp_path / "held_out.csv", 30, start=30)  # 12 of them stand in training too
     made = config(eval=held_out, eval_steps=4, learning_rate=2e-3)
     assert train(made) == 0
-    rows = [json.loads(line) for line in pathlib.Path(tmp_path / "out/metrics.jsonl").open(encoding="utf-8")]
+    rows = log_rows(tmp_path / "out")
     evaluations = {row["step"]: row["eval"] for row in rows if "eval" in row}
     assert list(evaluations) == [0, 4, 8, 12]
     assert all({"loss", "mrr@10", "accuracy@1", "recall@10"} <= set(values) for values in evaluations.values())
@@ -351,7 +351,7 @@ def test_training_stops_early_when_the_metric_does_not_improve(config, tmp_path)
     held_out = write_pairs(tmp_path / "held_out.csv", 10, start=60)
     stopping = config(eval=held_out, eval_steps=1, patience=2, epochs=20, learning_rate=1e-12)
     assert train(stopping) == 0
-    rows = [json.loads(line) for line in pathlib.Path(tmp_path / "out/metrics.jsonl").open(encoding="utf-8")]
+    rows = log_rows(tmp_path / "out")
     assert [row["step"] for row in rows if "eval" in row] == [0, 1, 2, 3]
     assert "stopped early, after 3 of 120 steps" in (tmp_path / "out/README.md").read_text("utf-8")
 
