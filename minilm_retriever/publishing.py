@@ -87,6 +87,7 @@ def record_of(
     for name in [name for name in found if settings[name] is None]:
         settings[name] = defaults[name] = found[name]
     rows = log.rows()
+    floors = [row["loss_floor"] for row in rows if "loss_floor" in row]
     return RunRecord(
         name=out.name,
         folder=str(out),
@@ -104,7 +105,8 @@ def record_of(
         distinct_pairs=len({pair for pairs in sources for pair in zip(*pairs.texts, strict=True)}),
         columns=token_counts(sources[0], base.tokenizer),
         samples=[list(row) for row in zip(*(column[:3] for column in sources[0].texts), strict=True)],
-        loss_parameters={"scale": config.scale, "similarity_fct": "cos_sim", "label_smoothing": config.label_smoothing},
+        loss_parameters=loss_parameters(config),
+        loss_floor=sum(floors) / len(floors) if any(floors) else None,
         settings={name: plain(value) for name, value in settings.items()},
         defaults={name: plain(value) for name, value in defaults.items()},
         steps=position.step,
@@ -120,6 +122,19 @@ def record_of(
         intended_use=config.intended_use,
         limits=config.limits,
     )
+
+
+def loss_parameters(config: TrainConfig) -> dict[str, object]:
+    """What the loss was, with the variants that were asked for."""
+    variants = {
+        "false_negatives": config.false_negatives if config.false_negatives != "keep" else None,
+        "guide": config.guide,
+        "guide_margin": config.guide_margin if config.guide else None,
+        "symmetric": config.symmetric or None,
+        "matryoshka_dims": list(config.matryoshka) or None,
+    }
+    base = {"scale": config.scale, "similarity_fct": "cos_sim", "label_smoothing": config.label_smoothing}
+    return {**base, **{name: value for name, value in variants.items() if value is not None}}
 
 
 def token_counts(pairs: Pairs, tokenizer: TextTokenizer) -> list[Column]:
