@@ -78,7 +78,11 @@ def record_of(
     settings = {name: value for name, value in asdict(config).items() if name not in NOT_SETTINGS}
     defaults = {item.name: item.default for item in fields(TrainConfig) if item.name in settings}
     # What a flag that was not given came to: the card tells what ran.
-    found = {"dropout": bert.hidden_dropout_prob, "max_length": base.settings.max_length, "log_steps": log.every}
+    found: dict[str, object] = {
+        "dropout": bert.hidden_dropout_prob,
+        "max_length": base.settings.max_length,
+        "log_steps": log.every,
+    }
     found |= {"threads": torch.get_num_threads(), "device": str(next(base.encoder.parameters()).device)}
     for name in [name for name in found if settings[name] is None]:
         settings[name] = defaults[name] = found[name]
