@@ -22,6 +22,10 @@ from minilm_retriever.errors import UserError
 
 ACTIVATIONS = {"gelu": "none", "gelu_python": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 
+VERY_NEGATIVE = -1e30
+SLACK = 0.25
+PACKS = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
+
 
 @dataclass(frozen=True)
 class BertConfig:
@@ -74,37 +78,115 @@ class BertConfig:
         return made
 
 
-class Layout(NamedTuple):
-    """Where the real tokens of a batch stand in its (B, T) rectangle."""
+class FusedLinear:
+    """One nn.Linear, or several side by side, with the activation or the residual sum that follows.
 
-    batch: int
-    width: int
-    places: Tensor | None  # (S,) places in the flattened rectangle; None where there is no padding
-    mask: Tensor | None  # (B, 1, 1, T) True at keys that may be attended to; None where there is no padding
+    Plain torch where gradients are needed. Without them, on a CPU, oneDNN with weights laid out once for its kernels.
+    """
+
+    def __init__(self, *layers: nn.Linear, activation: str | None = None) -> None:
+        self.layers = layers
+        self.activation = activation
+        self.packed: tuple[Tensor, Tensor] | None = None
+        self.packed_from: list[tuple[Tensor, int]] = []
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """x (S, inputs), residual (S, outputs) -> (S, outputs)."""
+        if x.device.type == "cpu" and not torch.is_grad_enabled() and x.dtype == torch.float32 and PACKS:
+            return self.packed_forward(x, residual)
+        if len(self.layers) == 1:
+            y: Tensor = self.layers[0](x)
+        else:
+            y = F.linear(x, torch.cat([l.weight for l in self.layers]), torch.cat([l.bias for l in self.layers]))
+        if self.activation:
+            y = F.relu(y) if self.activation == "relu" else F.gelu(y, approximate=ACTIVATIONS[self.activation])
+        return y if residual is None else y + residual
+
+    def packed_forward(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        if self.packed is None:
+            w=torch.cat([l.weight for l in self.layers]); b=torch.cat([l.bias for l in self.layers])
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(w), b
+        if residual is not None:
+            return torch.ops.mkldnn._linear_pointwise.binary(x, residual, *self.packed, "add")
+        kind = {None: "none", "relu": "relu"}.get(self.activation, "gelu")
+        return torch.ops.mkldnn._linear_pointwise(x, *self.packed, kind, [], ACTIVATIONS.get(self.activation or "", "none"))
+
+
+class Dropout(nn.Dropout):
+    """nn.Dropout."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x with elements zeroed at random while training."""
+        return drop_out(x, self.p) if self.training and self.p else x
+
+
+def drop_out(x: Tensor, p: float) -> Tensor:
+    """x with each element zeroed with probability p, the others scaled up to keep the mean.
+
+    On a CPU 16 random bits decide on an element: torch's own draws 64 for each, one element after the other.
+    """
+    if x.device.type != "cpu":
+        return F.dropout(x, p)
+    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[: x.numel()]
+    dropped = round(p * 65536)
+    keep = torch.empty(x.shape, dtype=x.dtype)
+    torch.ge(bits.view(x.shape), dropped - 32768, out=keep)
+    return x * keep.mul_(65536 / (65536 - dropped))
+
+
+class Group(NamedTuple):
+    """Rows of near-equal length, which attention takes together."""
+
+    start: int  # its tokens are start..stop-1 of the batch's S
+    stop: int
+    rows: int  # R
+    width: int  # W, its longest row's tokens
+    places: Tensor | None  # (stop - start,) places of its tokens in its flattened (R, W); None where there is no padding
+    mask: Tensor | None  # (R, 1, 1, W) 0 at keys that may be attended to, else very negative; None without padding
 
     def pad(self, x: Tensor) -> Tensor:
-        """Real tokens (S, H) put back into the rectangle (B, T, H), zeros at padding."""
-        if self.places is None:
-            return x.view(self.batch, self.width, -1)
-        return (
-            x.new_zeros(self.batch * self.width, x.shape[-1])
-            .index_copy(0, self.places, x)
-            .view(self.batch, self.width, -1)
-        )
+        """Its tokens (stop - start, H) as a rectangle (R, W, H), zeros at padding."""
+        if self.places is not None:
+            x = x.new_zeros(self.rows * self.width, x.shape[-1]).index_copy(0, self.places, x)
+        return x.view(self.rows, self.width, -1)
 
     def drop(self, x: Tensor) -> Tensor:
-        """The real tokens (S, H) of a rectangle (B, T, H)."""
-        flat = x.reshape(self.batch * self.width, -1)
+        """The tokens (stop - start, H) of a rectangle (R, W, H)."""
+        flat = x.reshape(self.rows * self.width, -1)
         return flat if self.places is None else flat.index_select(0, self.places)
 
 
-def layout_of(attention_mask: Tensor) -> Layout:
-    """The layout of an attention mask (B, T) of zeros and ones."""
-    batch, width = attention_mask.shape
-    real = attention_mask.bool()
-    if bool(real.all()):
-        return Layout(batch, width, None, None)
-    return Layout(batch, width, real.flatten().nonzero().squeeze(1), real[:, None, None, :])
+class Layout(NamedTuple):
+    """Where the S real tokens of a batch stand in its (B, T) rectangle, rows in order of length, longest first."""
+
+    places: Tensor  # (S,) places in the flattened rectangle
+    columns: Tensor  # (S,) position of each token in its row
+    groups: tuple[Group, ...]
+
+
+def layout_of(attention_mask: Tensor, slack: float = 0.0) -> Layout:
+    """The layout of an attention mask (B, T) of zeros and ones.
+
+    slack: how much shorter than its group's longest row a row may be, as a share; 0 puts only equals together.
+    """
+    lengths = attention_mask.sum(dim=1)
+    ordered, order = lengths.sort(descending=True, stable=True)
+    row, columns = attention_mask.index_select(0, order).nonzero(as_tuple=True)
+    places = order.index_select(0, row) * attention_mask.shape[1] + columns
+    groups, first, start, sizes = list[Group](), 0, 0, ordered.tolist()
+    while first < len(sizes) and sizes[first]:
+        width, end = sizes[first], first
+        while end < len(sizes) and sizes[end] > 0 and sizes[end] >= width * (1 - slack):
+            end += 1
+        rows, tokens = end - first, sum(sizes[first:end])
+        inside = mask = None
+        if tokens < rows * width:
+            real = torch.arange(width, device=lengths.device) < ordered[first:end, None]  # (R, W)
+            inside = real.flatten().nonzero().squeeze(1)
+            mask = torch.zeros(real.shape, device=lengths.device).masked_fill_(~real, VERY_NEGATIVE)[:, None, None, :]
+        groups.append(Group(start, start + tokens, rows, width, inside, mask))
+        first, start = end, start + tokens
+    return Layout(places, columns, tuple(groups))
 
 
 class Embeddings(nn.Module):
@@ -116,7 +198,7 @@ class Embeddings(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
         """ids (S,), positions (S,) -> (S, H); a single sequence has token type 0 throughout."""
@@ -135,21 +217,26 @@ class SelfAttention(nn.Module):
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.projection = FusedLinear(self.query, self.key, self.value)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """(S, H) -> (S, H)."""
+        projected = self.projection(x)  # (S, 3H): query, key and value side by side
+        mixed = [self.attend(projected[group.start : group.stop], group) for group in layout.groups]
+        return mixed[0] if len(mixed) == 1 else torch.cat([x[:0], *mixed])
 
-        def heads(y: Tensor) -> Tensor:  # (S, H) -> (B, A, T, H / A)
-            return layout.pad(y).view(layout.batch, layout.width, self.heads, -1).transpose(1, 2)
-
-        mixed = F.scaled_dot_product_attention(
-            heads(self.query(x)),
-            heads(self.key(x)),
-            heads(self.value(x)),
-            attn_mask=layout.mask,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
-        return layout.drop(mixed.transpose(1, 2))
+    def attend(self, projected: Tensor, group: Group) -> Tensor:
+        """The tokens of one group, (n, 3H) -> (n, H)."""
+        rectangle = group.pad(projected).view(group.rows, group.width, 3, self.heads, -1)
+        query, key, value = rectangle.permute(2, 0, 3, 1, 4).unbind(0)  # (R, A, W, H / A) each
+        p = self.dropout if self.training else 0.0
+        if p and query.device.type == "cpu":  # torch's own kernel takes a detour over a dozen passes there
+            scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)  # (R, A, W, W)
+            scores = scores if group.mask is None else scores + group.mask
+            mixed = drop_out(scores.softmax(dim=-1), p) @ value
+        else:
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=group.mask, dropout_p=p)
+        return group.drop(mixed.transpose(1, 2))
 
 
 class Residual(nn.Module):
@@ -158,12 +245,17 @@ class Residual(nn.Module):
     def __init__(self, inputs: int, config: BertConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(inputs, config.hidden_size)
+        self.fused = FusedLinear(self.dense)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         """x (S, inputs), residual (S, H) -> (S, H)."""
-        out: Tensor = self.LayerNorm(self.dropout(self.dense(x)) + residual)
+        out: Tensor
+        if self.training:
+            out = self.LayerNorm(self.dropout(self.dense(x)) + residual)
+        else:
+            out = self.LayerNorm(self.fused(x, residual))
         return out
 
 
@@ -175,14 +267,12 @@ class Layer(nn.Module):
         self.attention = nn.ModuleDict({"self": SelfAttention(config), "output": Residual(config.hidden_size, config)})
         self.intermediate = nn.ModuleDict({"dense": nn.Linear(config.hidden_size, config.intermediate_size)})
         self.output = Residual(config.intermediate_size, config)
-        self.activation = config.hidden_act
+        self.expand = FusedLinear(self.intermediate["dense"], activation=config.hidden_act)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """(S, H) -> (S, H)."""
         x = self.attention["output"](self.attention["self"](x, layout), x)
-        inner = self.intermediate["dense"](x)  # (S, 4H)
-        inner = F.relu(inner) if self.activation == "relu" else F.gelu(inner, approximate=ACTIVATIONS[self.activation])
-        out: Tensor = self.output(inner, x)
+        out: Tensor = self.output(self.expand(x), x)
         return out
 
 
@@ -208,17 +298,15 @@ class Bert(nn.Module):
         """
         if input_ids.shape[1] > self.config.max_position_embeddings:
             raise ValueError(f"{input_ids.shape[1]} tokens, but only {self.config.max_position_embeddings} positions")
-        layout = layout_of(attention_mask)
-        places = layout.places
-        if places is None:
-            places = torch.arange(input_ids.numel(), device=input_ids.device)
-        x = self.embeddings(input_ids.flatten().index_select(0, places), places % layout.width)  # (S, H)
+        layout = layout_of(attention_mask, SLACK if self.training else 0.0)
+        x = self.embeddings(input_ids.flatten().index_select(0, layout.places), layout.columns)  # (S, H)
         for layer in self.encoder["layer"].children():
             if self.checkpoint_layers and self.training:
                 x = torch.utils.checkpoint.checkpoint(layer, x, layout, use_reentrant=False)
             else:
                 x = layer(x, layout)
-        return layout.pad(x)
+        rectangle = x.new_zeros(input_ids.numel(), x.shape[-1]).index_copy(0, layout.places, x)
+        return rectangle.view(*input_ids.shape, -1)
 
 
 def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
