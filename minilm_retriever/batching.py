@@ -36,6 +36,11 @@ class Plan(NamedTuple):
         return len(self.sizes) * min(-(-n // self.batch_size) for n in self.sizes)
 
     @property
+    def full_batches_per_epoch(self) -> int:
+        """The same without ragged batches."""
+        return len(self.sizes) * min(n // self.batch_size for n in self.sizes)
+
+    @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps; a trailing group of fewer batches is a step of its own."""
         return -(-self.batches_per_epoch // self.accumulation)

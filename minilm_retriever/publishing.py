@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,7 +33,7 @@ def publish(
     run: Path,
     base: LoadedModel,
     config: TrainConfig,
-    sources: list[Pairs],
+    sources: Sequence[Pairs],
     position: Position,
     log: RunLog,
     held_out: HeldOut | None,
@@ -66,7 +66,7 @@ def record_of(
     out: Path,
     base: LoadedModel,
     config: TrainConfig,
-    sources: list[Pairs],
+    sources: Sequence[Pairs],
     position: Position,
     log: RunLog,
     held_out: HeldOut | None,
@@ -131,7 +131,7 @@ def evaluations(
     rows: list[MetricRow],
     position: Position,
     config: TrainConfig,
-    sources: list[Pairs],
+    sources: Sequence[Pairs],
     held_out: HeldOut | None,
 ) -> list[Evaluation]:
     """Held-out results before training and of the weights that are published."""

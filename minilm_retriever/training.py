@@ -49,6 +49,24 @@ def train(config: TrainConfig) -> int:
     Raises UserError on anything that the user can mend: data, model, flags, memory, a non-finite loss.
     """
     out, run = Path(config.out), Path(f"{config.out}.run")
+    base, trainer = prepare(config)
+    held_out = HeldOut.read(config, base.tokenizer)
+    describe(trainer, held_out)
+    if config.dry_run:
+        say(f"estimate: {trainer.estimate()}; nothing was written")
+        return 0
+    with files.hold(run):
+        refuse_finished(out, run, config.overwrite)
+        position = begin_or_resume(run, started_with(config, base), trainer)
+        log = RunLog(run, position, trainer.plan, trainer.total, every=config.log_steps, events=config.tensorboard)
+        status = loop(trainer, position, log, held_out)
+        if status == 0:
+            say(publish(out, run, base, config, trainer.data.sources, position, log, held_out))
+    return status
+
+
+def prepare(config: TrainConfig) -> tuple[LoadedModel, Trainer]:
+    """The base model, and what trains it: data tokenised once, the plan of batches, the optimizer."""
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
@@ -56,21 +74,7 @@ def train(config: TrainConfig) -> int:
     sources = [read_pairs(path, config.columns or None) for path in config.train]
     data = TrainingData.tokenize(sources, base.tokenizer)
     plan = Plan(data.sizes, config.batch_size, config.gradient_accumulation_steps, config.seed)
-    total = config.max_steps or plan.steps_per_epoch * config.epochs
-    held_out = HeldOut.read(config, base.tokenizer)
-    trainer = Trainer(config, base.encoder, data, plan, total, run)
-    describe(config, base, data, plan, total, held_out)
-    if config.dry_run:
-        say(f"estimate: {trainer.estimate()}; nothing was written")
-        return 0
-    with files.hold(run):
-        refuse_finished(out, run, config.overwrite)
-        position = begin_or_resume(run, started_with(config, base), trainer)
-        log = RunLog(run, position, plan, total, every=config.log_steps, events=config.tensorboard)
-        status = loop(trainer, position, log, held_out)
-        if status == 0:
-            say(publish(out, run, base, config, sources, position, log, held_out))
-    return status
+    return base, Trainer(config, base.encoder, data, plan)
 
 
 def loop(trainer: Trainer, position: Position, log: RunLog, held_out: HeldOut | None) -> int:
@@ -160,11 +164,13 @@ class Step(NamedTuple):
 class Trainer:
     """The model, its optimizer and the batches: what one step needs."""
 
-    def __init__(
-        self, config: TrainConfig, encoder: SentenceEncoder, data: TrainingData, plan: Plan, total: int, run: Path
-    ) -> None:
+    def __init__(self, config: TrainConfig, encoder: SentenceEncoder, data: TrainingData, plan: Plan) -> None:
         self.config, self.encoder, self.data, self.plan = config, encoder, data, plan
-        self.total, self.run = total, run
+        self.total = config.max_steps or plan.steps_per_epoch * config.epochs
+        # fit() leaves ragged batches out of its schedule, so that its last steps have a learning rate of 0.
+        whole = plan.full_batches_per_epoch * config.epochs
+        self.schedule = whole if config.recipe == "fit" and not config.max_steps else self.total
+        self.run = Path(f"{config.out}.run")
         self.device = torch.device(config.device or default_device())
         encoder.to(self.device)
         encoder.bert.checkpoint_layers = config.gradient_checkpointing
@@ -175,7 +181,7 @@ class Trainer:
     def step(self, number: int, batches: list[tuple[int, Rows]]) -> Step:
         """Optimizer step `number` over its batches: gradients averaged, clipped, applied."""
         config = self.config
-        rate = lr_at(number, total=self.total, peak=config.learning_rate, warmup_steps=config.warmup_steps)
+        rate = lr_at(number, total=self.schedule, peak=config.learning_rate, warmup_steps=config.warmup_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.encoder.train()
@@ -184,14 +190,14 @@ class Trainer:
             for source, rows in batches:
                 ids, mask = self.data.batch(source, rows)
                 loss = self.batch_loss(ids, mask, len(rows)) / len(batches)
-                self.refuse_non_finite("loss", loss, number, batches)
+                total += float(loss.detach())
+                self.refuse_non_finite("loss", total, number, batches)
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-                total += float(loss)
                 tokens += int(mask.sum())
             self.scaler.unscale_(self.optimizer)
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm)
             if not self.scaler.is_enabled():  # with fp16 an overflow is expected: the scaler leaves the step out
-                self.refuse_non_finite("gradient", norm, number, batches)
+                self.refuse_non_finite("gradient", float(norm), number, batches)
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad()
@@ -212,9 +218,9 @@ class Trainer:
             vectors = self.encoder(ids.to(self.device), mask.to(self.device))  # (C * B, H)
         return in_batch_negatives(vectors[:rows], vectors[rows:], config.scale, label_smoothing=config.label_smoothing)
 
-    def refuse_non_finite(self, what: str, value: Tensor, number: int, batches: list[tuple[int, Rows]]) -> None:
+    def refuse_non_finite(self, what: str, value: float, number: int, batches: list[tuple[int, Rows]]) -> None:
         """UserError naming the batch's rows, before any step is taken with it."""
-        if math.isfinite(float(value)):
+        if math.isfinite(value):
             return
         where = [self.data.sources[source].where(int(row)) for source, rows in batches for row in rows]
         newest = folders.latest(self.run).path
@@ -373,17 +379,19 @@ def begin_or_resume(run: Path, asked: dict[str, Any], trainer: Trainer) -> Posit
     return position
 
 
-def describe(
-    config: TrainConfig, base: LoadedModel, data: TrainingData, plan: Plan, total: int, held_out: HeldOut | None
-) -> None:
+def describe(trainer: Trainer, held_out: HeldOut | None) -> None:
     """Say what is about to happen."""
-    rows, lengths = sum(data.sizes), data.tokens.lengths
-    mean = float(np.mean([lengths[places].mean() for places in data.places]))
-    say(f"{rows} rows from {', '.join(config.train)}; {len(data.tokens)} distinct texts, {mean:.1f} tokens on average")
+    config, data = trainer.config, trainer.data
+    mean = float(np.mean([data.tokens.lengths[places].mean() for places in data.places]))
+    say(
+        f"{sum(data.sizes)} rows from {', '.join(config.train)}; {len(data.tokens)} distinct texts, "
+        f"{mean:.1f} tokens on average"
+    )
+    epochs = trainer.total / trainer.plan.steps_per_epoch
     warm = f" after {config.warmup_steps} steps of warm-up" if config.warmup_steps else ""
     say(
-        f"{total} steps of {config.batch_size} rows ({total / plan.steps_per_epoch:.3g} epochs), learning rate "
-        f"{config.learning_rate:g} falling to 0{warm}, seed {config.seed}, on {config.device or default_device()}"
+        f"{trainer.total} steps of {config.batch_size} rows ({epochs:.3g} epochs), "
+        f"learning rate {config.learning_rate:g} falling to 0{warm}, seed {config.seed}, on {trainer.device}"
     )
     if held_out is not None:
         repeats = sum(held_out.repeats(pairs) for pairs in data.sources)

@@ -1,0 +1,41 @@
+"""What the documents promise: every flag that they name exists, every name of the published card is answered."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from minilm_retriever.__main__ import parser
+from tests.conftest import ROOT
+
+
+def flags_of(command: str) -> set[str]:
+    """The flags of one command."""
+    subparsers = next(action for action in parser()._actions if action.choices and command in action.choices)
+    return {flag for action in subparsers.choices[command]._actions for flag in action.option_strings}
+
+
+def test_every_flag_that_hyperparameters_names_is_one_of_train():
+    named = set(re.findall(r"`(--[a-z0-9-]+)", (ROOT / "docs/hyperparameters.md").read_text("utf-8")))
+    assert len(named) > 25
+    assert named <= flags_of("train")
+
+
+def test_every_default_in_hyperparameters_is_the_published_one():
+    """A row that names a flag of the same meaning shows the value that the flag has by default."""
+    from minilm_retriever.config import TrainConfig
+
+    same = {"num_train_epochs": "epochs", "per_device_train_batch_size": "batch_size"}
+    same |= {"label_smoothing_factor": "label_smoothing"}
+    checked = 0
+    for name, published, ours in re.findall(
+        r"^\| `(\w+)` \| (.*?) \| `(--[a-z0-9-]+)` \|", (ROOT / "docs/hyperparameters.md").read_text("utf-8"), re.M
+    ):
+        field = same.get(name, name)
+        if ours == "--" + field.replace("_", "-") and published not in ("None", "-1", "no"):
+            assert float(TrainConfig.__dataclass_fields__[field].default) == pytest.approx(
+                {"True": 1.0, "False": 0.0}.get(published) if published in ("True", "False") else float(published)
+            ), name
+            checked += 1
+    assert checked >= 10

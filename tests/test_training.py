@@ -1,0 +1,412 @@
+"""training.py: exact resume wherever a run was stopped, refusals, schedule, early stopping, what is published."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from minilm_retriever import Encoder, checkpoint, folders, training
+from minilm_retriever.config import TrainConfig
+from minilm_retriever.errors import UserError
+from minilm_retriever.training import Trainer, lr_at, prepare, train
+
+NOUNS = "data nurse cook engine river soil music night bread glass horse code paper metal forest child".split()
+
+
+class Killed(BaseException):
+    """What a test raises where a process would die."""
+
+
+def write_pairs(path, rows, start=0):
+    with Path(path).open("w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file)
+        out.writerow(("sentence_0", "sentence_1"))
+        for i in range(start, start + rows):
+            words = [NOUNS[(i * k + k) % len(NOUNS)] for k in (1, 3, 5, 7)]
+            out.writerow((f"works with {' and '.join(words[:2])} {i}", f"{words[2]}, {words[3]} number {i}"))
+    return str(path)
+
+
+@pytest.fixture()
+def config(tiny_folder, tmp_path):
+    """A small run: 42 rows in batches of 8, the last of 2."""
+    made = {
+        "train": (write_pairs(tmp_path / "pairs.csv", 42),),
+        "model": str(tiny_folder),
+        "out": str(tmp_path / "out"),
+        "batch_size": 8,
+        "epochs": 2,
+        "log_steps": 1,
+        "save_steps": 3,
+        "device": "cpu",
+    }
+    return lambda **changes: TrainConfig(**{**made, **changes})
+
+
+def end_of(config, monkeypatch):
+    """Weights, optimizer and loss log at the end of a run."""
+    kept = {}
+    save = checkpoint.save_state
+
+    def keep(run, encoder, optimizer, position):
+        kept.update(checkpoint.optimizer_tensors(encoder, optimizer))
+        return save(run, encoder, optimizer, position)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_state", keep)
+        assert train(config) == 0
+    rows = log_rows(config.out)
+    losses = [(row["step"], row["loss"], row["learning_rate"]) for row in rows if "loss" in row]
+    return load_file(f"{config.out}/model.safetensors"), {n: t.clone() for n, t in kept.items()}, losses
+
+
+def log_rows(out):
+    return [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text("utf-8").splitlines()]
+
+
+def run_killed(config, monkeypatch, *, at_step=None, at_batch=None, in_save=None):
+    """Run until it dies: before a step, inside one after some batches, or inside the writing of a state."""
+    with monkeypatch.context() as patch:
+        if at_step is not None:
+            step = Trainer.step
+
+            def dying(self, number, batches):
+                if number == at_step:
+                    raise Killed
+                return step(self, number, batches)
+
+            patch.setattr(Trainer, "step", dying)
+        if at_batch is not None:
+            seen, loss = [], Trainer.batch_loss
+
+            def dying_inside(self, *args):
+                seen.append(1)
+                if len(seen) > at_batch:
+                    raise Killed
+                return loss(self, *args)
+
+            patch.setattr(Trainer, "batch_loss", dying_inside)
+        if in_save is not None:
+            saves, write = [], checkpoint.save_tensors
+
+            def dying_save(path, tensors):
+                saves.append(path)
+                if len(saves) > in_save:
+                    raise Killed
+                write(path, tensors)
+
+            patch.setattr(checkpoint, "save_tensors", dying_save)
+        with pytest.raises(Killed):
+            train(config)
+
+
+def same(a, b):
+    weights, optimizer, losses = zip(a, b, strict=True)
+    for x, y in (weights, optimizer):
+        assert x.keys() == y.keys()
+        assert all(torch.equal(x[name], y[name]) for name in x)
+    assert losses[0] == losses[1]
+
+
+# 12 steps an undisturbed run: 6 batches an epoch. With accumulation 4 an epoch is 2 steps, of 4 and of 2 batches.
+STOPS = [
+    *({"at_step": step, "changes": {}} for step in range(12)),  # mid-epoch and at an epoch's end
+    *({"at_step": step, "changes": {"save_steps": 1}} for step in range(1, 12)),
+    *({"at_step": step, "changes": {"save_steps": 2, "keep": 1}} for step in range(1, 12, 2)),
+    *(
+        {"at_batch": batch, "changes": {"gradient_accumulation_steps": 4, "save_steps": 1, "epochs": 3}}
+        for batch in range(18)
+    ),
+    *({"in_save": number, "changes": {"save_steps": 2}} for number in range(15)),
+    *({"at_step": step, "changes": {"max_steps": 9, "warmup_steps": 3, "weight_decay": 0.1}} for step in (2, 5, 8)),
+]
+
+
+def test_64_stopped_runs_and_more_end_in_the_same_bits(config, monkeypatch, tmp_path):
+    assert len(STOPS) >= 64
+    undisturbed = {}
+    for number, stop in enumerate(STOPS):
+        changes, where = stop["changes"], {k: v for k, v in stop.items() if k != "changes"}
+        key = json.dumps(changes)
+        if key not in undisturbed:
+            undisturbed[key] = end_of(config(out=str(tmp_path / f"whole{number}"), **changes), monkeypatch)
+        stopped = config(out=str(tmp_path / f"stopped{number}"), **changes)
+        run_killed(stopped, monkeypatch, **where)
+        same(undisturbed[key], end_of(stopped, monkeypatch))
+
+
+def test_stopped_twice_in_a_row_and_before_the_first_state(config, monkeypatch, tmp_path):
+    whole = end_of(config(out=str(tmp_path / "whole")), monkeypatch)
+    stopped = config(out=str(tmp_path / "stopped"))
+    for step in (1, 4, 4, 7, 10):
+        run_killed(stopped, monkeypatch, at_step=step)
+    same(whole, end_of(stopped, monkeypatch))
+
+
+def test_a_crash_while_publishing_costs_no_training(config, monkeypatch, tmp_path):
+    whole = end_of(config(out=str(tmp_path / "whole")), monkeypatch)
+    stopped = config(out=str(tmp_path / "stopped"))
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "publish", lambda *a: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            train(stopped)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", lambda *a: pytest.fail("trained again"))
+        assert train(stopped) == 0
+    assert all(torch.equal(t, whole[0][n]) for n, t in load_file(tmp_path / "stopped/model.safetensors").items())
+
+
+def test_a_damaged_state_is_left_out_and_an_older_one_taken(config, monkeypatch, tmp_path, capsys):
+    whole = end_of(config(out=str(tmp_path / "whole")), monkeypatch)
+    stopped = config(out=str(tmp_path / "stopped"))
+    run_killed(stopped, monkeypatch, at_step=8)
+    newest = folders.latest(tmp_path / "stopped.run").path
+    data = bytearray((newest / "optimizer.safetensors").read_bytes())
+    data[-5] ^= 4
+    (newest / "optimizer.safetensors").write_bytes(data)
+    same(whole, end_of(stopped, monkeypatch))
+    assert "left out a damaged state, step-00000006" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_writes_a_state_and_says_how_to_go_on(config, tmp_path, number, monkeypatch):
+    whole = end_of(config(out=str(tmp_path / "whole"), max_steps=150), monkeypatch)
+    flags = {"train": tmp_path / "pairs.csv", "model": config().model, "out": tmp_path / "out", "batch-size": 8}
+    flags |= {"log-steps": 1, "save-steps": 3, "max-steps": 150, "device": "cpu", "threads": 2}
+    command = [
+        sys.executable,
+        "-m",
+        "minilm_retriever",
+        "train",
+        *(str(x) for k, v in flags.items() for x in (f"--{k}", v)),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "out.run/metrics.jsonl"
+    while process.poll() is None and not (log.exists() and len(log.read_bytes().splitlines()) > 4):
+        time.sleep(0.01)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number, said
+    assert "the same command goes on from there" in said
+    assert subprocess.run(command, stderr=subprocess.PIPE, check=False).returncode == 0
+    assert all(torch.equal(t, whole[0][n]) for n, t in load_file(tmp_path / "out/model.safetensors").items())
+
+
+def test_the_learning_rate_is_transformers_linear_schedule():
+    transformers = pytest.importorskip("transformers")
+    for warmup, total in ((0, 50), (10, 50), (60, 50)):
+        parameter = torch.nn.Parameter(torch.zeros(1))
+        optimizer = torch.optim.AdamW([parameter], lr=2e-5)
+        schedule = transformers.get_linear_schedule_with_warmup(optimizer, warmup, total)
+        for step in range(total):
+            ours = lr_at(step, total=total, peak=2e-5, warmup_steps=warmup)
+            assert math.isclose(ours, optimizer.param_groups[0]["lr"], rel_tol=1e-12, abs_tol=1e-20)
+            optimizer.step()
+            schedule.step()
+
+
+def test_biases_and_layer_norms_do_not_decay(config):
+    _, trainer = prepare(config(weight_decay=0.1))
+    names = {parameter: name for name, parameter in trainer.encoder.named_parameters()}
+    decayed, spared = ({names[p] for p in group["params"]} for group in trainer.optimizer.param_groups)
+    assert all("bias" in name or "LayerNorm" in name for name in spared)
+    assert not any("bias" in name or "LayerNorm" in name for name in decayed)
+    assert "bert.embeddings.word_embeddings.weight" in decayed
+    assert trainer.optimizer.param_groups[0]["weight_decay"] == 0.1
+
+
+def test_accumulated_gradients_are_those_of_the_mean(config):
+    """Two batches at once give the gradient of the mean of their losses."""
+    _, trainer = prepare(config(dropout=0.0, gradient_accumulation_steps=2, max_grad_norm=1e9, learning_rate=0.0))
+    batches = next(iter(trainer.plan.steps(0, 1)))
+    trainer.encoder.train()
+    losses = [trainer.batch_loss(*trainer.data.batch(source, rows), len(rows)) for source, rows in batches]
+    (sum(losses) / 2).backward()
+    expected = {n: p.grad.clone() for n, p in trainer.encoder.named_parameters() if p.grad is not None}
+    trainer.optimizer.zero_grad()
+    seen = {}
+    trainer.optimizer.register_step_pre_hook(
+        lambda *a: seen.update({n: p.grad.clone() for n, p in trainer.encoder.named_parameters() if p.grad is not None})
+    )
+    trainer.step(0, batches)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(seen[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_gradients_are_clipped_at_one(config):
+    _, trainer = prepare(config(scale=1000.0, learning_rate=0.0))
+    norms = []
+    trainer.optimizer.register_step_pre_hook(
+        lambda *a: norms.append(
+            float(torch.stack([p.grad.norm() for p in trainer.parameters if p.grad is not None]).norm())
+        )
+    )
+    trainer.step(0, next(iter(trainer.plan.steps(0, 1))))
+    assert norms[0] == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_non_finite_step_is_not_taken_and_names_its_rows(config, monkeypatch, tmp_path, what):
+    calls, loss = [], Trainer.batch_loss
+
+    def poisoned(self, *args):
+        calls.append(1)
+        value = loss(self, *args)
+        if len(calls) <= 7:
+            return value
+        # A loss of 0 whose gradient is NaN, or a NaN.
+        return value * float("nan") if what == "loss" else (value - value.detach()).clamp(min=0).sqrt()
+
+    monkeypatch.setattr(Trainer, "batch_loss", poisoned)
+    with pytest.raises(UserError, match=rf"the {what} of step 8 is not finite, so the step was not taken") as caught:
+        train(config())
+    rows = next(iter(prepare(config())[1].plan.steps(7, 8)))[0][1]
+    assert all(f"pairs.csv:{row + 2}" in str(caught.value) for row in rows)
+    assert "step-00000006" in str(caught.value)
+    assert folders.latest(tmp_path / "out.run").path.name == "step-00000006"
+
+
+def test_too_little_memory_names_the_flags(config, monkeypatch):
+    def scarce(self, *args):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried")
+
+    monkeypatch.setattr(Trainer, "batch_loss", scarce)
+    with pytest.raises(UserError, match="--gradient-checkpointing.*--batch-size below 8"):
+        train(config())
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"learning_rate": 1e-4}, "learning_rate 5e-05, now it is 0.0001"),
+        ({"batch_size": 4}, "batch_size 8, now it is 4"),
+        ({"seed": 1}, "seed 42, now it is 1"),
+    ],
+)
+def test_an_unfinished_run_is_not_continued_with_other_flags(config, monkeypatch, changes, named):
+    run_killed(config(), monkeypatch, at_step=4)
+    with pytest.raises(UserError, match=named):
+        train(config(**changes))
+    assert train(config(**changes, overwrite=True)) == 0
+
+
+def test_an_unfinished_run_is_not_continued_with_other_data_or_another_model(config, monkeypatch, tmp_path, tiny_copy):
+    run_killed(config(), monkeypatch, at_step=4)
+    (tiny_copy / "sentence_bert_config.json").write_text('{"max_seq_length": 32}')
+    with pytest.raises(UserError, match="base model"):
+        train(config(model=str(tiny_copy)))
+    write_pairs(tmp_path / "pairs.csv", 42, start=1)
+    with pytest.raises(UserError, match=r"data \S+pairs\.csv"):
+        train(config())
+
+
+def test_a_finished_model_is_refused_without_overwrite(config, tmp_path):
+    assert train(config()) == 0
+    assert not (tmp_path / "out.run").exists()
+    with pytest.raises(UserError, match="a finished model stands there"):
+        train(config())
+    assert train(config(overwrite=True)) == 0
+
+
+def test_several_files_are_taken_in_turn(config, tmp_path):
+    second = write_pairs(tmp_path / "more.csv", 24, start=100)
+    _, trainer = prepare(config(train=(*config().train, second)))
+    assert trainer.total == 2 * 6  # the shorter has 3 batches: 3 of each an epoch
+    assert [step[0][0] for step in trainer.plan.steps(0, 6)] == [0, 1, 0, 1, 0, 1]
+
+
+def test_held_out_data_is_evaluated_before_during_and_after_and_the_best_is_published(config, tmp_path):
+    held_out = write_pairs(tmp_path / "held_out.csv", 30, start=30)  # 12 of them stand in training too
+    made = config(eval=held_out, eval_steps=4, learning_rate=2e-3)
+    assert train(made) == 0
+    rows = log_rows(tmp_path / "out")
+    evaluations = {row["step"]: row["eval"] for row in rows if "eval" in row}
+    assert list(evaluations) == [0, 4, 8, 12]
+    assert all({"loss", "mrr@10", "accuracy@1", "recall@10"} <= set(values) for values in evaluations.values())
+    best = max((step for step in evaluations if step), key=lambda step: (evaluations[step]["mrr@10"], -step))
+    again = Encoder.from_pretrained(tmp_path / "out", device="cpu")
+    published = training.HeldOut.read(made, again.model.tokenizer).evaluate(again.model.encoder)
+    assert published["mrr@10"] == pytest.approx(evaluations[best]["mrr@10"], abs=1e-9)
+    assert published["loss"] == pytest.approx(evaluations[best]["loss"], abs=1e-6)
+
+
+def test_held_out_rows_that_are_trained_on_are_reported(config, tmp_path, capsys):
+    train(config(eval=write_pairs(tmp_path / "held_out.csv", 30, start=30), max_steps=1))
+    assert "warning: 12 rows of" in capsys.readouterr().err
+
+
+def test_training_stops_early_when_the_metric_does_not_improve(config, tmp_path):
+    held_out = write_pairs(tmp_path / "held_out.csv", 10, start=60)
+    stopping = config(eval=held_out, eval_steps=1, patience=2, epochs=20, learning_rate=1e-12)
+    assert train(stopping) == 0
+    rows = log_rows(tmp_path / "out")
+    assert [row["step"] for row in rows if "eval" in row] == [0, 1, 2, 3]
+    assert "stopped early, after 3 of 120 steps" in (tmp_path / "out/README.md").read_text("utf-8")
+
+
+def test_an_unknown_metric_is_named_before_any_training(config, tmp_path):
+    with pytest.raises(UserError, match="--metric 'f1' is none of"):
+        train(config(eval=write_pairs(tmp_path / "held_out.csv", 10, start=60), metric="f1"))
+
+
+def test_a_dry_run_writes_nothing(config, tmp_path, capsys):
+    assert train(config(dry_run=True)) == 0
+    said = capsys.readouterr().err
+    assert "estimate: " in said and "12 steps" in said
+    assert sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith(".")) == ["pairs.csv"]
+
+
+@pytest.mark.parametrize("precision", ["bf16"])
+def test_reduced_precision_trains(config, precision, tmp_path):
+    assert train(config(precision=precision, max_steps=2)) == 0
+    assert all(t.dtype == torch.float32 for t in load_file(tmp_path / "out/model.safetensors").values())
+
+
+def test_what_is_published(config, tmp_path):
+    assert train(config(tensorboard=True)) == 0
+    out = tmp_path / "out"
+    names = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
+    assert {"README.md", "report.html", "metrics.jsonl", "training.json", "model.safetensors", "manifest.json"} <= names
+    assert any(name.startswith("tensorboard/events") for name in names)
+    assert Encoder.from_pretrained(out, device="cpu").encode("a cook").shape == (32,)
+    trained = load_file(out / "model.safetensors")
+    base = load_file(config().model + "/model.safetensors")
+    assert not torch.equal(trained["embeddings.word_embeddings.weight"], base["embeddings.word_embeddings.weight"])
+    assert torch.equal(trained["pooler.dense.weight"], base["pooler.dense.weight"])
+    assert np.isfinite(Encoder.from_pretrained(out, device="cpu").encode(NOUNS)).all()
+
+
+def test_two_runs_in_one_folder_are_refused(config, tmp_path):
+    from minilm_retriever import files
+
+    with files.hold(tmp_path / "out.run"), pytest.raises(UserError, match="another process"):
+        train(config())
+
+
+def test_flags_out_of_range_are_one_line():
+    for changes, message in [
+        ({"batch_size": 0}, "--batch-size must be at least 1, not 0"),
+        ({"learning_rate": -1.0}, "--learning-rate must be at least 0"),
+        ({"learning_rate": float("nan")}, "--learning-rate must be at least 0"),
+        ({"scale": 0.0}, "--scale must be more than 0"),
+        ({"dropout": 1.0}, "--dropout must be less than 1"),
+        ({"columns": ("a",)}, "--columns needs two names"),
+        ({"patience": 2}, "--patience needs --eval"),
+        ({"max_length": 2}, "--max-length must be at least 3"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            TrainConfig(**changes)
+
+
+log_rows(config.out)
