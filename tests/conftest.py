@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -15,13 +16,14 @@ from tests.tiny import make_tiny_bert
 
 REFERENCE = Path(__file__).parent / "reference"
 ROOT = Path(__file__).parent.parent
+THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 BASE = ROOT / "checkpoints" / "all-MiniLM-L6-v2"
 
 
 @pytest.fixture(autouse=True)
 def two_threads():
     """Bit-identical results need a fixed number of threads; some tests set another."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from minilm_retriever import Encoder, checkpoint, folders, training
 from minilm_retriever.config import TrainConfig
 from minilm_retriever.errors import UserError
 from minilm_retriever.training import Trainer, lr_at, prepare, train
+from tests.conftest import THREADS
 
 NOUNS = "data nurse cook engine river soil music night bread glass horse code paper metal forest child".split()
 
@@ -183,7 +184,7 @@ def test_a_damaged_state_is_left_out_and_an_older_one_taken(config, monkeypatch,
 def test_a_signal_writes_a_state_and_says_how_to_go_on(config, tmp_path, number, monkeypatch):
     whole = end_of(config(out=str(tmp_path / "whole"), max_steps=150), monkeypatch)
     flags = {"train": tmp_path / "pairs.csv", "model": config().model, "out": tmp_path / "out", "batch-size": 8}
-    flags |= {"log-steps": 1, "save-steps": 3, "max-steps": 150, "device": "cpu", "threads": 2}
+    flags |= {"log-steps": 1, "save-steps": 3, "max-steps": 150, "device": "cpu", "threads": THREADS}
     command = [
         sys.executable,
         "-m",
