@@ -13,8 +13,8 @@ PACKAGE = ROOT / "minilm_retriever"
 # From the bottom up. A module imports from groups below its own, or from its own group without a cycle.
 GROUPS = {
     "ground": "errors files folders manifest config record progress",
-    "machinery": "rows lines data metrics batching tokenization model loss weights model_folder vectors encoding search charts "
-    "card_texts checkpoint run_log",
+    "machinery": "rows lines data metrics batching tokenization model loss weights model_folder vectors encoding "
+    "search charts card_texts checkpoint run_log",
     "what people import": "encoder",
     "jobs": "evaluation held_out model_card report publishing training bulk",
     "commands": "__main__ __init__",
