@@ -44,7 +44,8 @@ def encode_texts(
     out = np.empty((len(distinct), encoder.bert.config.hidden_size), dtype=np.float32)
     device = encoder.bert.embeddings.word_embeddings.weight.device
     training = encoder.training
-    encoder.eval()
+    if training:
+        encoder.eval()
     waiting = length_batches(tokens.lengths, BATCH_TOKENS.get(device.type, 4096), batch_size)[::-1]
     most, done = math.inf, 0  # padded tokens that are known to fit; texts that are done
     while waiting:
@@ -65,7 +66,8 @@ def encode_texts(
                 warnings.warn(f"{len(rows)} texts do not fit in memory: halving (see batch_size)", stacklevel=3)
             most = padded / 2
         waiting += np.array_split(rows, 2)[::-1]
-    encoder.train(training)
+    if training:
+        encoder.train()
     return out if len(distinct) == len(texts) else out[inverse]
 
 

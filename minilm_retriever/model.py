@@ -19,12 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minilm_retriever.errors import UserError
+from minilm_retriever.kernels import ACTIVATIONS, Dropout, FusedLinear, drop_out
+from minilm_retriever.layout import Group, Layout, layout_of
 
-ACTIVATIONS = {"gelu": "none", "gelu_python": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
-
-VERY_NEGATIVE = -1e30
-SLACK = 0.25
-PACKS = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
+# How much padding attention takes for fewer, larger groups of rows (see layout.py): none where a group costs little.
+INFERENCE_SLACK, TRAINING_SLACK, GPU_SLACK = 0.0, 0.25, 1.0
 
 
 @dataclass(frozen=True)
@@ -73,120 +72,9 @@ class BertConfig:
             raise UserError(
                 f"{where}: hidden_size {made.hidden_size} is no multiple of {made.num_attention_heads} heads"
             )
-        if made.hidden_act not in ACTIVATIONS and made.hidden_act != "relu":
+        if made.hidden_act not in ACTIVATIONS:
             raise UserError(f"{where}: hidden_act {made.hidden_act!r} is not one of gelu, gelu_new, relu")
         return made
-
-
-class FusedLinear:
-    """One nn.Linear, or several side by side, with the activation or the residual sum that follows.
-
-    Plain torch where gradients are needed. Without them, on a CPU, oneDNN with weights laid out once for its kernels.
-    """
-
-    def __init__(self, *layers: nn.Linear, activation: str | None = None) -> None:
-        self.layers = layers
-        self.activation = activation
-        self.packed: tuple[Tensor, Tensor] | None = None
-        self.packed_from: list[tuple[Tensor, int]] = []
-
-    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """x (S, inputs), residual (S, outputs) -> (S, outputs)."""
-        if x.device.type == "cpu" and not torch.is_grad_enabled() and x.dtype == torch.float32 and PACKS:
-            return self.packed_forward(x, residual)
-        if len(self.layers) == 1:
-            y: Tensor = self.layers[0](x)
-        else:
-            y = F.linear(x, torch.cat([l.weight for l in self.layers]), torch.cat([l.bias for l in self.layers]))
-        if self.activation:
-            y = F.relu(y) if self.activation == "relu" else F.gelu(y, approximate=ACTIVATIONS[self.activation])
-        return y if residual is None else y + residual
-
-    def packed_forward(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        if self.packed is None:
-            w=torch.cat([l.weight for l in self.layers]); b=torch.cat([l.bias for l in self.layers])
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(w), b
-        if residual is not None:
-            return torch.ops.mkldnn._linear_pointwise.binary(x, residual, *self.packed, "add")
-        kind = {None: "none", "relu": "relu"}.get(self.activation, "gelu")
-        return torch.ops.mkldnn._linear_pointwise(x, *self.packed, kind, [], ACTIVATIONS.get(self.activation or "", "none"))
-
-
-class Dropout(nn.Dropout):
-    """nn.Dropout."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x with elements zeroed at random while training."""
-        return drop_out(x, self.p) if self.training and self.p else x
-
-
-def drop_out(x: Tensor, p: float) -> Tensor:
-    """x with each element zeroed with probability p, the others scaled up to keep the mean.
-
-    On a CPU 16 random bits decide on an element: torch's own draws 64 for each, one element after the other.
-    """
-    if x.device.type != "cpu":
-        return F.dropout(x, p)
-    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[: x.numel()]
-    dropped = round(p * 65536)
-    keep = torch.empty(x.shape, dtype=x.dtype)
-    torch.ge(bits.view(x.shape), dropped - 32768, out=keep)
-    return x * keep.mul_(65536 / (65536 - dropped))
-
-
-class Group(NamedTuple):
-    """Rows of near-equal length, which attention takes together."""
-
-    start: int  # its tokens are start..stop-1 of the batch's S
-    stop: int
-    rows: int  # R
-    width: int  # W, its longest row's tokens
-    places: Tensor | None  # (stop - start,) places of its tokens in its flattened (R, W); None where there is no padding
-    mask: Tensor | None  # (R, 1, 1, W) 0 at keys that may be attended to, else very negative; None without padding
-
-    def pad(self, x: Tensor) -> Tensor:
-        """Its tokens (stop - start, H) as a rectangle (R, W, H), zeros at padding."""
-        if self.places is not None:
-            x = x.new_zeros(self.rows * self.width, x.shape[-1]).index_copy(0, self.places, x)
-        return x.view(self.rows, self.width, -1)
-
-    def drop(self, x: Tensor) -> Tensor:
-        """The tokens (stop - start, H) of a rectangle (R, W, H)."""
-        flat = x.reshape(self.rows * self.width, -1)
-        return flat if self.places is None else flat.index_select(0, self.places)
-
-
-class Layout(NamedTuple):
-    """Where the S real tokens of a batch stand in its (B, T) rectangle, rows in order of length, longest first."""
-
-    places: Tensor  # (S,) places in the flattened rectangle
-    columns: Tensor  # (S,) position of each token in its row
-    groups: tuple[Group, ...]
-
-
-def layout_of(attention_mask: Tensor, slack: float = 0.0) -> Layout:
-    """The layout of an attention mask (B, T) of zeros and ones.
-
-    slack: how much shorter than its group's longest row a row may be, as a share; 0 puts only equals together.
-    """
-    lengths = attention_mask.sum(dim=1)
-    ordered, order = lengths.sort(descending=True, stable=True)
-    row, columns = attention_mask.index_select(0, order).nonzero(as_tuple=True)
-    places = order.index_select(0, row) * attention_mask.shape[1] + columns
-    groups, first, start, sizes = list[Group](), 0, 0, ordered.tolist()
-    while first < len(sizes) and sizes[first]:
-        width, end = sizes[first], first
-        while end < len(sizes) and sizes[end] > 0 and sizes[end] >= width * (1 - slack):
-            end += 1
-        rows, tokens = end - first, sum(sizes[first:end])
-        inside = mask = None
-        if tokens < rows * width:
-            real = torch.arange(width, device=lengths.device) < ordered[first:end, None]  # (R, W)
-            inside = real.flatten().nonzero().squeeze(1)
-            mask = torch.zeros(real.shape, device=lengths.device).masked_fill_(~real, VERY_NEGATIVE)[:, None, None, :]
-        groups.append(Group(start, start + tokens, rows, width, inside, mask))
-        first, start = end, start + tokens
-    return Layout(places, columns, tuple(groups))
 
 
 class Embeddings(nn.Module):
@@ -232,7 +120,8 @@ class SelfAttention(nn.Module):
         p = self.dropout if self.training else 0.0
         if p and query.device.type == "cpu":  # torch's own kernel takes a detour over a dozen passes there
             scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)  # (R, A, W, W)
-            scores = scores if group.mask is None else scores + group.mask
+            if group.mask is not None:
+                scores.masked_fill_(~group.mask, -math.inf)
             mixed = drop_out(scores.softmax(dim=-1), p) @ value
         else:
             mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=group.mask, dropout_p=p)
@@ -251,11 +140,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         """x (S, inputs), residual (S, H) -> (S, H)."""
-        out: Tensor
-        if self.training:
-            out = self.LayerNorm(self.dropout(self.dense(x)) + residual)
-        else:
-            out = self.LayerNorm(self.fused(x, residual))
+        x = self.dropout(self.dense(x)) + residual if self.training else self.fused(x, residual)
+        out: Tensor = self.LayerNorm(x)
         return out
 
 
@@ -298,15 +184,15 @@ class Bert(nn.Module):
         """
         if input_ids.shape[1] > self.config.max_position_embeddings:
             raise ValueError(f"{input_ids.shape[1]} tokens, but only {self.config.max_position_embeddings} positions")
-        layout = layout_of(attention_mask, SLACK if self.training else 0.0)
-        x = self.embeddings(input_ids.flatten().index_select(0, layout.places), layout.columns)  # (S, H)
+        slack = TRAINING_SLACK if self.training else INFERENCE_SLACK
+        layout = layout_of(attention_mask, slack if input_ids.device.type == "cpu" else GPU_SLACK)
+        x = self.embeddings(layout.drop(input_ids), layout.positions)  # (S, H)
         for layer in self.encoder["layer"].children():
             if self.checkpoint_layers and self.training:
                 x = torch.utils.checkpoint.checkpoint(layer, x, layout, use_reentrant=False)
             else:
                 x = layer(x, layout)
-        rectangle = x.new_zeros(input_ids.numel(), x.shape[-1]).index_copy(0, layout.places, x)
-        return rectangle.view(*input_ids.shape, -1)
+        return layout.pad(x, *input_ids.shape)
 
 
 def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
