@@ -100,21 +100,16 @@ def train_ours(settings: Settings, next_block: Callable[[int, float], int]) -> N
     import torch
 
     from minilm_retriever import training
-    from minilm_retriever.batching import Plan
     from minilm_retriever.config import TrainConfig
 
     torch.set_num_threads(settings["threads"])
-    torch.manual_seed(42)
     config = TrainConfig(
         train=(settings["pairs"],), model=settings["model"], out=settings["out"], batch_size=settings["batch_size"],
         max_steps=settings["steps"],
     )  # fmt: skip
-    base = training.open_base(config)
-    data = training.TrainingData.tokenize([training.read_pairs(path, None) for path in config.train], base.tokenizer)
-    plan = Plan(data.sizes, config.batch_size, 1, config.seed)
-    trainer = training.Trainer(config, base.encoder, data, plan)
+    _, trainer = training.prepare(config)
     block, done, loss = next_block(0, 0.0), 0, 0.0
-    for number, batches in enumerate(plan.steps(0, trainer.total)):
+    for number, batches in enumerate(trainer.plan.steps(0, trainer.total)):
         loss += trainer.step(number, batches).loss
         done += 1
         if done == block:

@@ -55,8 +55,8 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     evaluate.set_defaults(command=run_evaluate)
 
-    verify = commands.add_parser("verify", help="check every byte of a folder that we wrote")
-    verify.add_argument("folders", metavar="DIR", nargs="+")
+    verify = commands.add_parser("verify", help="check every byte of a folder, or a .npy, that we wrote")
+    verify.add_argument("folders", metavar="DIR|FILE.npy", nargs="+")
     verify.set_defaults(command=run_verify)
     return top
 
@@ -122,11 +122,22 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
 
 def run_verify(args: argparse.Namespace) -> None:
-    """Check folders against their manifests."""
-    from minilm_retriever.manifest import verify_folder
+    """Check folders, and single .npy files of encode.py, against their manifests."""
+    from minilm_retriever.manifest import read_manifest, verify_folder
+    from minilm_retriever.shards import beside
+    from minilm_retriever.vectors import open_vectors
 
-    for folder in args.folders:
-        print(f"{folder}: {len(verify_folder(folder))} files as they were written")
+    for name in map(Path, args.folders):
+        if name.is_file():
+            checked = len(verify_folder(name.parent, beside(name)[1].name))
+        else:
+            checked = len(verify_folder(name))
+        if name.is_file() or "vectors" in read_manifest(name):
+            vectors = open_vectors(name, verify=False)
+            rows = sum(len(shard) for shard in vectors.shards)
+            print(f"{name}: {checked} files as they were written, {rows:,} vectors")
+        else:
+            print(f"{name}: {checked} files as they were written")
 
 
 if __name__ == "__main__":

@@ -1,54 +1,310 @@
-"""encode.py's job: records of text in, vectors with their ids and texts out."""
+"""encode.py's job: files of texts in, a folder of shards out. Any size, killed anywhere, gone on with.
+
+    read -> shards of rows -> ShardEncoder -> UnfinishedRun (OUT.run) -> OUT
+
+Memory holds one shard. What is kept of a shard depends on its rows, the model, the flags and the thread count alone.
+"""
 
 from __future__ import annotations
 
+import io
+import itertools
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
-from minilm_retriever import files, folders
+from minilm_retriever import __version__, files, manifest
 from minilm_retriever.config import EncodeConfig
-from minilm_retriever.data import read_texts
+from minilm_retriever.data import Record, input_files, read_texts
 from minilm_retriever.encoder import Encoder
-from minilm_retriever.encoding import encode_texts
 from minilm_retriever.errors import UserError
-from minilm_retriever.progress import Progress
-from minilm_retriever.vectors import write_shard
+from minilm_retriever.progress import Progress, duration
+from minilm_retriever.prompts import DOCUMENT, find_prompt
+from minilm_retriever.quantization import Ranges, calibrate, quantize, width
+from minilm_retriever.rows import BadRow, kind_of
+from minilm_retriever.shard_encoder import Counts, ShardEncoder
+from minilm_retriever.shards import SHARD_CHARACTERS, Shard, group, row_lines
+from minilm_retriever.survey import Source, survey
+from minilm_retriever.unfinished import UnfinishedRun
+
+# What does not decide a vector or its place: an unfinished run goes on with another.
+FREE_FLAGS = {
+    "inputs",
+    "model",
+    "prompt_name",
+    "device",
+    "threads",
+    "out",
+    "skip_bad",
+    "max_bad",
+    "overwrite",
+    "dry_run",
+}
+
+SAMPLE = 1024  # rows that an estimate is made from
 
 
 def encode_files(config: EncodeConfig) -> str:
-    """Encode all inputs to a folder of shards, or to one .npy with the ids beside it; returns a line that says so."""
-    out = Path(config.out)
-    if out.exists() and not config.overwrite:
-        raise UserError(f"{out}: exists; choose another --out, or replace it with --overwrite")
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    encoder = Encoder.from_pretrained(config.model, device=config.device)
-    records = list(read_texts(config.inputs, text=config.text, id=config.id, format=config.format))
-    ids, texts = [record.id for record in records], [record.text for record in records]
-    with Progress("encoding", len(texts), "texts") as progress:
-        vectors = encode_texts(
-            encoder.model.encoder,
-            encoder.model.tokenizer,
-            texts,
+    """Encode all inputs to a folder of shards, or to one .npy; returns a line that says what was made.
+
+    Raises UserError for a mistake in the inputs (path:line), a finished output, or an unfinished one made otherwise.
+    """
+    refuse_inside(config)
+    paths = input_files(config.inputs, config.format)
+    for path in paths:
+        kind_of(path, config.format)  # a missing input is told before anything is written, be it a lock
+    if config.dry_run:
+        return Job.plan(config, paths).estimate()
+    run = UnfinishedRun(Path(config.out))
+    with files.hold(run.folder):
+        run.clean()
+        run.refuse_finished(config.overwrite)  # before a model is opened
+        refuse_bad_rows_file(config, run)
+        job = Job.plan(config, paths)
+        asked = job.asked()
+        if run.begin(asked, overwrite=config.overwrite) and not run.complete:
+            say(f"going on with {run.folder}")
+        if not run.complete:
+            job.make(run, asked)
+        return job.told(run.publish(config.overwrite))
+
+
+@dataclass
+class Job:
+    """What is to be encoded, with what, and how far it is."""
+
+    config: EncodeConfig
+    sources: list[Source]
+    worker: ShardEncoder
+    counts: Counts = field(default_factory=Counts)  # of this sitting
+    bad: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def plan(cls, config: EncodeConfig, paths: Sequence[str]) -> Job:
+        """Look at the inputs and open the model."""
+        sources = survey(paths, config.format)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        encoder = Encoder.from_pretrained(config.model, device=config.device)
+        width(config.dimensions or encoder.dimension, config.dtype)
+        if (config.dimensions or 0) > encoder.dimension:
+            raise UserError(f"--dimensions must be at most the model's {encoder.dimension}, not {config.dimensions}")
+        settings, tokenizer = encoder.model.settings, encoder.model.tokenizer
+        worker = ShardEncoder(
+            encoder,
+            find_prompt(settings, tokenizer, config.prompt, config.prompt_name, DOCUMENT),
+            dtype=config.dtype,
+            dimensions=config.dimensions,
             batch_size=config.batch_size,
-            progress=progress.at,
+            cache=Path(config.cache) if config.cache and not config.dry_run else None,
         )
-    if out.suffix == ".npy":
-        with files.writing(out) as stream:
-            np.save(stream, vectors, allow_pickle=False)
-        files.write_text(out.with_suffix(".ids.txt"), "".join(f"{i}\n" for i in ids))
-        return f"{len(ids)} vectors of {encoder.dimension} in {out}, their ids in {out.with_suffix('.ids.txt')}"
-    info = {
-        "model": encoder.model.fingerprint(),
-        "rows": len(ids),
-        "dimension": encoder.dimension,
-        "dtype": "float32",
-        "shard_size": config.shard_size,
-    }
-    with folders.publish_folder(out, overwrite=config.overwrite, extra={"vectors": info}) as making:
-        for number, start in enumerate(range(0, len(ids), config.shard_size)):
-            rows = slice(start, start + config.shard_size)
-            write_shard(making, number, ids[rows], texts[rows], vectors[rows])
-    return f"{len(ids)} vectors of {encoder.dimension} in {out}"
+        return cls(config, sources, worker)
+
+    @property
+    def rows(self) -> int | None:
+        """About how many rows there are, where that can be told."""
+        counts = [source.rows for source in self.sources]
+        return None if None in counts else sum(n or 0 for n in counts)
+
+    def asked(self) -> dict[str, Any]:
+        """All that decides the output's bytes: an unfinished run only goes on with the same."""
+        flags = {name: value for name, value in vars(self.config).items() if name not in FREE_FLAGS}
+        calibrated = manifest.sha256_file(self.config.calibrate) if self.config.calibrate else None
+        return {
+            **flags,
+            "model": self.worker.encoder.model.fingerprint(),
+            "prompt": self.worker.prompt.text,
+            "calibrate": calibrated,
+            "cache": bool(self.config.cache),
+            "device": self.worker.encoder.device.type,
+            "threads": torch.get_num_threads(),
+            "versions": f"minilm_retriever {__version__}, torch {torch.__version__}, numpy {np.__version__}",
+            **{f"input {number} ({source.path})": source.identity() for number, source in enumerate(self.sources)},
+        }
+
+    # --- the work -----------------------------------------------------------------------------------------------------
+
+    def make(self, run: UnfinishedRun, asked: dict[str, Any]) -> None:
+        """All shards that are not there yet, and then the manifest."""
+        problem = None
+        with ExitStack() as stack:
+            aside = stack.enter_context(files.writing(self.config.skip_bad)) if self.config.skip_bad else None
+            progress = stack.enter_context(Progress("encoding", self.rows, "rows"))
+            records = self.read(lambda: run.inputs_may_change(asked), aside)
+            try:
+                self.worker.ranges = run.ranges or self.calibrated()
+                made = [self.make_shard(run, shard, progress) for shard in group(records, self.config.shard_size)]
+            except UserError as fault:
+                problem = fault  # raised below: what was set aside so far is kept
+            except KeyboardInterrupt:
+                progress.say(f"the finished shards stay in {run.folder}: the same command goes on from there")
+                raise
+        if problem:
+            raise problem
+        if not made:
+            raise UserError(f"nothing to encode: all {self.bad} rows are bad, see {self.config.skip_bad}")
+        run.complete_with(self.info(made, asked))
+
+    def make_shard(self, run: UnfinishedRun, shard: Shard, progress: Progress) -> dict[str, int]:
+        """One shard, unless it is there; what the manifest has to know of it."""
+        end = shard.start + len(shard.ids)
+        if (there := run.finished(shard)) is not None:
+            progress.skip(end)
+            return there
+        before = self.counts
+
+        def show(now: Counts) -> None:
+            progress.at(shard.start + now.rows, **self.figures(before + now))
+
+        kept, counts = self.worker.encode(shard, show)
+        self.counts = before + counts
+        if self.worker.ranges is not None and run.ranges is None:
+            run.ranges = self.worker.ranges  # on disk before the first shard that depends on them
+        said = {"rows": counts.rows, "distinct": counts.distinct, "clipped": counts.clipped}
+        run.add(shard, kept, said, format=self.config.shard_format, texts=self.config.texts)
+        progress.at(end, **self.figures(self.counts))
+        return said
+
+    def figures(self, counts: Counts) -> dict[str, str]:
+        """What is shown beside the number of rows."""
+        rate = counts.tokens / (time.monotonic() - self.began)
+        return {"tokens/s": f"{rate:,.0f}", "duplicates saved": f"{counts.repeated:,}"}
+
+    def read(self, stopped: Callable[[], None], aside: BinaryIO | None = None) -> Iterator[Record]:
+        """The rows of all inputs. Bad ones go to `aside`, else or where they are too many the first of them is raised,
+        after `stopped()`."""
+
+        def set_aside(row: BadRow) -> None:
+            self.bad += 1
+            if self.bad > self.config.max_bad:
+                more = f"and that is one more bad row than --max-bad {self.config.max_bad} allows"
+                raise UserError(f"{row.where}: {row.reason}; {more} (the others are in {self.config.skip_bad})")
+            assert aside is not None
+            aside.write((json.dumps(row._asdict()) + "\n").encode())
+
+        config = self.config
+        paths = [source.path for source in self.sources]
+        try:
+            yield from read_texts(
+                paths,
+                text=config.text,
+                id=config.id,
+                template=config.template,
+                format=config.format,
+                on_bad=set_aside if aside else None,
+            )
+        except UserError:
+            stopped()
+            raise
+
+    def calibrated(self) -> Ranges | None:
+        """The ranges of --calibrate's texts, a shard of them at most."""
+        config = self.config
+        if not config.calibrate:
+            return None
+        records = read_texts([config.calibrate], text=config.text, template=config.template, format=config.format)
+        return calibrate(self.worker.floats(next(group(records, config.shard_size)).texts)[0])
+
+    # --- what is told -------------------------------------------------------------------------------------------------
+
+    def info(self, shards: Sequence[Mapping[str, int]], asked: Mapping[str, Any]) -> dict[str, Any]:
+        """What the manifest says under "vectors"."""
+        encoder, ranges = self.worker.encoder, self.worker.ranges
+        settings = encoder.model.settings
+        return {
+            "model": encoder.model.fingerprint(),
+            "rows": sum(shard["rows"] for shard in shards),
+            "dimension": self.config.dimensions or encoder.dimension,
+            "dtype": self.config.dtype,
+            "ranges": ranges.as_json() if ranges else None,
+            "unit": settings.normalize,
+            "similarity": settings.similarity,
+            "text_policy": {
+                "prompt": self.worker.prompt.text,
+                "prompt_pooled": not self.worker.prompt.tokens,
+                "strip": True,
+                "lower_case": settings.lower_case,
+                "max_length": settings.max_length,
+            },
+            "texts": self.config.texts,
+            "shard_format": self.config.shard_format,
+            "shard_size": self.config.shard_size,
+            "shard_characters": SHARD_CHARACTERS,
+            "shards": [shard["rows"] for shard in shards],
+            "distinct": sum(shard["distinct"] for shard in shards),
+            "clipped": sum(shard["clipped"] for shard in shards),
+            "bad_rows": self.bad,
+            # Texts that were known from other batches: equal within 1e-6 and not to the bit.
+            "cache": bool(self.config.cache),
+            "asked": dict(asked),
+        }
+
+    def told(self, info: Mapping[str, Any]) -> str:
+        """The last line."""
+        counts, seconds = self.counts, time.monotonic() - self.began
+        parts = [f"{info['rows']:,} vectors of {info['dimension']} ({info['dtype']}) in {self.config.out}"]
+        parts.append(f"{info['rows'] - info['distinct']:,} duplicates saved")
+        if counts.cached:
+            parts.append(f"{counts.cached:,} from the cache")
+        if info["clipped"]:
+            share = info["clipped"] / (info["rows"] * info["dimension"])
+            parts.append(f"{share:.2%} of the values outside int8's ranges")
+        if info["bad_rows"]:
+            parts.append(f"{info['bad_rows']:,} bad rows in {self.config.skip_bad}")
+        if counts.rows < info["rows"]:
+            parts.append(f"{info['rows'] - counts.rows:,} rows stood there already")
+        rate = counts.tokens / seconds
+        return "; ".join([*parts, f"{counts.tokens:,} tokens in {duration(seconds)}, {rate:,.0f} tokens/s"])
+
+    def estimate(self) -> str:
+        """The plan, and how long it may take, from the first rows."""
+        sample = [*itertools.islice(self.read(lambda: None, io.BytesIO()), SAMPLE)]
+        texts = [record.text for record in sample]
+        self.worker.floats(texts[:8])  # the first call is slower
+        began = time.monotonic()
+        vectors, counts = self.worker.floats(texts[: SAMPLE // 4])
+        seconds = (time.monotonic() - began) / max(1, len(vectors))
+        kept = quantize(vectors, self.config.dtype, calibrate(vectors))
+        wide = kept.nbytes / len(kept) + len(
+            row_lines([r.id for r in sample], texts if self.config.texts else None)
+        ) / len(sample)
+        rows = f"about {self.rows:,} rows" if self.rows is not None else "rows of an unknown number"
+        what = f"{self.config.out}, {kept.shape[1]} x {kept.dtype}"
+        lines = [f"{len(self.sources)} inputs, {rows}; {self.config.model} -> {what}"]
+        if self.rows is not None:
+            lines.append(f"estimate: {duration(self.rows * seconds)}, {self.rows * wide / 1e6:,.1f} MB")
+        lines.append(
+            f"from the first {len(texts)} rows: {counts.tokens / counts.rows:.1f} tokens and {wide:,.0f} bytes a row"
+        )
+        return "; ".join([*lines, "nothing was written"])
+
+
+def refuse_inside(config: EncodeConfig) -> None:
+    """UserError where the output would lie in a folder that is read: the next run would take it for input."""
+    out = Path(config.out).resolve()
+    for name in config.inputs:
+        if Path(name).is_dir() and out.is_relative_to(Path(name).resolve()):
+            raise UserError(f"--out {config.out} lies inside the input {name}: choose a place outside")
+
+
+def refuse_bad_rows_file(config: EncodeConfig, run: UnfinishedRun) -> None:
+    """UserError where the file for bad rows stands already, and not from an unfinished run of this output."""
+    if config.skip_bad:
+        place = Path(config.skip_bad)
+        files.clean_stale(place.parent, place.name)
+        if place.exists() and not (run.folder.exists() or config.overwrite):
+            raise UserError(f"{place}: exists; name another file for bad rows, or replace it with --overwrite")
+
+
+def say(line: str) -> None:
+    """A line on stderr."""
+    sys.stderr.write(f"{line}\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar, overload
 
@@ -17,6 +17,8 @@ from minilm_retriever.encoding import Vectors, encode_texts
 from minilm_retriever.errors import UserError
 from minilm_retriever.model_folder import LoadedModel, open_model, plain_card, write_model
 from minilm_retriever.progress import Progress
+from minilm_retriever.prompts import DOCUMENT, QUERY, Prompt, find_prompt
+from minilm_retriever.shards import SHARD_SIZE, group
 
 Array = TypeVar("Array", npt.NDArray[np.float32], Tensor)
 
@@ -58,6 +60,8 @@ class Encoder:
         self,
         sentences: str | Sequence[str],
         *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
         batch_size: int | None = None,
         normalize: bool | None = None,
         convert_to: Literal["numpy"] = "numpy",
@@ -70,6 +74,8 @@ class Encoder:
         self,
         sentences: str | Sequence[str],
         *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
         batch_size: int | None = None,
         normalize: bool | None = None,
         convert_to: Literal["torch"],
@@ -81,6 +87,8 @@ class Encoder:
         self,
         sentences: str | Sequence[str],
         *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
         batch_size: int | None = None,
         normalize: bool | None = None,
         convert_to: Literal["numpy", "torch"] = "numpy",
@@ -89,32 +97,79 @@ class Encoder:
     ) -> Vectors | Tensor:
         """Vectors (N, H) float32 of N sentences in their order, or (H,) of one string; (0, H) of none.
 
-        batch_size: at most so many texts a batch (by default a budget of tokens decides). normalize: unit rows or
-        not, where it should differ from what the model's folder says. device: moves the model there, and a torch
-        result stays there. show_progress: a bar on stderr.
+        prompt: words put before each text; or prompt_name: those that the model's folder has under that name (by
+        default its default prompt, if it has one). batch_size: at most so many texts a batch (by default a budget of
+        tokens decides). normalize: unit rows or not, where it should differ from what the model's folder says.
+        device: moves the model there, and a torch result stays there. show_progress: a bar on stderr.
         Raises UserError (a ValueError) naming the index of a text that is no str or holds a lone surrogate.
         """
         if convert_to not in ("numpy", "torch"):
             raise UserError(f"convert_to is {convert_to!r}; it can be 'numpy' or 'torch'")
-        if batch_size is not None and batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}; it must be at least 1")
         if device is not None and torch.device(device) != self.device:
             self.device = torch.device(device)
             self.model.encoder.to(self.device)
-        one = isinstance(sentences, str)
+        words = find_prompt(self.model.settings, self.model.tokenizer, prompt, prompt_name)
+        result = self._encode(sentences, words, batch_size, normalize, show_progress)
+        return result if convert_to == "numpy" else torch.from_numpy(result).to(self.device)
+
+    def encode_query(
+        self, queries: str | Sequence[str], *, batch_size: int | None = None, normalize: bool | None = None
+    ) -> Vectors:
+        """encode(), with the prompt that the model's folder has for queries, if it has one."""
+        words = find_prompt(self.model.settings, self.model.tokenizer, None, None, QUERY)
+        return self._encode(queries, words, batch_size, normalize)
+
+    def encode_document(
+        self, documents: str | Sequence[str], *, batch_size: int | None = None, normalize: bool | None = None
+    ) -> Vectors:
+        """encode(), with the prompt that the model's folder has for documents, if it has one."""
+        words = find_prompt(self.model.settings, self.model.tokenizer, None, None, DOCUMENT)
+        return self._encode(documents, words, batch_size, normalize)
+
+    def encode_stream(
+        self,
+        texts: Iterable[str | tuple[str, ...]],
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        batch_size: int | None = None,
+        normalize: bool | None = None,
+        shard_size: int = SHARD_SIZE,
+    ) -> Iterator[tuple[list[str], Vectors]]:
+        """Yield (ids, vectors (N, H)) of `shard_size` texts at a time, in order, however many come.
+
+        texts: strings, whose ids are their numbers from "0" on, or tuples that begin with id and text, such as the
+        records of `data.read_texts`. Identical texts are computed once in each yield. The rest as in encode(), the
+        default prompt as in encode_document().
+        """
+        words = find_prompt(self.model.settings, self.model.tokenizer, prompt, prompt_name, DOCUMENT)
+        numbered = ((str(n), t) if isinstance(t, str) else (t[0], t[1]) for n, t in enumerate(texts))
+        for shard in group(numbered, shard_size):
+            yield shard.ids, self._encode(shard.texts, words, batch_size, normalize)
+
+    def _encode(
+        self,
+        sentences: str | Sequence[str],
+        prompt: Prompt,
+        batch_size: int | None,
+        normalize: bool | None,
+        show_progress: bool = False,
+    ) -> Vectors:
+        if batch_size is not None and batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; it must be at least 1")
         texts = [sentences] if isinstance(sentences, str) else list(sentences)
         with contextlib.ExitStack() as stack:
             progress = stack.enter_context(Progress("encoding", len(texts), "texts")) if show_progress else None
             vectors = encode_texts(
                 self.model.encoder,
                 self.model.tokenizer,
-                texts,
+                prompt.before(texts),
                 batch_size=batch_size,
                 normalize=normalize,
+                prompt_tokens=prompt.tokens,
                 progress=progress.at if progress else None,
             )
-        result = vectors[0] if one else vectors
-        return result if convert_to == "numpy" else torch.from_numpy(result).to(self.device)
+        return vectors[0] if isinstance(sentences, str) else vectors
 
     def similarity(self, a: Array, b: Array) -> Array:
         """Similarity of every row of a (N, H) to every row of b (M, H) -> (N, M), by the model's own measure.

@@ -13,7 +13,7 @@ import torch
 
 from minilm_retriever.batching import deduplicate, length_batches
 from minilm_retriever.model import SentenceEncoder
-from minilm_retriever.tokenization import TextTokenizer, check_texts
+from minilm_retriever.tokenization import TextTokenizer, TokenizedTexts, check_texts
 
 Vectors = npt.NDArray[np.float32]
 
@@ -22,7 +22,6 @@ Vectors = npt.NDArray[np.float32]
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 
 
-@torch.inference_mode()
 def encode_texts(
     encoder: SentenceEncoder,
     tokenizer: TextTokenizer,
@@ -30,34 +29,61 @@ def encode_texts(
     *,
     batch_size: int | None = None,
     normalize: bool | None = None,
+    prompt_tokens: int = 0,
     progress: Callable[[int], Any] | None = None,
 ) -> Vectors:
     """Vectors (N, H) float32 of N texts, in their order.
 
     batch_size: at most so many texts a batch; without it a budget of tokens alone decides. normalize: unit rows or
-    not; None leaves it to the model. progress: called after each batch with how many texts are done, repeats counted.
+    not; None leaves it to the model. prompt_tokens: as many leading tokens of each text are not pooled. progress:
+    called after each batch with how many texts are done, repeats counted.
     Raises UserError (a ValueError) naming the index of a text that is no str or holds a lone surrogate.
     """
     check_texts(texts)  # before repeats are folded: the index in an error is the caller's
     distinct, inverse = deduplicate(texts)
-    tokens = tokenizer.tokenize(distinct)
-    out = np.empty((len(distinct), encoder.bert.config.hidden_size), dtype=np.float32)
+    vectors = encode_tokens(
+        encoder,
+        tokenizer.tokenize(distinct),
+        batch_size=batch_size,
+        normalize=normalize,
+        prompt_tokens=prompt_tokens,
+        progress=(lambda done, _: progress(len(texts) * done // len(distinct))) if progress else None,
+    )
+    return vectors if len(distinct) == len(texts) else vectors[inverse]
+
+
+@torch.inference_mode()
+def encode_tokens(
+    encoder: SentenceEncoder,
+    tokens: TokenizedTexts,
+    *,
+    batch_size: int | None = None,
+    normalize: bool | None = None,
+    prompt_tokens: int = 0,
+    progress: Callable[[int, int], Any] | None = None,
+) -> Vectors:
+    """Vectors (N, H) float32 of N tokenised texts, in their order; see encode_texts.
+
+    progress: called after each batch with how many texts are done and how many tokens they have.
+    """
+    out = np.empty((len(tokens), encoder.bert.config.hidden_size), dtype=np.float32)
     device = encoder.bert.embeddings.word_embeddings.weight.device
     training = encoder.training
     if training:
         encoder.eval()
     waiting = length_batches(tokens.lengths, BATCH_TOKENS.get(device.type, 4096), batch_size)[::-1]
-    most, done = math.inf, 0  # padded tokens that are known to fit; texts that are done
+    most, done, real = math.inf, 0, 0  # padded tokens that are known to fit; texts that are done, and their tokens
     while waiting:
         rows = waiting.pop()
-        padded = len(rows) * int(tokens.lengths_of(rows).max())
+        lengths = tokens.lengths_of(rows)
+        padded = len(rows) * int(lengths.max())
         if padded <= most or len(rows) == 1:
             try:
-                ids, mask = tokens.batch(rows)
-                out[rows] = encoder(ids.to(device), mask.to(device), normalize=normalize).cpu().numpy()
-                done += len(rows)
+                ids, mask = (part.to(device) for part in tokens.batch(rows))
+                out[rows] = encoder(ids, mask, normalize=normalize, prompt_tokens=prompt_tokens).cpu().numpy()
+                done, real = done + len(rows), real + int(lengths.sum())
                 if progress:
-                    progress(len(texts) * done // len(distinct))
+                    progress(done, real)
                 continue
             except RuntimeError as problem:
                 if not out_of_memory(problem) or len(rows) == 1:
@@ -68,7 +94,7 @@ def encode_texts(
         waiting += np.array_split(rows, 2)[::-1]
     if training:
         encoder.train()
-    return out if len(distinct) == len(texts) else out[inverse]
+    return out
 
 
 def out_of_memory(problem: BaseException) -> bool:

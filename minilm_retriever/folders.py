@@ -39,22 +39,34 @@ def publish_folder(
         yield temp
         _settle(temp)
         write_manifest(temp, extra=extra, unlisted=unlisted)
-        _refuse_taken(path, target, overwrite)
-        old = files.beside(target, "old") if _stands(target) else None
-        try:
-            if old:
-                # On disk before the next rename, so that no power loss can keep the second without the first.
-                files.rename(target, old)
-            files.rename(temp, target)
-        except BaseException:
-            if old and os.path.lexists(old) and not os.path.lexists(target):
-                with suppress(OSError):
-                    files.rename(old, target)
-            raise
+        _move_in(temp, path, target, overwrite)
+
+
+def move_into_place(folder: StrPath, path: StrPath, *, overwrite: bool = False) -> None:
+    """Publish a folder that was filled over a longer time and has its manifest; as `publish_folder` in all else."""
+    with files.blamed(path):
+        target = files.real(path)
+        _recover(target)
+        _move_in(files.real(folder), path, target, overwrite)
+
+
+def _move_in(made: Path, path: StrPath, target: Path, overwrite: bool) -> None:
+    _refuse_taken(path, target, overwrite)
+    old = files.beside(target, "old") if _stands(target) else None
+    try:
         if old:
-            # The new folder stands, whatever happens to the old one: what is left of it goes with the next `recover`.
+            # On disk before the next rename, so that no power loss can keep the second without the first.
+            files.rename(target, old)
+        files.rename(made, target)
+    except BaseException:
+        if old and os.path.lexists(old) and not os.path.lexists(target):
             with suppress(OSError):
-                files.discard_as(old, target)
+                files.rename(old, target)
+        raise
+    if old:
+        # The new folder stands, whatever happens to the old one: what is left of it goes with the next `recover`.
+        with suppress(OSError):
+            files.discard_as(old, target)
 
 
 def write_manifest(

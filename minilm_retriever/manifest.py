@@ -53,11 +53,11 @@ def has_manifest(folder: StrPath) -> bool:
     return os.path.lexists(Path(folder) / NAME)
 
 
-def read_manifest(folder: StrPath) -> dict[str, Any]:
+def read_manifest(folder: StrPath, name: str = NAME) -> dict[str, Any]:
     """The manifest of a folder, every byte of it checked; UserError where it is missing, damaged or cannot be right."""
-    path = Path(folder) / NAME
+    path = Path(folder) / name
     try:
-        size = _plain_file(Path(folder), NAME)
+        size = _plain_file(Path(folder), name)
         if size > _LARGEST:
             raise ValueError(f"{size:,} bytes are too many for a manifest")
         raw = path.read_bytes()
@@ -94,26 +94,26 @@ def _check_entries(files: object) -> None:
             raise ValueError(f"its entry for {name!r} holds no size and sum")
 
 
-def verify_folder(folder: StrPath) -> list[str]:
+def verify_folder(folder: StrPath, manifest: str = NAME) -> list[str]:
     """Check every file that the manifest lists and return their names; UserError naming the first that is not right.
 
     Files that the manifest does not list may lie beside them: people add notes and edit model cards.
     """
-    files = read_manifest(folder)["files"]
+    files = read_manifest(folder, manifest)["files"]
     for name, what in files.items():
         path = Path(folder) / name
         try:
             size = _plain_file(Path(folder), name)
         except FileNotFoundError as fault:
-            raise UserError(f"{path}: missing, but listed in {NAME}: {_MEND}") from fault
+            raise UserError(f"{path}: missing, but listed in {manifest}: {_MEND}") from fault
         except OSError as fault:
             raise UserError(f"{path}: {fault.strerror or fault}") from fault
         except ValueError as fault:
             raise UserError(f"{path}: {fault}") from fault
         if size != what["bytes"]:
-            raise UserError(f"{path}: {size:,} bytes, but {what['bytes']:,} in {NAME}: {_MEND}")
+            raise UserError(f"{path}: {size:,} bytes, but {what['bytes']:,} in {manifest}: {_MEND}")
         if sha256_file(path) != what["sha256"]:
-            raise UserError(f"{path}: its bytes have changed: their SHA-256 is not as in {NAME}: {_MEND}")
+            raise UserError(f"{path}: its bytes have changed: their SHA-256 is not as in {manifest}: {_MEND}")
     return list(files)
 
 

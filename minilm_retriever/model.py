@@ -226,12 +226,18 @@ class SentenceEncoder(nn.Module):
         self.pooling = pooling
         self.normalize = normalize
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, normalize: bool | None = None) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, normalize: bool | None = None, prompt_tokens: int = 0
+    ) -> Tensor:
         """input_ids (B, T), attention_mask (B, T) -> (B, H) float32, unit rows where the model normalises.
 
-        normalize: True or False overrides the model's own.
+        normalize: True or False overrides the model's own. prompt_tokens: as many leading tokens, [CLS] among them,
+        take part in attention but not in the mean (models that say so in their pooling's include_prompt).
         """
         hidden = self.bert(input_ids, attention_mask)
+        if prompt_tokens:
+            attention_mask = attention_mask.clone()
+            attention_mask[:, :prompt_tokens] = 0
         pooled = masked_mean(hidden, attention_mask) if self.pooling == "mean" else at_least_float32(hidden[:, 0])
         return l2_normalize(pooled) if (self.normalize if normalize is None else normalize) else pooled
 

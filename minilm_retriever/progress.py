@@ -37,6 +37,13 @@ class Progress:
             sys.stderr.write(f"{self.what}: {done}{of} {self.unit}, {rate:.3g} a second{left}{said}\n")
             sys.stderr.flush()
 
+    def skip(self, done: int) -> None:
+        """Up to `done` the work was there already: it counts as done and not for the rate."""
+        self.start, self.began = done, time.monotonic()
+        if self.bar is not None:
+            self.bar.initial = self.bar.n = self.bar.last_print_n = done
+            self.bar.refresh()
+
     def say(self, line: str) -> None:
         """A line on stderr that does not tear the bar."""
         if self.bar is not None:

@@ -74,10 +74,19 @@ def record_of(
 ) -> RunRecord:
     """What ran, for the card and the report."""
     known = weights.origin(weights.resolve(config.model))
+    bert = base.encoder.bert.config
     settings = {name: value for name, value in asdict(config).items() if name not in NOT_SETTINGS}
     defaults = {item.name: item.default for item in fields(TrainConfig) if item.name in settings}
+    # What a flag that was not given came to: the card tells what ran.
+    found: dict[str, object] = {
+        "dropout": bert.hidden_dropout_prob,
+        "max_length": base.settings.max_length,
+        "log_steps": log.every,
+    }
+    found |= {"threads": torch.get_num_threads(), "device": str(next(base.encoder.parameters()).device)}
+    for name in [name for name in found if settings[name] is None]:
+        settings[name] = defaults[name] = found[name]
     rows = log.rows()
-    bert = base.encoder.bert.config
     return RunRecord(
         name=out.name,
         folder=str(out),

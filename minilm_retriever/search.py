@@ -161,7 +161,8 @@ class _Best:
         chosen = order[((counts.cumsum(0) - counts)[:, None] + torch.arange(keep)).flatten()]
         self.scores, self.rows = scores[chosen].view(queries, keep), rows[chosen].view(queries, keep)
         if self.seen >= self.k:
-            self.threshold = _slightly_below(self.scores[:, : self.k])
+            # Nor is a score of use that does not beat the last one kept: it would come after that one.
+            self.threshold = torch.maximum(_slightly_below(self.scores[:, : self.k]), self.scores[:, -1])
         self.found, self.waiting = [], 0
 
 

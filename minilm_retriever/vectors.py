@@ -1,71 +1,119 @@
-"""A folder of vectors on disk: shards of .npy files, memory-mapped, with the id and text of every row beside them.
+"""What encode.py wrote, opened: vectors memory-mapped, and the id and text of every row beside them.
 
-manifest.json            SHA-256 of every file, and under "vectors" what made them: model, dtype, rows, shard size
-vectors-00000.npy        (rows of the shard, H)
-rows-00000.jsonl         {"id": ..., "text": ...} a line, in the same order
+A folder of shards
+    manifest.json            SHA-256 of every file, and under "vectors" what they are: model, dtype, rows, shards, ...
+    vectors-00000.npy        (rows of the shard, H), or .safetensors, or .parquet with ids and texts inside
+    rows-00000.jsonl         {"id": ..., "text": ...} a line, in the same order
+or one file
+    FILE.npy                 (rows, H)
+    FILE.npy.rows.jsonl      as above
+    FILE.npy.manifest.json   as above
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
-import numpy.typing as npt
 
-from minilm_retriever import files, manifest
+from minilm_retriever import manifest
 from minilm_retriever.errors import UserError
+from minilm_retriever.quantization import DTYPES, Floats, Ranges, to_float, width
+from minilm_retriever.shards import STATE, Array, beside, file_names, open_shard, read_rows
+
+
+class MappedShards(Sequence[Array]):
+    """The vectors of each shard (rows, width) as they are kept, opened when they are asked for."""
+
+    def __init__(self, paths: Sequence[Path], rows: Sequence[int], dtype: str, wide: int) -> None:
+        self.paths, self.rows, self.dtype, self.width = paths, rows, dtype, wide
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @overload
+    def __getitem__(self, number: int) -> Array: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[Array]: ...
+
+    def __getitem__(self, number: int | slice) -> Array | list[Array]:
+        if isinstance(number, slice):
+            return [self[n] for n in range(*number.indices(len(self)))]
+        vectors = open_shard(self.paths[number], DTYPES[self.dtype], self.width)
+        if len(vectors) != self.rows[number]:
+            raise UserError(f"{self.paths[number]}: {len(vectors)} rows, its manifest says {self.rows[number]}")
+        return vectors
 
 
 @dataclass(frozen=True)
 class VectorFolder:
-    """What encode.py wrote, opened: nothing is loaded but what is asked for."""
+    """Nothing is loaded but what is asked for."""
 
-    folder: Path
-    info: Mapping[str, Any]
-    shards: Sequence[npt.NDArray[np.float32]]  # memory-mapped, (rows, H) each
+    folder: Path  # or the .npy
+    info: Mapping[str, Any]  # what the manifest says under "vectors"
+    shards: MappedShards
     starts: Sequence[int]  # first row of each shard, and the number of rows at the end
+    row_files: Sequence[Path]
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    @property
+    def ranges(self) -> Ranges | None:
+        """What int8 was calibrated to."""
+        return Ranges.of_json(self.info["ranges"])
+
+    def floats(self, kept: Array) -> Floats:
+        """Some rows of a shard (N, width) as float32 vectors (N, H)."""
+        return to_float(kept, self.info["dtype"], self.ranges)
 
     def rows(self, numbers: Sequence[int]) -> list[tuple[str, str]]:
-        """(id, text) of these rows."""
+        """(id, text) of these rows; the text is "" where texts were not kept."""
         return [self.row(number) for number in numbers]
 
     def row(self, number: int) -> tuple[str, str]:
         """(id, text) of one row."""
+        if not 0 <= number < len(self):
+            raise IndexError(f"row {number} of {len(self)}")
         shard = int(np.searchsorted(np.asarray(self.starts), number, side="right")) - 1
-        return shard_rows(self.folder, shard)[number - self.starts[shard]]
+        return read_rows(self.row_files[shard], [number - self.starts[shard]])[0]
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """(id, text) of every row, in order."""
+        for path, rows in zip(self.row_files, self.shards.rows, strict=True):
+            yield from read_rows(path, range(rows))
 
 
-@lru_cache(maxsize=64)
-def shard_rows(folder: Path, shard: int) -> list[tuple[str, str]]:
-    """(id, text) of every row of a shard."""
-    lines = (folder / f"rows-{shard:05d}.jsonl").read_text("utf-8").splitlines()
-    return [(row["id"], row["text"]) for row in map(json.loads, lines)]
+def open_vectors(folder: Path, *, verify: bool = True) -> VectorFolder:
+    """Open a folder, or the .npy, that encode.py wrote; UserError naming what is missing, cut short or damaged.
 
-
-def write_shard(folder: Path, number: int, ids: Sequence[str], texts: Sequence[str], vectors: npt.NDArray[Any]) -> None:
-    """Write one shard's files."""
-    with files.writing(folder / f"vectors-{number:05d}.npy") as stream:
-        np.save(stream, vectors, allow_pickle=False)
-    lines = (json.dumps({"id": i, "text": t}) + "\n" for i, t in zip(ids, texts, strict=True))
-    files.write_text(folder / f"rows-{number:05d}.jsonl", "".join(lines))
-
-
-def open_vectors(folder: Path) -> VectorFolder:
-    """Open a folder that encode.py wrote; UserError naming what is missing, cut short or damaged."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; encode.py INPUT --out {folder} makes one")
-    info = manifest.read_manifest(folder).get("vectors")
+    verify: read every byte and compare the sums (about 1 s a GB); else the manifest alone is checked.
+    """
+    if not folder.exists():
+        unfinished = Path(f"{folder}.run").exists()
+        how = "is not finished: the command that began it goes on" if unfinished else f"encode.py INPUT --out {folder}"
+        raise UserError(f"{folder}: no such folder; {how}{'' if unfinished else ' makes one'}")
+    if (folder / STATE).exists():
+        raise UserError(f"{folder}: is not finished: the command that began it goes on")
+    single = folder.is_file()
+    where, name = (folder.parent, beside(folder)[1].name) if single else (folder, manifest.NAME)
+    info = manifest.read_manifest(where, name).get("vectors")
     if not isinstance(info, dict):
         raise UserError(f"{folder}: not a folder of vectors (its manifest says nothing of them)")
-    manifest.verify_folder(folder)
-    count = -(-int(info["rows"]) // int(info["shard_size"]))
-    shards = [np.load(folder / f"vectors-{n:05d}.npy", mmap_mode="r", allow_pickle=False) for n in range(count)]
-    starts = np.cumsum([0, *(len(shard) for shard in shards)])
+    if verify:
+        manifest.verify_folder(where, name)
+    if single:
+        paths, row_files = [folder], [beside(folder)[0]]
+    else:
+        names = [file_names(number, info["shard_format"]) for number in range(len(info["shards"]))]
+        paths, row_files = [folder / n[0] for n in names], [folder / n[-1] for n in names]
+    rows = [int(n) for n in info["shards"]]
+    shards = MappedShards(paths, rows, info["dtype"], width(info["dimension"], info["dtype"]))
+    starts = [0, *np.cumsum(rows).tolist()]
     if starts[-1] != info["rows"]:
         raise UserError(f"{folder}: its shards hold {starts[-1]} rows, its manifest says {info['rows']}")
-    return VectorFolder(folder, info, shards, [int(s) for s in starts])
+    return VectorFolder(folder, info, shards, starts, row_files)

@@ -149,7 +149,7 @@ def test_three_models_are_refused(pairs_file):
 def test_the_queries_that_changed_most_are_told():
     task = retrieval_from_pairs(["a a", "b b"], ["a", "b"])
     good = evaluate_retrieval(task, one_hot)
-    bad = evaluate_retrieval(task, lambda texts: one_hot(texts)[:: 1 if texts[0] == "a a" else -1])
+    bad = evaluate_retrieval(task, lambda texts: one_hot(texts if texts[0] == "a a" else texts[::-1]))
     changed = evaluation.most_changed(task, [good, bad])
     assert all(gain < 0 for gain, _ in changed) and {query for _, query in changed} == {"a a", "b b"}
     assert evaluation.most_changed(task, [good, good]) == []

@@ -1,0 +1,103 @@
+"""From the texts of a shard to what is kept of their vectors. What runs on one process or on many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minilm_retriever.batching import deduplicate
+from minilm_retriever.encoder import Encoder
+from minilm_retriever.encoding import Vectors, encode_tokens
+from minilm_retriever.errors import UserError
+from minilm_retriever.prompts import Prompt
+from minilm_retriever.quantization import Ranges, calibrate, clipped, quantize, truncate
+from minilm_retriever.shards import Array, Shard
+from minilm_retriever.vector_cache import VectorCache
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of texts."""
+
+    rows: int = 0
+    distinct: int = 0  # texts that differ within their shard
+    cached: int = 0  # of these, known from before
+    tokens: int = 0  # real tokens multiplied
+    clipped: int = 0  # values outside int8's ranges
+
+    def __add__(self, other: Counts) -> Counts:
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Counts(*(a + b for a, b in pairs))
+
+    @property
+    def repeated(self) -> int:
+        """Rows whose text stood in their shard before."""
+        return self.rows - self.distinct
+
+
+class ShardEncoder:
+    """A model with everything that decides what is kept of a text."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        prompt: Prompt,
+        *,
+        dtype: str = "float32",
+        dimensions: int | None = None,
+        batch_size: int | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        self.encoder, self.prompt = encoder, prompt
+        self.dtype, self.dimensions, self.batch_size = dtype, dimensions, batch_size
+        self.ranges: Ranges | None = None  # of int8: the first texts that are encoded set them, where nobody has
+        key = f"{encoder.model.fingerprint()} {prompt}"
+        self.cache = VectorCache(cache, key, encoder.dimension) if cache else None
+
+    def encode(self, shard: Shard, progress: Callable[[Counts], Any] | None = None) -> tuple[Array, Counts]:
+        """What is kept of the shard's vectors, (N, width) of the dtype, and the counts."""
+        vectors, counts = self.floats(shard.texts, progress)
+        finite = np.isfinite(vectors).all(axis=1)
+        if not finite.all():
+            name = shard.ids[int(np.argmin(finite))]
+            raise UserError(f"the vector of row {name!r} is not finite: are the model's weights damaged?")
+        if self.dtype == "int8" and self.ranges is None:
+            self.ranges = calibrate(vectors)
+        if self.ranges is not None:
+            counts = replace(counts, clipped=clipped(vectors, self.ranges))
+        return quantize(vectors, self.dtype, self.ranges), counts
+
+    def floats(self, texts: Sequence[str], progress: Callable[[Counts], Any] | None = None) -> tuple[Vectors, Counts]:
+        """Vectors (N, dimensions) float32 of N texts, each distinct text computed once or taken from the cache."""
+        distinct, inverse = deduplicate(texts)
+        known, from_cache = self.cache.get(distinct) if self.cache else (np.zeros(0, np.int64), None)
+        unknown = np.setdiff1d(np.arange(len(distinct)), known, assume_unique=True)
+        missing = [distinct[row] for row in unknown]
+        tokens = self.encoder.model.tokenizer.tokenize(self.prompt.before(missing))
+        counts = Counts(len(texts), len(distinct), len(known), int(tokens.offsets[-1]))
+
+        def done(texts_done: int, tokens_done: int) -> None:
+            share = (len(known) + texts_done) / len(distinct)
+            if progress:
+                part = [int(share * n) for n in (counts.rows, counts.distinct, counts.cached)]
+                progress(Counts(part[0], part[1], part[2], tokens_done))
+
+        made = encode_tokens(
+            self.encoder.model.encoder,
+            tokens,
+            batch_size=self.batch_size,
+            prompt_tokens=self.prompt.tokens,
+            progress=done,
+        )
+        if self.cache and missing:
+            self.cache.put(missing, made)
+        if from_cache is not None:
+            vectors = np.empty((len(distinct), made.shape[1]), np.float32)
+            vectors[known], vectors[unknown] = from_cache, made
+            made = vectors
+        made = truncate(made, self.dimensions, unit=self.encoder.model.settings.normalize)
+        return made if len(distinct) == len(texts) else made[inverse], counts
