@@ -70,6 +70,7 @@ class Bench:
         return Worker(name, kind, checkout or str(ROOT), settings, self.work / f"{name.replace('/', '_')}.stderr")
 
     def ours_and(self, *others: str) -> list[str]:
+        """Ours, other checkouts of it, and these."""
         return ["ours", *(f"ours@{path}" for path in self.against), *others]
 
 
@@ -80,7 +81,8 @@ class Worker:
         self.name, self.log = name, log
         self.process = subprocess.Popen(
             [python_of(kind), str(HERE / "worker.py"), kind, json.dumps(settings)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("w"), text=True, env=environment(checkout),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            stderr=log.open("w", encoding="utf-8"), env=environment(checkout),
         )  # fmt: skip
 
     def ask(self, **command: Any) -> dict[str, Any]:
@@ -91,13 +93,15 @@ class Worker:
         return self.answer()
 
     def answer(self) -> dict[str, Any]:
+        """The next answer."""
         assert self.process.stdout
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.name} ended early:\n{self.log.read_text()[-2000:]}")
+            raise SystemExit(f"{self.name} ended early:\n{self.log.read_text('utf-8')[-2000:]}")
         return dict(json.loads(line))
 
     def stop(self) -> None:
+        """No more commands: it ends."""
         assert self.process.stdin
         self.process.stdin.close()
         self.process.wait()
@@ -220,7 +224,8 @@ def training(bench: Bench, pairs: list[tuple[str, str]], batch_size: int, block:
             "loss": sum(r["loss"] for r in rounds[name]) / blocks,
             "ours_is_faster": spread([s / b for s, b in zip(seconds, base, strict=True)]),
         }
-    return {"batch_size": batch_size, "steps": block * blocks, "peak_gflops": peaks, "rounds": rounds, "summary": summary}
+    about = {"batch_size": batch_size, "steps": block * blocks, "peak_gflops": peaks}
+    return {**about, "rounds": rounds, "summary": summary}
 
 
 def cold_start(bench: Bench) -> dict[str, Any]:
@@ -323,7 +328,7 @@ def machine() -> dict[str, Any]:
     """What it ran on."""
     import torch
 
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    info = Path("/proc/cpuinfo").read_text("utf-8") if Path("/proc/cpuinfo").exists() else ""
     model = next((line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")), "")
     return {
         "cpu": model or platform.processor(),
@@ -380,7 +385,7 @@ def main() -> None:
         "machine": machine(),
         "versions": versions(sys.executable),
         "peers": versions(str(PEER)),
-        "settings": {k: v for k, v in vars(args).items() if k != "data"} | {"data": Path(args.data).name if args.data else None},
+        "settings": {**vars(args), "data": Path(args.data).name if args.data else None},
     }
     print(json.dumps(about, indent=1))
     with tempfile.TemporaryDirectory() as folder:

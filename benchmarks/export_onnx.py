@@ -30,13 +30,16 @@ class PlainBert(nn.Module):
                 self.register_buffer(name.replace(".", "_"), tensor)
 
     def linear(self, x: Tensor, name: str) -> Tensor:
+        """A linear layer by name."""
         return x @ getattr(self, f"{name}_weight").T + getattr(self, f"{name}_bias")
 
     def norm(self, x: Tensor, name: str) -> Tensor:
+        """A LayerNorm by name."""
         weight, bias = getattr(self, f"{name}_LayerNorm_weight"), getattr(self, f"{name}_LayerNorm_bias")
         return nn.functional.layer_norm(x, (len(weight),), weight, bias, 1e-12)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        """(B, T) each -> (B, T, H)."""
         words = nn.functional.embedding(input_ids, self.embeddings_word_embeddings_weight)
         types = nn.functional.embedding(token_type_ids, self.embeddings_token_type_embeddings_weight)
         positions = self.embeddings_position_embeddings_weight[: input_ids.shape[1]]
@@ -48,7 +51,9 @@ class PlainBert(nn.Module):
             def split(y: Tensor) -> Tensor:
                 return y.view(y.shape[0], y.shape[1], self.heads, -1).permute(0, 2, 1, 3)
 
-            query, key, value = (split(self.linear(x, f"{layer}_attention_self_{n}")) for n in ("query", "key", "value"))
+            query, key, value = (
+                split(self.linear(x, f"{layer}_attention_self_{name}")) for name in ("query", "key", "value")
+            )
             scores = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1]) + mask
             mixed = (scores.softmax(-1) @ value).permute(0, 2, 1, 3).reshape(x.shape)
             x = self.norm(self.linear(mixed, f"{layer}_attention_output_dense") + x, f"{layer}_attention_output")

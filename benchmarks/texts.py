@@ -1,4 +1,4 @@
-"""Texts for the benchmark, made of this repository's own examples: the same in every run, with a realistic long tail."""
+"""Texts for the benchmark, made of this repository's own examples: the same in every run, with a long tail."""
 
 from __future__ import annotations
 

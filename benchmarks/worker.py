@@ -120,7 +120,11 @@ def train_sentence_transformers(settings: Settings, next_block: Callable[[int, f
     """sentence-transformers' own Trainer with the published recipe's arguments, held after each block of steps."""
     import torch
     from datasets import Dataset
-    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
     from sentence_transformers.losses import MultipleNegativesRankingLoss
     from transformers import TrainerCallback
 
@@ -167,7 +171,7 @@ TRAINERS = {"ours": train_ours, "sentence-transformers": train_sentence_transfor
 
 
 def matmul_peak(threads: int) -> float:
-    """GFLOP/s in float32 on the model's own matrix shapes at 1,024 tokens, by the fastest kernel of torch's that we know.
+    """GFLOP/s in float32 on the model's own matrix shapes at 1,024 tokens, by torch's fastest kernel.
 
     Each shape alone on matrices that stay in the caches, best of several: a rate that no forward pass can exceed.
     """
@@ -196,7 +200,7 @@ def peak_memory() -> float:
     """The most memory that this process held so far, MB (VmHWM; ru_maxrss would count the parent's too)."""
     status = Path("/proc/self/status")
     if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        line = next(line for line in status.read_text("utf-8").splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 1024
     import resource
 
@@ -253,7 +257,7 @@ def main(kind: str, settings: Settings) -> None:
             each = [timed(lambda text=text: encode([text])) for text in texts]
             answer({"each": [t["seconds"] for t in each], "memory": peak_memory()})
         else:
-            answer({**timed(lambda: encode(texts)), "memory": peak_memory()})
+            answer({**timed(lambda texts=texts: encode(texts)), "memory": peak_memory()})
 
 
 if __name__ == "__main__":

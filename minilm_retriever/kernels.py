@@ -6,15 +6,35 @@ each brings.
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 # The activations of a BERT config: what `gelu` is told, and None for relu.
-ACTIVATIONS = {"gelu": "none", "gelu_python": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "relu": None}
+ACTIVATIONS: dict[str, str | None] = {
+    "gelu": "none",
+    "gelu_python": "none",
+    "gelu_new": "tanh",
+    "gelu_pytorch_tanh": "tanh",
+    "relu": None,
+}
 
 # oneDNN's linear layer with weights laid out beforehand (what torch.compile uses when it freezes a model).
-ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+ONEDNN = bool(torch._C._has_mkldnn) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+optimizer_steps = 0  # of all optimizers: fused ones write to parameters without raising their version
+
+
+def count_step(*_: object) -> None:
+    """After any optimizer's step, weights laid out before it are out of date."""
+    global optimizer_steps
+    optimizer_steps += 1
+
+
+register_optimizer_step_post_hook(count_step)
 
 
 class FusedLinear:
@@ -29,7 +49,8 @@ class FusedLinear:
         self.layers = layers
         self.activation = activation
         self.packed: tuple[Tensor, Tensor] | None = None  # weight in oneDNN's layout, bias
-        self.packed_from: list[tuple[Tensor, int]] = []  # the parameters it was made of, with their versions
+        self.packed_from: list[Tensor] = []  # the parameters that it was made of
+        self.packed_state: list[object] = []  # and their state then
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """x (S, inputs), residual (S, outputs) -> (S, outputs)."""
@@ -41,8 +62,8 @@ class FusedLinear:
             return torch.ops.mkldnn._linear_pointwise(x, weight, bias, kind, [], form)  # type: ignore[no-any-return]
         y = F.linear(x, *self.side_by_side())
         if self.activation is not None:
-            form = ACTIVATIONS[self.activation]
-            y = F.relu(y) if form is None else F.gelu(y, approximate=form)
+            approximate = ACTIVATIONS[self.activation]
+            y = F.relu(y) if approximate is None else F.gelu(y, approximate=approximate)
         return y if residual is None else y + residual
 
     def can_pack(self, x: Tensor) -> bool:
@@ -53,6 +74,7 @@ class FusedLinear:
             and x.dtype == torch.float32
             and not torch.is_grad_enabled()
             and not torch.is_autocast_enabled("cpu")
+            and not self.layers[0].weight.is_inference()  # such tensors do not count what is written to them
         )
 
     def side_by_side(self) -> tuple[Tensor, Tensor]:
@@ -62,18 +84,17 @@ class FusedLinear:
         return torch.cat([layer.weight for layer in self.layers]), torch.cat([layer.bias for layer in self.layers])
 
     def packed_weights(self) -> tuple[Tensor, Tensor]:
-        """Weight in oneDNN's layout, and bias; made anew where a parameter was replaced or written to."""
+        """Weight in oneDNN's layout, and bias; made anew where a parameter was replaced or written to.
+
+        Only a write through `parameter.data` goes unseen, as it does by autograd.
+        """
         now = [p for layer in self.layers for p in (layer.weight, layer.bias)]
-        if self.packed is not None and len(now) == len(self.packed_from):
-            for parameter, (old, version) in zip(now, self.packed_from, strict=True):
-                if parameter.data_ptr() != old.data_ptr() or version_of(parameter) != version:
-                    break
-            else:
-                return self.packed
-        weight, bias = self.side_by_side()
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach()), bias.detach()
-        # Holding on to the old memory keeps its address from being given to another tensor.
-        self.packed_from = [(parameter.detach(), version_of(parameter)) for parameter in now]
+        state = [optimizer_steps, *((p.data_ptr(), p._version) for p in now)]
+        if self.packed is None or state != self.packed_state:
+            weight, bias = self.side_by_side()
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach()), bias.detach()
+            self.packed_state = state
+            self.packed_from = [p.detach() for p in now]  # keeps an address from being given to another tensor
         return self.packed
 
     def onednn_activation(self) -> tuple[str, str]:
@@ -85,18 +106,11 @@ class FusedLinear:
 
     def __deepcopy__(self, memo: dict[int, object]) -> FusedLinear:
         """Of the copied layers, with nothing packed."""
-        from copy import deepcopy
-
         return FusedLinear(*deepcopy(self.layers, memo), activation=self.activation)
 
     def __getstate__(self) -> dict[str, object]:
         """Packed weights are of this process and machine."""
-        return {**vars(self), "packed": None, "packed_from": []}
-
-
-def version_of(parameter: Tensor) -> int:
-    """How often the tensor was written to in place; tensors made in inference mode do not count."""
-    return -1 if parameter.is_inference() else parameter._version
+        return {**vars(self), "packed": None, "packed_from": [], "packed_state": []}
 
 
 class Dropout(nn.Dropout):

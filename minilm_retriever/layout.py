@@ -22,7 +22,7 @@ class Group(NamedTuple):
         """Its tokens (n, H) as a rectangle (R, W, H), zeros at padding."""
         if self.places is not None:
             x = x.new_zeros(self.rows * self.width, x.shape[-1]).index_copy(0, self.places, x)
-        return x.view(self.rows, self.width, -1)
+        return x.view(self.rows, self.width, x.shape[-1])
 
     def drop(self, x: Tensor) -> Tensor:
         """The tokens (n, H) of a rectangle (R, W, H)."""
@@ -45,7 +45,7 @@ class Layout(NamedTuple):
         """Tokens (S, H) put back into the rectangle (B, T, H), zeros at padding."""
         if self.places is not None:
             x = x.new_zeros(batch * width, x.shape[-1]).index_copy(0, self.places, x)
-        return x.view(batch, width, -1)
+        return x.view(batch, width, x.shape[-1])
 
 
 def layout_of(attention_mask: Tensor, slack: float = 0.0) -> Layout:

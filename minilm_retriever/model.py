@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -151,9 +151,10 @@ class Layer(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.attention = nn.ModuleDict({"self": SelfAttention(config), "output": Residual(config.hidden_size, config)})
-        self.intermediate = nn.ModuleDict({"dense": nn.Linear(config.hidden_size, config.intermediate_size)})
+        dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.intermediate = nn.ModuleDict({"dense": dense})
+        self.expand = FusedLinear(dense, activation=config.hidden_act)
         self.output = Residual(config.intermediate_size, config)
-        self.expand = FusedLinear(self.intermediate["dense"], activation=config.hidden_act)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """(S, H) -> (S, H)."""

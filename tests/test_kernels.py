@@ -72,7 +72,7 @@ CHANGES = {
     "load_state_dict that assigns": lambda layer: layer.load_state_dict(linears(seed=6)[0].state_dict(), assign=True),
     "new parameters": lambda layer: setattr(layer, "weight", nn.Parameter(torch.ones(32, 48))),
     "other memory": lambda layer: setattr(layer.weight, "data", torch.ones(32, 48)),
-    "the bias alone": lambda layer: layer.bias.data.copy_(torch.ones(32)) and layer.bias.detach().add_(1),
+    "the bias alone": lambda layer: layer.bias.detach().add_(1),
 }
 
 
@@ -83,10 +83,10 @@ def test_a_change_to_the_weights_is_seen(change):
     fused = FusedLinear(layer)
     for _ in range(3):
         with torch.inference_mode():
-            torch.testing.assert_close(fused(x), layer(x), atol=1e-6, rtol=0)
+            torch.testing.assert_close(fused(x), layer(x), atol=1e-5, rtol=0)
         change(layer)
     with torch.inference_mode():
-        torch.testing.assert_close(fused(x), layer(x), atol=1e-6, rtol=0)
+        torch.testing.assert_close(fused(x), layer(x), atol=1e-5, rtol=0)
 
 
 def test_other_types_and_autocast_are_left_to_torch():
@@ -103,7 +103,8 @@ def test_a_model_that_was_used_can_be_copied_and_pickled(tiny):
     ids, mask = tiny.model.tokenizer.tokenize(["a data analyst", "cook"]).batch([0, 1])
     with torch.inference_mode():
         expected = tiny.model.encoder(ids, mask)
-        copied = copy.deepcopy(tiny.model.encoder)
+    copied = copy.deepcopy(tiny.model.encoder)
+    with torch.inference_mode():
         assert torch.equal(copied(ids, mask), expected)
         assert torch.equal(pickle.loads(pickle.dumps(tiny.model.encoder))(ids, mask), expected)  # noqa: S301
     with torch.no_grad():
