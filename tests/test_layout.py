@@ -14,8 +14,8 @@ PACKAGE = ROOT / "minilm_retriever"
 GROUPS = {
     "ground": "errors files folders manifest config record progress",
     "machinery": "rows lines data survey metrics repeats apart batching tokenization layout kernels model loss "
-    "objective caching weights model_folder prompts encoding quantization shards vector_cache unfinished vectors search charts "
-    "card_texts checkpoint run_log",
+    "objective caching weights model_folder prompts encoding quantization shards vector_cache unfinished vectors "
+    "search charts card_texts checkpoint run_log",
     "what people import": "encoder",
     "jobs": "evaluation held_out model_card report publishing trainer training shard_encoder bulk inspection",
     "commands": "__main__ __init__",
