@@ -40,6 +40,14 @@ def parser() -> argparse.ArgumentParser:
     add_flags(encode, EncodeConfig, positional=["inputs"])
     encode.set_defaults(command=run_encode)
 
+    inspect = commands.add_parser("inspect", help="what is in your pairs: lengths, repeats, the floor under the loss")
+    inspect.add_argument("pairs", metavar="PAIRS", help="CSV, TSV, JSONL or Parquet")
+    inspect.add_argument("--columns", nargs="+", metavar="NAME", help="query, document and maybe hard negatives")
+    inspect.add_argument("--batch-size", type=int, default=16, metavar="N", help="of training (default 16)")
+    inspect.add_argument("--model", default=BASE_FOLDER, help=f"whose tokens are counted (default {BASE_FOLDER})")
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+    inspect.set_defaults(command=run_inspect)
+
     search = commands.add_parser("search", help="search a folder that encode.py wrote")
     search.add_argument("folder", metavar="DIR", help="what encode.py wrote")
     search.add_argument("queries", metavar="QUERY", nargs="+", help="texts to search for")
@@ -83,6 +91,17 @@ def run_train(args: argparse.Namespace) -> int:
     from minilm_retriever.training import train
 
     return train(config)
+
+
+def run_inspect(args: argparse.Namespace) -> None:
+    """What is in a file of pairs."""
+    from minilm_retriever import weights
+    from minilm_retriever.inspection import as_text, inspect
+    from minilm_retriever.model_folder import open_model
+
+    tokenizer = open_model(weights.resolve(args.model)).tokenizer
+    found = inspect(args.pairs, tokenizer, columns=args.columns, batch_size=args.batch_size)
+    print(json.dumps(found.as_json(), indent=2) if args.json else as_text(found))
 
 
 def run_encode(args: argparse.Namespace) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from minilm_retriever.apart import Batches, draw_apart
+
 Rows = npt.NDArray[np.int64]
 
 
@@ -29,6 +31,7 @@ class Plan(NamedTuple):
     batch_size: int
     accumulation: int  # batches an optimizer step
     seed: int
+    apart: tuple[Rows, ...] | None = None  # (N, C) of each data set: no text of a row stands twice in a batch
 
     @property
     def batches_per_epoch(self) -> int:
@@ -47,20 +50,28 @@ class Plan(NamedTuple):
 
     def steps(self, first: int, last: int) -> Iterator[list[tuple[int, Rows]]]:
         """For each optimizer step first..last-1 its batches, as (data set, rows)."""
-        epoch, orders = -1, list[Rows]()
+        epoch, batches = -1, list[Batches]()
         for step in range(first, last):
             if step // self.steps_per_epoch != epoch:
                 epoch = step // self.steps_per_epoch
-                orders = order(self.sizes, self.seed, epoch)
+                batches = self.epoch(epoch)
             begin = step % self.steps_per_epoch * self.accumulation
             end = min(begin + self.accumulation, self.batches_per_epoch)
-            yield [self.batch(orders, number) for number in range(begin, end)]
+            sources = len(self.sizes)
+            yield [(number % sources, batches[number % sources][number // sources]) for number in range(begin, end)]
 
-    def batch(self, orders: list[Rows], number: int) -> tuple[int, Rows]:
-        """Batch `number` of an epoch."""
-        source = number % len(self.sizes)
-        start = number // len(self.sizes) * self.batch_size
-        return source, orders[source][start : start + self.batch_size]
+    def epoch(self, number: int) -> list[Batches]:
+        """The batches of each data set in epoch `number`."""
+        orders = order(self.sizes, self.seed, number)
+        if self.apart is None:
+            return [Batches(rows, np.arange(0, len(rows) + self.batch_size, self.batch_size)) for rows in orders]
+        return [draw_apart(rows, texts, self.batch_size) for rows, texts in zip(orders, self.apart, strict=True)]
+
+    def left_out(self, number: int) -> list[int]:
+        """Rows of each data set that no batch of epoch `number` can take."""
+        if self.apart is None:
+            return [0 for _ in self.sizes]
+        return [size - len(batches.rows) for size, batches in zip(self.sizes, self.epoch(number), strict=True)]
 
 
 def deduplicate(texts: Sequence[str]) -> tuple[list[str], Rows]:

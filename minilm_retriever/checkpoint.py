@@ -26,6 +26,7 @@ class Position:
 
     step: int = 0  # optimizer steps done
     loss_sum: float = 0.0  # of the steps since the last log line
+    floor_sum: float = 0.0  # of the floors under these losses
     loss_count: int = 0
     log_lines: int = 0  # lines of metrics.jsonl up to here
     seconds: float = 0.0  # of training, over all sittings

@@ -14,9 +14,9 @@ BASE_FOLDER = "checkpoints/all-MiniLM-L6-v2"
 Config = TypeVar("Config")
 
 
-def flag(default: Any, help_text: str, group: str) -> Any:
-    """A field that is also a flag, with its help and the heading that it stands under."""
-    return field(default=default, metadata={"help": help_text, "group": group})
+def flag(default: Any, help_text: str, group: str, *, bare: Any = None) -> Any:
+    """A field that is also a flag: its help, the heading that it stands under, and what it means without a value."""
+    return field(default=default, metadata={"help": help_text, "group": group, "bare": bare})
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,21 @@ class TrainConfig:
     max_length: int | None = flag(None, "token limit in place of the model's own", "recipe")
     seed: int = flag(42, "seed of the data order and of dropout", "recipe")
 
+    false_negatives: Literal["keep", "mask", "avoid"] = flag(
+        "keep", "copies of a row's positive in its batch: keep, mask them in the loss, or avoid them", "negatives"
+    )
+    distinct: bool = flag(False, "train on the distinct rows of each file", "negatives")
+    guide: str | None = flag(
+        None, "mask what a frozen model (alone: the base) finds closer than the positive", "negatives", bare="base"
+    )
+    guide_margin: float = flag(0.0, "by how much (cosine) the guide has to find it closer", "negatives")
+    symmetric: bool = flag(False, "also tell each document's query apart from the others", "negatives")
+    matryoshka: tuple[int, ...] = flag((), "mean loss over vectors cut to these lengths: 384 256 128 64", "negatives")
+
     gradient_accumulation_steps: int = flag(1, "batches a step, losses averaged; it adds no negatives", "machine")
+    cache_batch: int | None = flag(
+        None, "gradient caching: texts encoded at a time; memory for these, negatives from the whole batch", "machine"
+    )
     gradient_checkpointing: bool = flag(False, "recompute activations: less memory, a third more work", "machine")
     precision: Literal["fp32", "bf16", "fp16"] = flag("fp32", "autocast of the forward pass", "machine")
     device: str | None = flag(None, "cpu, cuda, ... (default: a GPU where there is one)", "machine")
@@ -74,14 +88,20 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "epochs", "max_steps", "batch_size", "gradient_accumulation_steps", "threads", "eval_steps")
-        at_least(self, 1, "patience", "log_steps", "save_steps", "keep")
+        at_least(self, 1, "patience", "log_steps", "save_steps", "keep", "cache_batch")
         at_least(self, 0, "learning_rate", "warmup_steps", "weight_decay", "label_smoothing", "dropout", "seed")
+        at_least(self, 0, "guide_margin")
         for name in ("scale", "max_grad_norm", "adam_epsilon", "save_minutes"):
             if not getattr(self, name) > 0:
                 raise UserError(f"--{name.replace('_', '-')} must be more than 0, not {getattr(self, name)}")
         for name in ("adam_beta1", "adam_beta2", "label_smoothing", "dropout"):
             if (getattr(self, name) or 0) >= 1:
                 raise UserError(f"--{name.replace('_', '-')} must be less than 1, not {getattr(self, name)}")
+        if any(size < 1 for size in self.matryoshka) or len(set(self.matryoshka)) < len(self.matryoshka):
+            given = " ".join(map(str, self.matryoshka))
+            raise UserError(f"--matryoshka needs different lengths of at least 1, not {given}")
+        if self.guide_margin and not self.guide:
+            raise UserError("--guide-margin needs --guide")
         if len(self.columns) == 1:
             raise UserError("--columns needs two names at least: query and document")
         if self.patience and not self.eval:
@@ -173,7 +193,9 @@ def add_flags(parser: argparse.ArgumentParser, config: type, positional: Sequenc
         text = item.metadata["help"] + (
             f" (default {item.default})" if shown and "default" not in item.metadata["help"] else ""
         )
-        group.add_argument(name, default=argparse.SUPPRESS, help=text.replace("%", "%%"), **argument(hints[item.name]))
+        bare = {"nargs": "?", "const": item.metadata["bare"]} if item.metadata["bare"] is not None else {}
+        settings = {**argument(hints[item.name]), **bare}
+        group.add_argument(name, default=argparse.SUPPRESS, help=text.replace("%", "%%"), **settings)
 
 
 def argument(hint: Any) -> dict[str, Any]:
@@ -185,7 +207,7 @@ def argument(hint: Any) -> dict[str, Any]:
     if get_origin(hint) is Literal:
         return {"choices": get_args(hint)}
     if get_origin(hint) is tuple:
-        return {"nargs": "+", "metavar": "NAME"}
+        return {"nargs": "+", **argument(get_args(hint)[0])}
     return {"type": hint, "metavar": {int: "N", float: "X"}.get(hint, "NAME")}
 
 

@@ -155,6 +155,15 @@ class Pairs:
         """`path:line` of a row."""
         return f"{self.path}:{self.lines[row]}"
 
+    def distinct(self) -> Pairs:
+        """Each row once, where it first stands; white space around a text makes no difference."""
+        first: dict[tuple[str, ...], int] = {}
+        for row, texts in enumerate(zip(*self.texts, strict=True)):
+            first.setdefault(tuple(text.strip() for text in texts), row)
+        rows = list(first.values())
+        columns = [[column[row] for row in rows] for column in self.texts]
+        return Pairs(self.path, self.columns, columns, [self.lines[row] for row in rows])
+
 
 def read_pairs(path: StrPath, columns: Sequence[str] | None = None, *, format: str | None = None) -> Pairs:
     """Read training pairs into memory, with the columns named or chosen by `pair_columns`.

@@ -37,7 +37,7 @@ class HeldOut:
             return None
         if Path(config.eval).is_dir():
             return HeldOut(read_beir(Path(config.eval)), None, tokenizer, config)
-        pairs = read_pairs(config.eval, config.columns or None)
+        pairs = read_pairs(config.eval, config.columns[:2] or None)  # no hard negatives
         return HeldOut(retrieval_from_pairs(pairs.texts[0], pairs.texts[1]), pairs, tokenizer, config)
 
     @property

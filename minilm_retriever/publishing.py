@@ -74,10 +74,20 @@ def record_of(
 ) -> RunRecord:
     """What ran, for the card and the report."""
     known = weights.origin(weights.resolve(config.model))
+    bert = base.encoder.bert.config
     settings = {name: value for name, value in asdict(config).items() if name not in NOT_SETTINGS}
     defaults = {item.name: item.default for item in fields(TrainConfig) if item.name in settings}
+    # What a flag that was not given came to: the card tells what ran.
+    found: dict[str, object] = {
+        "dropout": bert.hidden_dropout_prob,
+        "max_length": base.settings.max_length,
+        "log_steps": log.every,
+    }
+    found |= {"threads": torch.get_num_threads(), "device": str(next(base.encoder.parameters()).device)}
+    for name in [name for name in found if settings[name] is None]:
+        settings[name] = defaults[name] = found[name]
     rows = log.rows()
-    bert = base.encoder.bert.config
+    floors = [row["loss_floor"] for row in rows if "loss_floor" in row]
     return RunRecord(
         name=out.name,
         folder=str(out),
@@ -95,7 +105,8 @@ def record_of(
         distinct_pairs=len({pair for pairs in sources for pair in zip(*pairs.texts, strict=True)}),
         columns=token_counts(sources[0], base.tokenizer),
         samples=[list(row) for row in zip(*(column[:3] for column in sources[0].texts), strict=True)],
-        loss_parameters={"scale": config.scale, "similarity_fct": "cos_sim", "label_smoothing": config.label_smoothing},
+        loss_parameters=loss_parameters(config),
+        loss_floor=sum(floors) / len(floors) if any(floors) else None,
         settings={name: plain(value) for name, value in settings.items()},
         defaults={name: plain(value) for name, value in defaults.items()},
         steps=position.step,
@@ -111,6 +122,19 @@ def record_of(
         intended_use=config.intended_use,
         limits=config.limits,
     )
+
+
+def loss_parameters(config: TrainConfig) -> dict[str, object]:
+    """What the loss was, with the variants that were asked for."""
+    variants = {
+        "false_negatives": config.false_negatives if config.false_negatives != "keep" else None,
+        "guide": config.guide,
+        "guide_margin": config.guide_margin if config.guide else None,
+        "symmetric": config.symmetric or None,
+        "matryoshka_dims": list(config.matryoshka) or None,
+    }
+    base = {"scale": config.scale, "similarity_fct": "cos_sim", "label_smoothing": config.label_smoothing}
+    return {**base, **{name: value for name, value in variants.items() if value is not None}}
 
 
 def token_counts(pairs: Pairs, tokenizer: TextTokenizer) -> list[Column]:

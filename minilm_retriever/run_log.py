@@ -31,19 +31,21 @@ class RunLog:
 
     def loss(self, position: Position, learning_rate: float) -> str:
         """Log the mean loss since the last such line; returns a line for people."""
-        mean = position.loss_sum / position.loss_count
+        mean, floor = position.loss_sum / position.loss_count, position.floor_sum / position.loss_count
         rate = position.tokens / position.seconds if position.seconds else 0.0
         row = {
             "step": position.step,
             "epoch": self.epoch(position.step),
             "loss": mean,
+            "loss_floor": floor,
             "learning_rate": learning_rate,
             "tokens_per_second": round(rate, 1),
             "seconds": round(position.seconds, 3),
         }
-        position.loss_sum, position.loss_count = 0.0, 0
+        position.loss_sum, position.floor_sum, position.loss_count = 0.0, 0.0, 0
         self.write(position, row)
-        return f"epoch {row['epoch']:<7} step {position.step:<7} loss {mean:.4f}   {rate:,.0f} tokens/s"
+        shown = f"{mean:.4f} (floor {floor:.4f})" if floor else f"{mean:.4f}"
+        return f"epoch {row['epoch']:<7} step {position.step:<7} loss {shown}   {rate:,.0f} tokens/s"
 
     def evaluation(self, position: Position, values: Mapping[str, float]) -> None:
         """Log what an evaluation found."""

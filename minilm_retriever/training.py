@@ -23,20 +23,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minilm_retriever import checkpoint, files, folders, manifest, weights
+from minilm_retriever import caching, checkpoint, files, folders, manifest, weights
 from minilm_retriever.batching import Plan, Rows, deduplicate
 from minilm_retriever.checkpoint import Position
 from minilm_retriever.config import TrainConfig
 from minilm_retriever.data import Pairs, read_pairs
 from minilm_retriever.encoder import default_device
-from minilm_retriever.encoding import out_of_memory
+from minilm_retriever.encoding import encode_texts, out_of_memory
 from minilm_retriever.errors import UserError
 from minilm_retriever.held_out import HeldOut
-from minilm_retriever.loss import in_batch_negatives
+from minilm_retriever.inspection import summary
+from minilm_retriever.loss import Ids
 from minilm_retriever.model import SelfAttention, SentenceEncoder
 from minilm_retriever.model_folder import LoadedModel, open_model, read_json
+from minilm_retriever.objective import Objective, refuse_no_negatives
 from minilm_retriever.progress import Progress, duration
 from minilm_retriever.publishing import publish
+from minilm_retriever.repeats import count_repeats
 from minilm_retriever.run_log import RunLog
 from minilm_retriever.tokenization import TextTokenizer, TokenizedTexts
 
@@ -72,9 +75,13 @@ def prepare(config: TrainConfig) -> tuple[LoadedModel, Trainer]:
     torch.manual_seed(config.seed)
     base = open_base(config)
     sources = [read_pairs(path, config.columns or None) for path in config.train]
+    sources = [pairs.distinct() for pairs in sources] if config.distinct else sources
     data = TrainingData.tokenize(sources, base.tokenizer)
-    plan = Plan(data.sizes, config.batch_size, config.gradient_accumulation_steps, config.seed)
-    return base, Trainer(config, base.encoder, data, plan)
+    refuse_no_negatives(config, base.encoder.bert.config.hidden_size, data.places)
+    apart = tuple(data.places) if config.false_negatives == "avoid" else None
+    plan = Plan(data.sizes, config.batch_size, config.gradient_accumulation_steps, config.seed, apart)
+    objective = Objective(config, guide_vectors(config, base, data))
+    return base, Trainer(config, base.encoder, data, objective, plan)
 
 
 def loop(trainer: Trainer, position: Position, log: RunLog, held_out: HeldOut | None) -> int:
@@ -102,6 +109,7 @@ def loop(trainer: Trainer, position: Position, log: RunLog, held_out: HeldOut | 
             position.tokens += step.tokens
             position.seconds += time.monotonic() - began
             position.loss_sum += step.loss
+            position.floor_sum += step.floor
             position.loss_count += 1
             progress.at(position.step, loss=f"{position.loss_sum / position.loss_count:.4f}")
             last = position.step == total
@@ -129,34 +137,39 @@ class TrainingData:
     """Pairs, tokenised once: each distinct text is in `tokens`, and `places` says which text stands where."""
 
     sources: Sequence[Pairs]
+    texts: Sequence[str]  # distinct, without the white space around them, which no tokenizer sees
     tokens: TokenizedTexts
     places: Sequence[Rows]  # for each source (N, C): row i's text of column c is tokens[places[i, c]]
 
     @staticmethod
     def tokenize(sources: Sequence[Pairs], tokenizer: TextTokenizer) -> TrainingData:
         """Tokenise all texts of all sources."""
-        distinct, inverse = deduplicate([text for pairs in sources for column in pairs.texts for text in column])
+        columns = (column for pairs in sources for column in pairs.texts)
+        distinct, inverse = deduplicate([text.strip() for column in columns for text in column])
         places, start = [], 0
         for pairs in sources:
             count = len(pairs) * len(pairs.texts)
             places.append(inverse[start : start + count].reshape(len(pairs.texts), len(pairs)).T)
             start += count
-        return TrainingData(sources, tokenizer.tokenize(distinct), places)
+        return TrainingData(sources, distinct, tokenizer.tokenize(distinct), places)
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Rows of each source."""
         return tuple(len(pairs) for pairs in self.sources)
 
-    def batch(self, source: int, rows: Rows) -> tuple[Tensor, Tensor]:
-        """input_ids, attention_mask (C * B, T) of these rows: all queries first, then each further column."""
-        return self.tokens.batch(self.places[source][rows].T.reshape(-1))
+    def batch(self, source: int, rows: Rows) -> tuple[Ids, Tensor, Tensor]:
+        """Which texts stand in these rows (C, B), and their input_ids and attention_mask (C * B, T): all queries first,
+        then each further column."""
+        texts = self.places[source][rows].T
+        return texts, *self.tokens.batch(texts.reshape(-1))
 
 
 class Step(NamedTuple):
     """What one optimizer step was."""
 
     loss: float
+    floor: float  # what the loss of these batches can't go below: see loss.batch_floor
     tokens: int
     learning_rate: float
 
@@ -164,8 +177,10 @@ class Step(NamedTuple):
 class Trainer:
     """The model, its optimizer and the batches: what one step needs."""
 
-    def __init__(self, config: TrainConfig, encoder: SentenceEncoder, data: TrainingData, plan: Plan) -> None:
-        self.config, self.encoder, self.data, self.plan = config, encoder, data, plan
+    def __init__(
+        self, config: TrainConfig, encoder: SentenceEncoder, data: TrainingData, objective: Objective, plan: Plan
+    ) -> None:
+        self.config, self.encoder, self.data, self.objective, self.plan = config, encoder, data, objective, plan
         self.total = config.max_steps or plan.steps_per_epoch * config.epochs
         # fit() leaves ragged batches out of its schedule, so that its last steps have a learning rate of 0.
         whole = plan.full_batches_per_epoch * config.epochs
@@ -185,13 +200,14 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.encoder.train()
-        total, tokens = 0.0, 0
+        total, floor, tokens = 0.0, 0.0, 0
         try:
             for source, rows in batches:
-                ids, mask = self.data.batch(source, rows)
-                loss = self.batch_loss(ids, mask, len(rows)) / len(batches)
+                texts, ids, mask = self.data.batch(source, rows)
+                loss = self.batch_loss(texts, ids, mask) / len(batches)
                 total += float(loss.detach())
                 self.refuse_non_finite("loss", total, number, batches)
+                floor += self.objective.floor(texts) / len(batches)
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 tokens += int(mask.sum())
             self.scaler.unscale_(self.optimizer)
@@ -205,18 +221,19 @@ class Trainer:
             if not out_of_memory(problem):
                 raise
             raise UserError(
-                f"step {number + 1} does not fit in memory: try --gradient-checkpointing, a smaller --max-length, or a "
-                f"--batch-size below {config.batch_size}"
+                f"step {number + 1} does not fit in memory: try --cache-batch 32, --gradient-checkpointing, a smaller "
+                f"--max-length, or a --batch-size below {config.batch_size}"
             ) from None
-        return Step(total, tokens, rate)
+        return Step(total, floor, tokens, rate)
 
-    def batch_loss(self, ids: Tensor, mask: Tensor, rows: int) -> Tensor:
-        """The loss of a batch: one forward pass over both columns, input_ids (C * B, T), attention_mask (C * B, T)."""
+    def batch_loss(self, texts: Ids, ids: Tensor, mask: Tensor) -> Tensor:
+        """The loss of a batch: one forward pass over all columns, input_ids (C * B, T), attention_mask (C * B, T)."""
         config = self.config
         dtype = DTYPES.get(config.precision)
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
-            vectors = self.encoder(ids.to(self.device), mask.to(self.device))  # (C * B, H)
-        return in_batch_negatives(vectors[:rows], vectors[rows:], config.scale, label_smoothing=config.label_smoothing)
+            ids, mask = ids.to(self.device), mask.to(self.device)
+            vectors = caching.encode_in_pieces(self.encoder, ids, mask, config.cache_batch)  # (C * B, H)
+        return self.objective.loss(vectors, texts)
 
     def refuse_non_finite(self, what: str, value: float, number: int, batches: list[tuple[int, Rows]]) -> None:
         """UserError naming the batch's rows, before any step is taken with it."""
@@ -324,6 +341,17 @@ def open_base(config: TrainConfig) -> LoadedModel:
     return replace(base, tokenizer=tokenizer, settings=replace(base.settings, max_length=config.max_length))
 
 
+def guide_vectors(config: TrainConfig, base: LoadedModel, data: TrainingData) -> Tensor | None:
+    """Unit vectors (N, G) of the distinct texts by the frozen model that --guide names: once, before training."""
+    if config.guide is None:
+        return None
+    guide = base if config.guide == "base" else open_model(weights.resolve(config.guide))
+    guide.encoder.to(torch.device(config.device or default_device()))
+    with Progress("guide", len(data.texts), "texts") as progress:
+        vectors = encode_texts(guide.encoder, guide.tokenizer, data.texts, normalize=True, progress=progress.at)
+    return torch.from_numpy(vectors)
+
+
 # Flags that change neither a number nor a log line: an unfinished run may go on with others.
 FREE_FLAGS: tuple[str, ...] = (
     "train",
@@ -344,7 +372,10 @@ def started_with(config: TrainConfig, base: LoadedModel) -> dict[str, Any]:
     flags = {name: value for name, value in asdict(config).items() if name not in FREE_FLAGS}
     evaluated = [config.eval] if config.eval and not Path(config.eval).is_dir() else []
     data = {f"data {path}": manifest.sha256_file(path) for path in [*config.train, *evaluated]}
-    return json.loads(json.dumps({**flags, **data, "base model": base.fingerprint()}))  # type: ignore[no-any-return]
+    models = {"base model": base.fingerprint()}
+    if config.guide not in (None, "base"):
+        models["guide"] = open_model(weights.resolve(str(config.guide))).fingerprint()
+    return json.loads(json.dumps({**flags, **data, **models}))  # type: ignore[no-any-return]
 
 
 def refuse_finished(out: Path, run: Path, overwrite: bool) -> None:
@@ -393,6 +424,16 @@ def describe(trainer: Trainer, held_out: HeldOut | None) -> None:
         f"{trainer.total} steps of {config.batch_size} rows ({epochs:.3g} epochs), "
         f"learning rate {config.learning_rate:g} falling to 0{warm}, seed {config.seed}, on {trainer.device}"
     )
+    for path, places, lost in zip(config.train, data.places, trainer.plan.left_out(0), strict=True):
+        say(f"{path}: {summary(count_repeats(places[:, 0], places[:, 1], config.batch_size))}")
+        if lost:
+            say(f"warning: {lost} rows of {path} find no batch in the first epoch, so often do their texts repeat")
+    if config.false_negatives != "keep":
+        say(
+            {"mask": "copies are masked in the loss", "avoid": "batches are drawn without copies"}[
+                config.false_negatives
+            ]
+        )
     if held_out is not None:
         repeats = sum(held_out.repeats(pairs) for pairs in data.sources)
         if repeats:

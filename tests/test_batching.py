@@ -66,3 +66,48 @@ def test_length_batches_hold_every_row_once_within_the_budget():
     assert max(map(len, length_batches(lengths, 4096, 3))) == 3
     assert [rows.tolist() for rows in length_batches(np.array([500, 9]), 100)] == [[0], [1]]
     assert length_batches(np.zeros(0, np.int64), 100) == []
+
+
+def drawn_apart(texts, batch_size, epoch=0):
+    """An epoch's batches, each checked: no text in two rows."""
+    plan = Plan((len(texts),), batch_size, 1, 42, (texts,))
+    batches = [batch for step in plan.steps(0, plan.steps_per_epoch) for _, batch in step]
+    assert len(batches) == -(-len(texts) // batch_size)
+    for batch in batches:
+        held = [text for row in texts[batch] for text in set(row.tolist())]
+        assert len(held) == len(set(held))
+        assert 1 <= len(batch) <= batch_size
+    rows = np.concatenate(batches)
+    assert len(rows) == len(set(rows.tolist()))
+    return rows, plan.left_out(0)[0]
+
+
+def test_apart_takes_every_row_once_and_no_text_twice():
+    rng = np.random.default_rng(0)
+    for queries, documents in [(40, 40), (320, 17), (17, 320), (320, 16), (24, 24)]:  # how many are distinct
+        texts = np.stack([rng.permutation(320) % queries, 1000 + rng.permutation(320) % documents], axis=1)
+        assert len(drawn_apart(texts, 16)[0]) == 320
+
+
+def test_apart_without_repeats_is_the_plain_order():
+    texts = np.arange(100).reshape(50, 2)
+    assert drawn_apart(texts, 16)[0].tolist() == order([50], 42, 0)[0].tolist()
+
+
+def test_apart_leaves_out_exactly_what_no_batch_can_take_and_says_how_many():
+    documents = np.where(np.arange(1000) < 400, 0, np.arange(1000))  # one document in 400 rows, 100 batches
+    texts = np.stack([2000 + np.arange(1000), documents], axis=1)
+    rows, left_out = drawn_apart(texts, 10)
+    assert left_out == 300 == 1000 - len(rows)
+    assert drawn_apart(np.zeros((20, 2), np.int64), 10)[1] == 18
+
+
+def test_apart_is_a_function_of_seed_and_epoch():
+    texts = np.random.default_rng(1).integers(0, 60, (300, 3))
+    plan = Plan((300,), 8, 3, 7, (texts,))
+    whole = list(plan.steps(0, 40))
+    for start in (1, 12, 13, 30):
+        for a, b in zip(plan.steps(start, 40), whole[start:], strict=True):
+            assert [(s, rows.tolist()) for s, rows in a] == [(s, rows.tolist()) for s, rows in b]
+    first, second = ([b.tolist() for step in plan.steps(13 * e, 13 * e + 13) for _, b in step] for e in (0, 1))
+    assert first != second

@@ -21,6 +21,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
 LIMIT = 1e-6
+KEYS = ("missing", "unexpected", "mismatched")
 NOT_WEIGHTS = ("embeddings.position_ids",)  # a buffer that old checkpoints carry
 
 
@@ -67,9 +68,6 @@ def embed_with_transformers(folder: Path, texts: list[str]) -> tuple[np.ndarray,
     return np.stack(rows), problems
 
 
-KEYS = ("missing", "unexpected", "mismatched")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="model folder to open")
@@ -87,7 +85,11 @@ def main() -> None:
     if args.expected:
         for kind, keys in problems.items():
             checks.line(f"transformers finds no {kind} weights", not keys, ", ".join(keys) or "none")
-        checks.line("nothing is warned about", not complaints.messages, "; ".join(complaints.messages) or "silent")
+        checks.line(
+            "nothing is warned about",
+            not complaints.messages,
+            "; ".join(dict.fromkeys(complaints.messages)) or "silent",
+        )
         name = f"sentence-transformers {peer_versions()['sentence-transformers']}"
         for reader, embeddings in ((name, model.encode(texts)), ("transformers", by_transformers)):
             checks.at_most(f"{reader} gives the same embeddings", float(np.abs(embeddings - expected).max()), LIMIT)

@@ -64,7 +64,7 @@ class Checks:
 
     def line(self, name: str, good: bool, figure: str) -> None:
         self.failed |= not good
-        print(f"{'ok' if good else 'FAILED'}\t{name}\t{figure}", flush=True)
+        print("ok" if good else "FAILED", name, " ".join(figure.split()), sep="\t", flush=True)
 
     def exit(self) -> None:
         raise SystemExit(1 if self.failed else 0)

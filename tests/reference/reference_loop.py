@@ -1,14 +1,17 @@
 """The training loop of sentence-transformers, retold with nothing but transformers' BertModel and torch.
 
 Padded, two forward passes a step, no cleverness: what our own loop is held against, and what is itself held against
-the recorded runs of sentence-transformers, bit for bit with dropout on (3.4.1, same kind of CPU, one thread).
+the recorded runs of sentence-transformers, bit for bit with dropout on (on the kind of CPU that recorded them).
 
     epochs = in_batches(epoch_orders(len(pairs), epochs=10), batch_size=16)
     losses, weights = reference_run(folder, pairs, epochs, total_steps=190)
+
+    losses, weights = replay(recorded["runs"]["fit"], folder, pairs)
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy, normalize
@@ -118,3 +121,18 @@ def reference_run(
             optimizer.zero_grad()
             step += 1
     return losses, {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def replay(
+    run: dict[str, Any], folder: Path, pairs: list[tuple[str, str]]
+) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """A recorded run of training_st3.json or training_st6.json again: its rows in its order, its settings, its threads."""
+    steps = len(run["order"]) // run["epochs"]
+    epochs = [run["order"][start : start + steps] for start in range(0, len(run["order"]), steps)]
+    names = ("total_steps", "learning_rate", "warmup_steps", "weight_decay", "accumulation", "scale", "seed", "fused")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(run["threads"])
+    try:
+        return reference_run(folder, pairs, epochs, **{name: run[name] for name in names})
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,192 @@
+"""What to do about repeated rows: keep, mask, avoid, distinct, a guide. Quality against steps, on repetitive data.
+
+    python benchmarks/negatives.py --out FILE.json [--steps 200] [--seeds 3] [--sts STS_FILE] [--floor PAIRS_FILE]
+
+The 282 pairs of examples/job_skills/train.csv are drawn with replacement to 100,000 rows, so that the floor under the
+loss is the published run's. Each arm trains on the same rows with the same settings but for its own flags, and is
+evaluated along the way on occupations and wordings that training never sees (352 lists of skills are searched), and at
+the end on STS (Spearman), for what was forgotten. Results go to FILE.json after every run; a run that is there already
+is not done again. docs/negatives.md is written from it: --table FILE.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minilm_retriever import files
+from minilm_retriever.batching import order
+from minilm_retriever.config import TrainConfig
+from minilm_retriever.data import read_pairs, read_scored_pairs
+from minilm_retriever.encoding import encode_texts
+from minilm_retriever.loss import batch_floor
+from minilm_retriever.repeats import loss_floor, repeat_share
+from minilm_retriever.tokenization import TextTokenizer
+from minilm_retriever.training import Trainer, prepare
+
+EXAMPLE = Path("examples/job_skills")
+ROWS = 100_000
+ARMS: dict[str, dict[str, Any]] = {
+    "keep": {},
+    "mask": {"false_negatives": "mask"},
+    "avoid": {"false_negatives": "avoid"},
+    "distinct": {"distinct": True},
+    "guide": {"false_negatives": "mask", "guide": "base"},
+}
+BASE: dict[str, float] = {}  # the base model's figures, measured once
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", default="negatives.json")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--at", type=int, nargs="+", help="steps to evaluate after (default: 1/8, 1/4, 1/2, 3/4, all)")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--sts", help="scored pairs: what was forgotten")
+    parser.add_argument("--floor", help="pairs (description, skills) whose floor is predicted and measured")
+    parser.add_argument("--table", metavar="FILE.json", help="print the tables of a finished run, and do nothing else")
+    args = parser.parse_args()
+    if args.table:
+        print(tables(json.loads(Path(args.table).read_text("utf-8"))))
+        return
+    out = Path(args.out)
+    found = json.loads(out.read_text("utf-8")) if out.exists() else {"runs": []}
+    if args.floor:
+        found["floor"] = floor_figures(args.floor)
+        files.write_json(out, found)
+    done = {(run["arm"], run["seed"], run["steps"]) for run in found["runs"]}
+    with tempfile.TemporaryDirectory() as folder:
+        train = repetitive(Path(folder) / "train.csv")
+        for seed in range(args.seeds):
+            for arm in args.arms:
+                if (arm, seed, args.steps) not in done:
+                    found["runs"].append(run_arm(arm, seed, train, args))
+                    files.write_json(out, found)
+    print(tables(found))
+
+
+def repetitive(path: Path) -> Path:
+    """The example's pairs drawn with replacement to ROWS rows."""
+    pairs = read_pairs(EXAMPLE / "train.csv", ["description", "skills"])
+    drawn = np.random.default_rng(0).integers(0, len(pairs), ROWS)
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(pairs.columns)
+        writer.writerows((pairs.texts[0][row], pairs.texts[1][row]) for row in drawn)
+    return path
+
+
+def run_arm(arm: str, seed: int, train: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """One run: quality at several steps along it."""
+    config = TrainConfig(
+        train=(str(train),), out="never-written", max_steps=args.steps, seed=seed, threads=args.threads, **ARMS[arm]
+    )
+    base, trainer = prepare(config)
+    at = set(args.at or [args.steps // 8, args.steps // 4, args.steps // 2, args.steps * 3 // 4]) | {0, args.steps}
+    points, losses, seconds = [], [], 0.0
+    for number, batches in enumerate([None, *trainer.plan.steps(0, args.steps)]):
+        if batches is not None:
+            began = time.monotonic()
+            step = trainer.step(number - 1, batches)
+            seconds += time.monotonic() - began
+            losses.append((step.loss, step.floor))
+        if number in at:
+            loss, floor = np.mean(losses[-50:], axis=0) if losses else (0.0, 0.0)
+            point = {"step": number, "minutes": seconds / 60, "loss": loss, "floor": floor}
+            values = {} if number else BASE  # the base model is the same for all
+            if not values:
+                values.update(evaluate(trainer, base.tokenizer, args.sts if number in (0, args.steps) else None))
+            points.append({**point, **values})
+            print(arm, seed, {k: round(float(v), 4) for k, v in points[-1].items()}, flush=True)
+    return {"arm": arm, "seed": seed, "steps": args.steps, "points": points}
+
+
+def evaluate(trainer: Trainer, tokenizer: TextTokenizer, sts: str | None) -> dict[str, float]:
+    """Accuracy@1 and MRR@10 on the held-out files, over all lists of skills; Spearman on STS."""
+    values = {}
+    corpus = [row["skills"] for row in csv.DictReader((EXAMPLE / "corpus.csv").open(encoding="utf-8", newline=""))]
+    documents = encode_texts(trainer.encoder, tokenizer, corpus)
+    for name in ("unseen_wordings", "unseen_occupations"):
+        pairs = read_pairs(EXAMPLE / f"{name}.csv", ["description", "skills"])
+        scores = encode_texts(trainer.encoder, tokenizer, pairs.texts[0]) @ documents.T
+        own = scores[np.arange(len(pairs)), [corpus.index(skills) for skills in pairs.texts[1]]]
+        ranks = 1 + (scores > own[:, None]).sum(axis=1)
+        values[f"{name} accuracy@1"] = float((ranks == 1).mean())
+        values[f"{name} mrr@10"] = float(np.where(ranks <= 10, 1 / ranks, 0.0).mean())
+    if sts:
+        left, right, gold = read_scored_pairs(sts)
+        vectors = encode_texts(trainer.encoder, tokenizer, left + right)
+        values["sts"] = spearman((vectors[: len(left)] * vectors[len(left) :]).sum(axis=1), np.array(gold))
+    return values
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Correlation of the ranks, ties at their mean."""
+
+    def ranks(x: np.ndarray) -> np.ndarray:
+        _, place, count = np.unique(x, return_inverse=True, return_counts=True)
+        return (np.cumsum(count) - (count - 1) / 2)[place]
+
+    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
+
+
+def floor_figures(path: str) -> dict[str, float]:
+    """The floor of rows drawn to 100,000, in closed form and in the batches of an epoch."""
+    pairs = read_pairs(path, ["description", "skills"])
+    drawn = np.random.default_rng(0).integers(0, len(pairs), ROWS)
+    _, texts = np.unique(np.array(pairs.texts[1])[drawn], return_inverse=True)
+    rows = order([ROWS], 42, 0)[0]
+    floors = [batch_floor(np.stack([texts[rows[i : i + 16]]] * 2)) for i in range(0, ROWS, 16)]
+    frequencies = np.bincount(texts)
+    return {
+        "distinct documents": len(frequencies),
+        "predicted": loss_floor(frequencies, 16),
+        "measured, 500 steps": float(np.mean(floors[:500])),
+        "measured, one epoch": float(np.mean(floors)),
+        "share of batches with a repeat": repeat_share(frequencies, 16),
+    }
+
+
+def tables(found: dict[str, Any]) -> str:
+    """Markdown: for each arm and step the mean over seeds and the standard deviation; and the floor."""
+    lines = ["| arm | steps | minutes | loss of the last 50 steps (floor) | unseen wordings acc@1, MRR@10 "
+             "| unseen occupations acc@1, MRR@10 | STS |", "|---|---|---|---|---|---|---|"]  # fmt: skip
+    runs = found["runs"]
+    for arm in ARMS:
+        mine = [run["points"] for run in runs if run["arm"] == arm]
+        for points in zip(*mine, strict=True):
+            wordings, occupations = (
+                f"{spread(points, f'{name} accuracy@1')}, {spread(points, f'{name} mrr@10')}"
+                for name in ("unseen_wordings", "unseen_occupations")
+            )
+            sts = spread(points, "sts") if "sts" in points[0] else ""
+            loss = f"{spread(points, 'loss', 4)} ({np.mean([p['floor'] for p in points]):.4f})"
+            lines.append(
+                f"| {arm} | {points[0]['step']} | {np.mean([p['minutes'] for p in points]):.1f} "
+                f"| {loss if points[0]['step'] else ''} | {wordings} | {occupations} | {sts} |"
+            )
+        lines.append(f"| ({len(mine)} seeds) | | | | | | |")
+    if "floor" in found:
+        lines += ["", "| floor | |", "|---|---|"]
+        lines += [f"| {name} | {value:.5g} |" for name, value in found["floor"].items()]
+    return "\n".join(lines)
+
+
+def spread(points: Any, name: str, places: int = 3) -> str:
+    """mean ± standard deviation over the seeds."""
+    values = [point[name] for point in points]
+    deviation = f" ± {np.std(values, ddof=1):.{places}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{places}f}{deviation}"
+
+
+if __name__ == "__main__":
+    main()

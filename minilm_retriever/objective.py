@@ -1,0 +1,74 @@
+"""What a batch is scored against: the loss that the flags ask for, with the candidates that are no negatives left out.
+
+Everything here looks at one batch: its vectors, and which text stands where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minilm_retriever.config import TrainConfig
+from minilm_retriever.errors import UserError
+from minilm_retriever.loss import Ids, Removed, batch_floor, closer_than_own, contrastive, known_pairs
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss of a batch, and the floor under it."""
+
+    config: TrainConfig
+    guide: Tensor | None = None  # (N, G) a frozen model's unit vectors of the distinct texts
+
+    def loss(self, vectors: Tensor, texts: Ids) -> Tensor:
+        """vectors ((1 + C) * B, H): all queries, then each further column; texts (1 + C, B): which text each is."""
+        rows, config = texts.shape[1], self.config
+        return contrastive(
+            vectors[:rows],
+            vectors[rows:],
+            config.scale,
+            label_smoothing=config.label_smoothing,
+            removed=self.removed(texts, vectors.device),
+            symmetric=config.symmetric,
+            dimensions=config.matryoshka,
+        )
+
+    def removed(self, texts: Ids, device: torch.device) -> Removed | None:
+        """Candidates that are no negatives, or probably none; None where nobody asked."""
+        queries, documents = texts[0], texts[1:].reshape(-1)  # (B,), (D,)
+        rows, found = len(queries), list[Removed]()
+        if self.config.false_negatives == "mask":
+            known = torch.from_numpy(known_pairs(queries, documents)).to(device)
+            found.append(Removed(known, known[:, :rows].T))
+        if self.guide is not None:
+            q, d = (self.guide[torch.from_numpy(ids)].to(device) for ids in (queries, documents))
+            margin = self.config.guide_margin
+            found.append(Removed(closer_than_own(q, d, margin), closer_than_own(d[:rows], q, margin)))
+        if len(found) == 2:
+            return Removed(found[0].documents | found[1].documents, found[0].queries | found[1].queries)
+        return found[0] if found else None
+
+    def floor(self, texts: Ids) -> float:
+        """What the batch's mean loss can't go below, however good the model: see `batch_floor`."""
+        if self.config.false_negatives == "mask":
+            return 0.0
+        floor = batch_floor(texts)
+        return (floor + batch_floor(texts[[1, 0]])) / 2 if self.config.symmetric else floor
+
+
+def refuse_no_negatives(config: TrainConfig, dimension: int, places: Sequence[Ids]) -> None:
+    """UserError where these flags and data (texts (N, 1 + C) of each file) can't make a loss to learn from."""
+    for path, texts in zip(config.train, places, strict=True):
+        if len(np.unique(texts[:, 1:])) < 2:
+            raise UserError(f"{path}: every row has the same document, so there is no negative; check --columns")
+        if config.false_negatives != "keep" and texts.shape[1] == 2 and len(np.unique(texts[:, 0])) < 2:
+            raise UserError(
+                f"{path}: every row has the same query, so --false-negatives {config.false_negatives} leaves no "
+                "negative; check --columns"
+            )
+    if max(config.matryoshka, default=1) > dimension:
+        raise UserError(f"--matryoshka {max(config.matryoshka)}: the model's vectors have {dimension} numbers")

@@ -1,0 +1,112 @@
+"""inspection.py and `minilm-retriever inspect`."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from minilm_retriever.__main__ import main
+from minilm_retriever.errors import UserError
+from minilm_retriever.inspection import Sample, advice, as_text, inspect
+from minilm_retriever.repeats import loss_floor
+
+
+def write(path, rows, columns=("sentence_0", "sentence_1")):
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(columns)
+        writer.writerows(rows)
+    return str(path)
+
+
+@pytest.fixture()
+def pairs(tmp_path):
+    """40 rows: 10 pairs of which one stands 31 times; plus rows with something wrong."""
+    rows = [("a cook bakes", "bread and cakes")] * 31 + [(f"job {i}", f"skills {i}") for i in range(9)]
+    wrong = [("same", "same"), ("turned", "around"), (" around ", "turned"), ("", "no query"), ("only a query", "  ")]
+    return write(tmp_path / "pairs.csv", rows + wrong)
+
+
+def test_what_is_found(pairs, tiny):
+    found = inspect(pairs, tiny.model.tokenizer, batch_size=8)
+    repeats = found.repeats
+    assert (repeats.rows, repeats.distinct_pairs, repeats.steps, repeats.distinct_steps) == (43, 13, 6, 2)
+    assert (repeats.distinct_queries, repeats.distinct_documents) == (13, 13)
+    assert repeats.loss_floor == pytest.approx(loss_floor(np.array([31] + [1] * 12), 8))
+    assert repeats.unplaceable == 25  # of 31 copies 6 batches take one each
+    assert found.most_repeated["sentence_0"] == [(31, "a cook bakes")]
+    assert (found.identical, found.swapped, found.empty.rows, found.unreadable.rows) == (1, 2, 2, 0)
+    assert found.empty.first.startswith(f"{pairs}:45") and "sentence_0" in found.empty.first
+    assert "31 x a cook bakes" in as_text(found)
+    assert len(advice(found)) == 6
+
+
+def test_tokens_are_the_tokenizer_s(tmp_path, tiny):
+    words = ["one", "two words", "a " * 100, "a " * 62, "a " * 63]  # the limit is 64, two of them special
+    path = write(tmp_path / "p.csv", [(word, f"document {i}") for i, word in enumerate(words)])
+    found = inspect(path, tiny.model.tokenizer)
+    tokens = found.tokens["sentence_0"]
+    lengths = tiny.model.tokenizer.tokenize(words).lengths
+    assert (tokens.min, tokens.max, tokens.mean) == (lengths.min(), 64, pytest.approx(lengths.mean()))
+    assert tokens.truncated == pytest.approx(2 / 5)  # the fourth just fits
+    assert sum(tokens.histogram) == 5 and found.limit == 64 and found.sampled_rows == 5
+
+
+def test_a_sample_stands_for_all_rows(tiny, monkeypatch):
+    monkeypatch.setattr("minilm_retriever.inspection.SAMPLE", 500)
+    sample = Sample(tiny.model.tokenizer)
+    for row in range(20_000):  # ever longer: a biased sample would show
+        sample.offer(row, ["a " * (row // 1000 + 1), "bread"])
+    sample.settle()
+    lengths = np.array(sample.lengths)
+    assert lengths.shape == (500, 2)
+    assert lengths[:, 0].mean() == pytest.approx(12.5, abs=1.0)
+
+
+def test_further_columns_and_jsonl(tmp_path, tiny):
+    path = tmp_path / "p.jsonl"
+    rows = [
+        {"q": "x", "d": "y", "negative": "y"},
+        {"q": "z", "d": "w", "negative": "v"},
+        {"q": 3, "d": "w"},
+        {"d": "w"},
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    found = inspect(str(path), tiny.model.tokenizer)
+    assert found.columns == ("q", "d", "negative") and found.own_negatives == 1
+    assert found.unreadable.rows == 2 and f"{path}:3" in found.unreadable.first
+
+
+def test_the_command_and_its_json(pairs, tiny_folder, capsys):
+    assert main(["inspect", pairs, "--model", str(tiny_folder), "--batch-size", "4", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["loss_floor"] > 0.5 and found["batch_size"] == 4 and found["rows"] == 43
+    assert found["tokens"]["sentence_0"]["max"] >= 3 and found["empty"]["rows"] == 2
+    assert main(["inspect", pairs, "--model", str(tiny_folder)]) == 0
+    assert "cannot go below" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--columns", "sentence_0", "missing"], "missing"),
+        (["--columns", "sentence_0"], "two different"),
+        (["--batch-size", "0"], "--batch-size"),
+    ],
+)
+def test_a_mistake_is_one_line(pairs, tiny_folder, capsys, flags, message):
+    assert main(["inspect", pairs, "--model", str(tiny_folder), *flags]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and message in said
+
+
+def test_nothing_to_look_at(tmp_path, tiny):
+    with pytest.raises(UserError, match="p.csv:2: column 'sentence_1' is empty"):
+        inspect(write(tmp_path / "p.csv", [("a", "")]), tiny.model.tokenizer)
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"a": "x", "b": "y"}', encoding="utf-8")
+    with pytest.raises(UserError, match="no column 'c'"):
+        inspect(str(path), tiny.model.tokenizer, columns=["a", "c"])
