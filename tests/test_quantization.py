@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minilm_retriever.errors import UserError
-from minilm_retriever.quantization import Ranges, calibrate, clipped, quantize, to_float, truncate, width
+from minilm_retriever.quantization import Ranges, calibrate, clipped, fold, quantize, to_float, truncate, width
 
 
 @pytest.fixture()
@@ -28,6 +28,14 @@ def test_int8_values_outside_the_ranges_become_the_ends_and_are_counted():
     beyond = np.float32([[3.0, 0.0], [-3.0, 1.0]])
     np.testing.assert_array_equal(quantize(beyond, "int8", ranges), [[127, -128], [-128, 127]])
     assert clipped(beyond, ranges) == 3
+
+
+def test_queries_can_be_folded_so_that_int8_need_not_be_unpacked(vectors):
+    ranges = calibrate(vectors)
+    kept = quantize(vectors, "int8", ranges)
+    queries, offsets = fold(vectors[:5], ranges)
+    plain = vectors[:5] @ to_float(kept, "int8", ranges).T
+    np.testing.assert_allclose(queries @ kept.astype(np.float32).T + offsets[:, None], plain, atol=1e-5)
 
 
 def test_ranges_survive_json(vectors):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,21 @@ from minilm_retriever.errors import UserError
 from minilm_retriever.vectors import open_vectors
 
 
-@pytest.fixture()
-def made(tmp_path, tiny_folder, monkeypatch):
-    """A folder of three shards and a single .npy of the same five texts."""
-    monkeypatch.chdir(tmp_path)
-    Path("in.txt").write_text("one\ntwo\nthree\nfour\nfive\n", "utf-8")
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory, tiny_folder):
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "in.txt").write_text("one\ntwo\nthree\nfour\nfive\n", "utf-8")
+    source = str(folder / "in.txt")
     for out in ("v", "v.npy"):
-        encode_files(EncodeConfig(inputs=("in.txt",), model=str(tiny_folder), out=out, shard_size=2, threads=1))
-    return tmp_path
+        encode_files(EncodeConfig(inputs=(source,), model=str(tiny_folder), out=str(folder / out), shard_size=2))
+    return folder
+
+
+@pytest.fixture()
+def made(made_once, tmp_path, monkeypatch):
+    """A folder of three shards and a single .npy of the same five texts, to be damaged."""
+    monkeypatch.chdir(shutil.copytree(made_once, tmp_path / "made"))
+    return tmp_path / "made"
 
 
 @pytest.mark.parametrize("name", ["v", "v.npy"])
@@ -39,6 +47,14 @@ def test_shards_are_mapped_and_not_loaded(made):
     assert len(vectors.shards) == 3 and all(isinstance(shard, np.memmap) for shard in vectors.shards)
     assert [shard.shape for shard in vectors.shards[1:]] == [(2, 32), (1, 32)]
     assert vectors.floats(vectors.shards[0]) is not None
+
+
+def test_search_finds_a_text_itself_in_fewer_dimensions_and_int8(made, tiny, tiny_folder, capsys):
+    flags = {"model": str(tiny_folder), "threads": 1, "overwrite": True, "out": "v"}
+    encode_files(EncodeConfig(inputs=("in.txt",), dtype="int8", dimensions=16, **flags))
+    assert __main__.main(["search", "v", "three", "-k", "1", "--model", str(tiny_folder)]) == 0
+    found = capsys.readouterr().out.split()
+    assert found[-2:] == ["2", "three"] and abs(float(found[-3]) - 1) < 0.02
 
 
 @pytest.mark.parametrize("name", ["v", "v.npy"])
