@@ -55,8 +55,8 @@ class ShardEncoder:
         self.encoder, self.prompt = encoder, prompt
         self.dtype, self.dimensions, self.batch_size = dtype, dimensions, batch_size
         self.ranges: Ranges | None = None  # of int8: the first texts that are encoded set them, where nobody has
-        key = f"{encoder.model.fingerprint()} {prompt}"
-        self.cache = VectorCache(cache, key, encoder.dimension) if cache else None
+        self.fingerprint = encoder.model.fingerprint()
+        self.cache = VectorCache(cache, f"{self.fingerprint} {prompt}", encoder.dimension) if cache else None
 
     def encode(self, shard: Shard, progress: Callable[[Counts], Any] | None = None) -> tuple[Array, Counts]:
         """What is kept of the shard's vectors, (N, width) of the dtype, and the counts."""
