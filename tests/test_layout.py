@@ -17,7 +17,7 @@ GROUPS = {
     "objective caching weights model_folder prompts encoding quantization shards vector_cache unfinished vectors "
     "search charts card_texts checkpoint run_log",
     "what people import": "encoder",
-    "jobs": "evaluation held_out model_card report publishing trainer training shard_encoder bulk inspection",
+    "jobs": "evaluation held_out model_card report publishing trainer training shard_encoder bulk inspection mining",
     "commands": "__main__ __init__",
 }
 LEVEL = {name: level for level, names in enumerate(GROUPS.values()) for name in names.split()}
