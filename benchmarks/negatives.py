@@ -33,7 +33,8 @@ from minilm_retriever.loss import Ids, batch_floor
 from minilm_retriever.metrics import spearman
 from minilm_retriever.repeats import loss_floor, repeat_share
 from minilm_retriever.tokenization import TextTokenizer
-from minilm_retriever.training import Trainer, prepare
+from minilm_retriever.trainer import Trainer
+from minilm_retriever.training import prepare
 
 EXAMPLE = Path("examples/job_skills")
 ROWS = 100_000

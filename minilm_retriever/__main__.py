@@ -138,7 +138,9 @@ def run_search(args: argparse.Namespace) -> None:
     encoder = Encoder.from_pretrained(args.model)
     if encoder.model.fingerprint() != documents.info["model"]:
         raise UserError(f"{args.folder} was encoded with another model than {args.model}: name that with --model")
-    scores, rows = top_k(encoder.encode(args.queries), documents.shards, args.k)
+    queries, offsets = documents.queries(encoder.encode_query(args.queries))
+    scores, rows = top_k(queries, documents.shards, args.k)
+    scores += offsets[:, None]
     for query, query_scores, query_rows in zip(args.queries, scores, rows, strict=True):
         print(f"\n{query}")
         for rank, (score, (name, text)) in enumerate(zip(query_scores, documents.rows(query_rows), strict=True), 1):

@@ -7,21 +7,23 @@ Memory holds one shard. What is kept of a shard depends on its rows, the model, 
 
 from __future__ import annotations
 
+import ctypes
 import io
 import itertools
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import tokenizers
 import torch
 
-from minilm_retriever import __version__, files, manifest
+from minilm_retriever import files, manifest
 from minilm_retriever.config import EncodeConfig
 from minilm_retriever.data import Record, input_files, read_texts
 from minilm_retriever.encoder import Encoder
@@ -121,13 +123,13 @@ class Job:
         calibrated = manifest.sha256_file(self.config.calibrate) if self.config.calibrate else None
         return {
             **flags,
-            "model": self.worker.encoder.model.fingerprint(),
+            "model": self.worker.fingerprint,
             "prompt": self.worker.prompt.text,
             "calibrate": calibrated,
             "cache": bool(self.config.cache),
             "device": self.worker.encoder.device.type,
             "threads": torch.get_num_threads(),
-            "versions": f"minilm_retriever {__version__}, torch {torch.__version__}, numpy {np.__version__}",
+            "versions": f"torch {torch.__version__}, numpy {np.__version__}, tokenizers {tokenizers.__version__}",
             **{f"input {number} ({source.path})": source.identity() for number, source in enumerate(self.sources)},
         }
 
@@ -135,14 +137,16 @@ class Job:
 
     def make(self, run: UnfinishedRun, asked: dict[str, Any]) -> None:
         """All shards that are not there yet, and then the manifest."""
-        problem = None
+        problem, made = None, list[dict[str, int]]()
         with ExitStack() as stack:
             aside = stack.enter_context(files.writing(self.config.skip_bad)) if self.config.skip_bad else None
             progress = stack.enter_context(Progress("encoding", self.rows, "rows"))
             records = self.read(lambda: run.inputs_may_change(asked), aside)
             try:
                 self.worker.ranges = run.ranges or self.calibrated()
-                made = [self.make_shard(run, shard, progress) for shard in group(records, self.config.shard_size)]
+                for shard in group(records, self.config.shard_size):
+                    made.append(self.make_shard(run, shard, progress))
+                run.refuse_more_shards(len(made))
             except UserError as fault:
                 problem = fault  # raised below: what was set aside so far is kept
             except KeyboardInterrupt:
@@ -171,6 +175,7 @@ class Job:
             run.ranges = self.worker.ranges  # on disk before the first shard that depends on them
         said = {"rows": counts.rows, "distinct": counts.distinct, "clipped": counts.clipped}
         run.add(shard, kept, said, format=self.config.shard_format, texts=self.config.texts)
+        give_back_memory()
         progress.at(end, **self.figures(self.counts))
         return said
 
@@ -221,7 +226,7 @@ class Job:
         encoder, ranges = self.worker.encoder, self.worker.ranges
         settings = encoder.model.settings
         return {
-            "model": encoder.model.fingerprint(),
+            "model": self.worker.fingerprint,
             "rows": sum(shard["rows"] for shard in shards),
             "dimension": self.config.dimensions or encoder.dimension,
             "dtype": self.config.dtype,
@@ -288,12 +293,18 @@ class Job:
         return "; ".join([*lines, "nothing was written"])
 
 
+def give_back_memory() -> None:
+    """Return what the C library keeps of freed memory: batches of ever other sizes leave gaps that add up."""
+    with suppress(AttributeError, OSError):  # where the C library is another than glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def refuse_inside(config: EncodeConfig) -> None:
-    """UserError where the output would lie in a folder that is read: the next run would take it for input."""
-    out = Path(config.out).resolve()
-    for name in config.inputs:
-        if Path(name).is_dir() and out.is_relative_to(Path(name).resolve()):
-            raise UserError(f"--out {config.out} lies inside the input {name}: choose a place outside")
+    """UserError where an output would lie in a folder that is read: the next run would take it for input."""
+    for flag, place in (("--out", config.out), ("--skip-bad", config.skip_bad)):
+        for name in config.inputs:
+            if place and Path(name).is_dir() and Path(place).resolve().is_relative_to(Path(name).resolve()):
+                raise UserError(f"{flag} {place} lies inside the input {name}: choose a place outside")
 
 
 def refuse_bad_rows_file(config: EncodeConfig, run: UnfinishedRun) -> None:

@@ -83,6 +83,11 @@ def to_float(kept: npt.NDArray[Any], dtype: str, ranges: Ranges | None = None) -
     return kept.astype(np.float32, copy=False)
 
 
+def fold(queries: Floats, ranges: Ranges) -> tuple[Floats, Floats]:
+    """Queries (B, H) for int8 as it is kept: their inner product with it, plus (B,), is that with its float vectors."""
+    return queries * ranges.step, queries @ (ranges.low + 128 * ranges.step)
+
+
 def clipped(vectors: Floats, ranges: Ranges) -> int:
     """How many values lie outside the ranges."""
     return int(((vectors < ranges.low) | (vectors > ranges.high)).sum())

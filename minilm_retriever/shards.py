@@ -155,7 +155,7 @@ def open_shard(path: Path, dtype: npt.DTypeLike, width: int) -> Array:
     """
     try:
         vectors = _OPENERS[path.suffix](path)
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as fault:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, struct.error) as fault:
         raise UserError(f"{path}: holds no vectors that can be read: {fault}") from None
     if vectors.dtype != dtype or vectors.ndim != 2 or vectors.shape[1] != width:
         found = f"{vectors.dtype} of shape {vectors.shape}"

@@ -115,6 +115,14 @@ class UnfinishedRun:
             )
         return dict(record["shard"])
 
+    def refuse_more_shards(self, count: int) -> None:
+        """UserError where there are finished shards beyond the input's end."""
+        if (self.folder / _record(count)).exists():
+            raise UserError(
+                f"{self.folder}: the input ends after {count} shards, but more were made from it before; "
+                "restore the input, or start anew with --overwrite"
+            )
+
     def add(self, shard: Shard, vectors: Array, said: Mapping[str, Any], *, format: str, texts: bool) -> None:
         """Write a shard's files, and last its record: what is `said` of it and the sums."""
         entries = write_shard(self.folder, shard.number, shard.ids, shard.texts if texts else None, vectors, format)
@@ -149,6 +157,9 @@ class UnfinishedRun:
         entries: dict[str, Any] = {}
         for record in self.records():
             entries |= record["files"]
+        for path in [*self.folder.glob("vectors-*"), *self.folder.glob("rows-*")]:
+            if path.name not in entries:  # of a shard that a mended input does not have any more
+                folders.discard(path)
         files.write_bytes(self.folder / manifest.NAME, manifest.to_bytes(entries, {"vectors": info}))
 
     def publish(self, overwrite: bool) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from minilm_retriever import manifest
 from minilm_retriever.errors import UserError
-from minilm_retriever.quantization import DTYPES, Floats, Ranges, to_float, width
+from minilm_retriever.quantization import DTYPES, Floats, Ranges, fold, to_float, truncate, width
 from minilm_retriever.shards import STATE, Array, beside, file_names, open_shard, read_rows
 
 
@@ -70,6 +70,14 @@ class VectorFolder:
     def floats(self, kept: Array) -> Floats:
         """Some rows of a shard (N, width) as float32 vectors (N, H)."""
         return to_float(kept, self.info["dtype"], self.ranges)
+
+    def queries(self, vectors: Floats) -> tuple[Floats, Floats]:
+        """A model's query vectors (B, H) as these shards want them, and what to add to each one's inner products (B,).
+
+        Cut to as many dimensions, and scaled by int8's steps; binary has no inner products, see floats().
+        """
+        asked = truncate(vectors, self.info["dimension"], unit=self.info["unit"])
+        return fold(asked, self.ranges) if self.ranges else (asked, np.zeros(len(asked), np.float32))
 
     def rows(self, numbers: Sequence[int]) -> list[tuple[str, str]]:
         """(id, text) of these rows; the text is "" where texts were not kept."""

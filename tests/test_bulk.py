@@ -11,6 +11,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import suppress
@@ -188,6 +189,14 @@ def test_int8_ranges_come_from_the_first_shard_or_from_texts_that_are_named(run,
     assert isinstance(ranges, Ranges) and (ranges.low <= vectors.ranges.low).all()
 
 
+def test_int8_never_goes_on_without_the_ranges_that_it_began_with(run, monkeypatch):
+    source = write_lines("in.txt", [f"text {n}" for n in range(9)])
+    killed_after(monkeypatch, 1, lambda: run(source, dtype="int8", shard_size=3))
+    Path("v.run/unfinished/ranges.json").unlink()
+    with pytest.raises(UserError, match="shard 1 needs the int8 ranges"):
+        run(source, dtype="int8", shard_size=3)
+
+
 def test_texts_can_be_left_out(run):
     run(write_lines("in.txt", ["one", "two"]), texts=False)
     assert list(open_vectors(Path("v"))) == [("0", ""), ("1", "")]
@@ -271,6 +280,17 @@ def test_a_mended_input_that_differs_in_a_finished_shard_is_refused(run):
         run("in.jsonl", shard_size=1)
 
 
+def test_a_stream_that_ends_earlier_than_before_is_refused(run, monkeypatch):
+    def piped(text: str):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode()), "utf-8"))
+        return run("-", shard_size=1)
+
+    killed_after(monkeypatch, 2, lambda: piped("one\ntwo\nthree\n"))
+    with pytest.raises(UserError, match="v.run: the input ends after 1 shards, but more were made from it before"):
+        piped("one\n")
+    assert "2 rows stood there already" in piped("one\ntwo\nthree\n")
+
+
 def test_bad_rows_can_be_set_aside_up_to_a_number(run):
     Path("in.jsonl").write_text(BAD, "utf-8")
     said = run("in.jsonl", skip_bad="bad.jsonl", max_bad=2)
@@ -308,6 +328,8 @@ def test_an_output_inside_the_input_is_refused(run):
     write_lines("texts/in.txt", ["one"])
     with pytest.raises(UserError, match="lies inside the input"):
         run("texts", out="texts/v")
+    with pytest.raises(UserError, match="--skip-bad texts/bad.jsonl lies inside the input texts"):
+        run("texts", skip_bad="texts/bad.jsonl")
 
 
 def test_a_dry_run_says_what_would_happen_and_writes_nothing(run):
@@ -455,10 +477,17 @@ def test_a_disk_that_refuses_is_one_line_and_the_same_command_goes_on(run, light
     assert refusals > 50
 
 
-def test_real_processes_killed_at_random(tmp_path, tiny_folder):
-    """A small sample of benchmarks/bulk.py kills."""
-    command = [sys.executable, ROOT / "benchmarks" / "bulk.py", "kills", "--kills", "4", "--rows", "2000"]
-    done = subprocess.run([*command, "--work", tmp_path], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert result["kills"] == 4 and result["identical"] == result["results"] > 0
+def test_a_real_process_killed_in_the_middle(run, tiny_folder):
+    """One of the hundred of benchmarks/bulk.py kills."""
+    source = write_lines("in.txt", [f"text {n % 999}" for n in range(3000)])
+    run(source, out="undisturbed", shard_size=30, threads=1)
+    command = [sys.executable, ROOT / "encode.py", source, "--model", tiny_folder, "--out", "v", "--shard-size", "30"]
+    process = subprocess.Popen(
+        [*command, "--threads", "1"], env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and not Path("v.run/unfinished/00002.json").exists():
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait() == -9 and not Path("v").exists()
+    assert "rows stood there already" in run(source, shard_size=30, threads=1)
+    assert contents("v") == contents("undisturbed")

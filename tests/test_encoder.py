@@ -97,6 +97,26 @@ def test_rows_are_unit_unless_asked_otherwise(tiny):
     np.testing.assert_allclose(raw / np.linalg.norm(raw, axis=1, keepdims=True), tiny.encode(texts), atol=1e-6)
 
 
+def test_a_stream_yields_ids_and_vectors_a_shard_at_a_time(tiny):
+    texts = [f"text {n % 4}" for n in range(10)]
+    taken = []
+
+    def one_by_one():
+        for text in texts:
+            taken.append(text)
+            yield text
+
+    stream = tiny.encode_stream(one_by_one(), shard_size=4)
+    ids, vectors = next(stream)
+    assert ids == ["0", "1", "2", "3"] and len(taken) == 4
+    rest = list(stream)
+    assert [i for part, _ in rest for i in part] == ["4", "5", "6", "7", "8", "9"]
+    together = np.concatenate([vectors, *(part for _, part in rest)])
+    assert np.abs(together - tiny.encode(texts)).max() <= 1e-6
+    assert [ids for ids, _ in tiny.encode_stream([("a", "one"), ("b", "two", "in.txt:2")])] == [["a", "b"]]
+    assert list(tiny.encode_stream([])) == []
+
+
 def test_hostile_strings_give_finite_unit_vectors_or_a_named_error(tiny):
     texts = hostile_texts(2000)
     good = [t for t in texts if not any(0xD800 <= ord(c) < 0xE000 for c in t)]
