@@ -1,6 +1,6 @@
 """What to do about repeated rows: keep, mask, avoid, distinct, a guide. Quality against steps, on repetitive data.
 
-    python benchmarks/negatives.py --out FILE.json --steps 200 --seeds 3 --sts STS_FILE --floor PAIRS_FILE --overhead
+    python benchmarks/negatives.py --out FILE.json --steps 100 --seeds 0 1 2 --sts FILE --floor PAIRS --overhead
 
 The 282 pairs of examples/job_skills/train.csv are drawn with replacement to 100,000 rows, so that the floor under the
 loss is the published run's. Each arm trains on the same rows with the same settings but for its own flags, and is
@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="negatives.json")
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--at", type=int, nargs="+", help="steps to evaluate after (default: 1/8, 1/4, 1/2, 3/4, all)")
     parser.add_argument("--threads", type=int)
@@ -75,7 +75,7 @@ def main() -> None:
         if args.overhead:
             found["overhead"] = overhead(train, args)
             files.write_json(out, found)
-        for seed in range(args.seeds):
+        for seed in args.seeds:
             for arm in args.arms:
                 if (arm, seed, args.steps) not in done:
                     found["runs"].append(run_arm(arm, seed, train, args))
