@@ -27,9 +27,11 @@ from minilm_retriever.config import TrainConfig
 from minilm_retriever.data import read_pairs, read_scored_pairs
 from minilm_retriever.encoding import encode_texts
 from minilm_retriever.loss import batch_floor
+from minilm_retriever.metrics import spearman
 from minilm_retriever.repeats import loss_floor, repeat_share
 from minilm_retriever.tokenization import TextTokenizer
-from minilm_retriever.training import Trainer, prepare
+from minilm_retriever.trainer import Trainer
+from minilm_retriever.training import prepare
 
 EXAMPLE = Path("examples/job_skills")
 ROWS = 100_000
@@ -127,16 +129,6 @@ def evaluate(trainer: Trainer, tokenizer: TextTokenizer, sts: str | None) -> dic
         vectors = encode_texts(trainer.encoder, tokenizer, left + right)
         values["sts"] = spearman((vectors[: len(left)] * vectors[len(left) :]).sum(axis=1), np.array(gold))
     return values
-
-
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Correlation of the ranks, ties at their mean."""
-
-    def ranks(x: np.ndarray) -> np.ndarray:
-        _, place, count = np.unique(x, return_inverse=True, return_counts=True)
-        return (np.cumsum(count) - (count - 1) / 2)[place]
-
-    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
 
 
 def floor_figures(path: str) -> dict[str, float]:

@@ -22,7 +22,8 @@ from typing import Any
 
 from minilm_retriever import files
 from minilm_retriever.config import RECIPES, TrainConfig
-from minilm_retriever.training import Trainer, prepare
+from minilm_retriever.trainer import Trainer
+from minilm_retriever.training import prepare
 
 ROWS, LOG_STEPS = 100_000, 500
 RUNS: dict[str, dict[str, Any]] = {

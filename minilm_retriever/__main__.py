@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from minilm_retriever import __version__
-from minilm_retriever.config import BASE_FOLDER, RECIPES, EncodeConfig, TrainConfig, add_flags, from_args
+from minilm_retriever.config import BASE_FOLDER, RECIPES, EncodeConfig, MineConfig, TrainConfig, add_flags, from_args
 from minilm_retriever.errors import UserError, run_command
 
 
@@ -47,6 +47,10 @@ def parser() -> argparse.ArgumentParser:
     inspect.add_argument("--model", default=BASE_FOLDER, help=f"whose tokens are counted (default {BASE_FOLDER})")
     inspect.add_argument("--json", action="store_true", help="print JSON")
     inspect.set_defaults(command=run_inspect)
+
+    mine = commands.add_parser("mine", help="add hard negatives to pairs, chosen by a model")
+    add_flags(mine, MineConfig, positional=["pairs"])
+    mine.set_defaults(command=run_mine)
 
     search = commands.add_parser("search", help="search a folder that encode.py wrote")
     search.add_argument("folder", metavar="DIR", help="what encode.py wrote")
@@ -102,6 +106,15 @@ def run_inspect(args: argparse.Namespace) -> None:
     tokenizer = open_model(weights.resolve(args.model)).tokenizer
     found = inspect(args.pairs, tokenizer, columns=args.columns, batch_size=args.batch_size)
     print(json.dumps(found.as_json(), indent=2) if args.json else as_text(found))
+
+
+def run_mine(args: argparse.Namespace) -> None:
+    """Flags -> config -> mine."""
+    config = from_args(MineConfig, args)
+
+    from minilm_retriever.mining import mine
+
+    sys.stderr.write(f"{mine(config)}\n")
 
 
 def run_encode(args: argparse.Namespace) -> None:

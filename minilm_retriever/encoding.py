@@ -69,7 +69,8 @@ def encode_tokens(
     out = np.empty((len(tokens), encoder.bert.config.hidden_size), dtype=np.float32)
     device = encoder.bert.embeddings.word_embeddings.weight.device
     training = encoder.training
-    encoder.eval()
+    if training:
+        encoder.eval()
     waiting = length_batches(tokens.lengths, BATCH_TOKENS.get(device.type, 4096), batch_size)[::-1]
     most, done, real = math.inf, 0, 0  # padded tokens that are known to fit; texts that are done, and their tokens
     while waiting:
@@ -91,7 +92,8 @@ def encode_tokens(
                 warnings.warn(f"{len(rows)} texts do not fit in memory: halving (see batch_size)", stacklevel=3)
             most = padded / 2
         waiting += np.array_split(rows, 2)[::-1]
-    encoder.train(training)
+    if training:
+        encoder.train()
     return out
 
 

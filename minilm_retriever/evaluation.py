@@ -1,7 +1,8 @@
 """How good a model is on held-out data: retrieval from pairs or a BEIR-style folder, similarity from an STS file.
 
-The conventions are the field's (see metrics.py): a document's text is its title, a space, its text; a document whose id
-is the query's own is left out; queries without judgements do not count; equal scores are ordered as trec_eval does.
+The conventions are the field's (see metrics.py): a document's text is its title, a space, its text, and empty where it
+has neither; a document whose id is the query's own is left out; queries without judgements do not count; equal scores
+are ordered as trec_eval does, also where they fall on the last rank, and copies of a text have equal scores.
 """
 
 from __future__ import annotations
@@ -64,11 +65,17 @@ class RetrievalResult:
         return {name: float(values.mean()) for name, values in self.per_query.items()}
 
     def trec_run(self, tag: str) -> str:
-        """The run in TREC's format: query, Q0, document, rank, score, tag."""
+        """The run in TREC's format: query, Q0, document, rank, score, tag.
+
+        With nine digits a float32 reads back as itself, so trec_eval, which sorts by score, sees the same ranking.
+        """
         lines = []
         for query, ranking in self.run.items():
             for rank, (document, score) in enumerate(ranking, 1):
-                lines.append(f"{query} Q0 {document} {rank} {score:.6f} {tag}\n")
+                fields = (query, "Q0", document, str(rank), f"{score:.9g}", tag)
+                if odd := [name for name in fields if len(name.split()) != 1]:
+                    raise UserError(f"{odd[0]!r} cannot stand in a TREC run: it is empty or holds white space")
+                lines.append(" ".join(fields) + "\n")
         return "".join(lines)
 
 
@@ -93,9 +100,14 @@ def read_beir(folder: Path, split: str = "test") -> RetrievalTask:
     Raises UserError with path:line on a malformed line, and where judgements name queries or documents that are not
     there (how many, and the first).
     """
-    documents = {text_of(row, "_id"): document_text(row) for row in jsonl(folder, "corpus")}
-    queries = {text_of(row, "_id"): text_of(row, "text") for row in jsonl(folder, "queries")}
+    documents = read_jsonl(folder, "corpus", document_text)
+    queries = read_jsonl(folder, "queries", query_text)
     path = folder / "qrels" / f"{split}.tsv"
+    if not path.exists():
+        there = ", ".join(sorted(file.stem for file in path.parent.glob("*.tsv"))) or "none"
+        raise UserError(f"{path}: no such file; splits in this folder: {there}")
+    if not any(documents.values()):
+        raise UserError(f"{folder}: no document has a title or a text; these must be the keys in corpus.jsonl")
     judgements: dict[str, dict[str, int]] = {}
     unknown: list[str] = []
     for row in read_rows(path, format="tsv", need=("query-id", "corpus-id", "score")):
@@ -123,38 +135,91 @@ def read_beir(folder: Path, split: str = "test") -> RetrievalTask:
     )
 
 
-def jsonl(folder: Path, name: str) -> Sequence[Row]:
-    """The rows of NAME.jsonl or NAME.jsonl.gz."""
+def read_jsonl(folder: Path, name: str, read: Callable[[Row], str]) -> dict[str, str]:
+    """Texts by id from NAME.jsonl or NAME.jsonl.gz; UserError where an id stands twice with different texts."""
     path = folder / f"{name}.jsonl"
-    return list(read_rows(path if path.exists() else folder / f"{name}.jsonl.gz", format="jsonl", need=("_id", "text")))
+    texts: dict[str, str] = {}
+    for row in read_rows(path if path.exists() else folder / f"{name}.jsonl.gz", format="jsonl"):
+        number = row.values.get("_id")
+        key = str(number) if type(number) is int else text_of(row, "_id")
+        if texts.setdefault(key, text := read(row)) != text:
+            raise UserError(f"{row.where}: _id {key!r} stands twice, with different texts")
+    return texts
 
 
 def text_of(row: Row, column: str) -> str:
     """A column's text; UserError with path:line where it is something else."""
-    value = row.values[column]
+    value = row.values.get(column)
     if not isinstance(value, str):
         raise UserError(f"{row.where}: {column} is {value!r}, not a string")
     return value
 
 
+def query_text(row: Row) -> str:
+    """A query has to have a text."""
+    return text_of(row, "text")
+
+
 def document_text(row: Row) -> str:
-    """Title, a space, text, as BEIR joins them; the text alone where there is no title."""
-    title = row.values.get("title")
-    return f"{title} {text_of(row, 'text')}".strip() if title else text_of(row, "text").strip()
+    """Title, a space, text, as BEIR joins them; what is missing or null is empty."""
+    parts = [text_of(row, column) for column in ("title", "text") if row.values.get(column) is not None]
+    return " ".join(parts).strip()
 
 
 def evaluate_retrieval(task: RetrievalTask, encode: Encode, ks: Sequence[int] = KS) -> RetrievalResult:
     """Rank all documents for every query by inner product of what `encode` gives, exactly."""
     depth = max(ks) + task.ignore_identical_ids
-    scores, rows = top_k(encode(list(task.queries)), encode(list(task.documents)), depth)
+    # By descending id, for of equal scores top_k keeps the first rows and trec_eval the last ids. Each text once, so
+    # that its copies tie whatever rounding there is in `encode`.
+    copies: dict[str, list[str]] = {}
+    for number, text in sorted(zip(task.document_ids, task.documents, strict=True), reverse=True):
+        copies.setdefault(text, []).append(number)
+    texts, groups = list(copies), list(copies.values())
+    scores, rows = top_k(vectors_of(encode, task.queries), vectors_of(encode, texts), depth)
     run: dict[str, list[tuple[str, float]]] = {}
-    for query, query_scores, query_rows in zip(task.query_ids, scores, rows, strict=True):
-        ids = [task.document_ids[row] for row in query_rows]
-        ranking = [(ids[i], float(query_scores[i])) for i in trec_order(ids, query_scores)]
+    for query, query_scores, query_rows in zip(task.query_ids, scores.tolist(), rows.tolist(), strict=True):
+        found = [(n, s) for s, row in zip(query_scores, query_rows, strict=True) for n in groups[row][:depth]]
+        ranking = [found[i] for i in trec_order([n for n, _ in found], [s for _, s in found])]
         run[query] = [pair for pair in ranking if not (task.ignore_identical_ids and pair[0] == query)][: max(ks)]
     names = {query: [document for document, _ in ranking] for query, ranking in run.items()}
     query_ids, per_query = run_metrics(names, task.judgements, ks)
     return RetrievalResult(task, query_ids, per_query, run)
+
+
+def vectors_of(encode: Encode, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    """A vector for each text (N, H); ValueError where `encode` gave something else."""
+    vectors = encode(list(texts))
+    if vectors.ndim != 2 or len(vectors) != len(texts):
+        raise ValueError(f"encode gave {vectors.shape} for {len(texts)} texts, not (N, H)")
+    return vectors
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a second model gains over a first on the same queries."""
+
+    gain: Mapping[str, Interval]  # by metric, paired by query
+    changed: Sequence[tuple[float, str]]  # (gain, query): the largest losses, then the largest gains
+
+
+def compare(
+    first: RetrievalResult,
+    second: RetrievalResult,
+    *,
+    metrics: Sequence[str] | None = None,
+    by: str = "mrr@10",
+    count: int = 3,
+) -> Comparison:
+    """Gains in `metrics` (default: all) with 95 % intervals, and the queries whose `by` fell and rose the most."""
+    if list(first.query_ids) != list(second.query_ids) or first.per_query.keys() != second.per_query.keys():
+        raise UserError("the two results are not of the same queries and metrics, so they cannot be compared")
+    pairs = {name: (first.per_query[name], second.per_query[name]) for name in metrics or first.per_query}
+    gain = {name: paired_bootstrap(*values) for name, values in pairs.items()}
+    gains = second.per_query[by] - first.per_query[by]
+    texts = dict(zip(first.task.query_ids, first.task.queries, strict=True))
+    order = np.argsort(gains, kind="stable")
+    chosen = [i for i in order[:count] if gains[i] < 0] + [i for i in order[::-1][:count] if gains[i] > 0]
+    return Comparison(gain, [(float(gains[i]), texts[first.query_ids[i]]) for i in chosen])
 
 
 def evaluate_sts(left: list[str], right: list[str], scores: Sequence[float], encode: Encode) -> dict[str, float]:
@@ -232,10 +297,9 @@ def evaluate_models(
     title = f"{task.name}: {len(results[0].query_ids)} queries, {len(task.documents)} documents"
     if len(results) == 1:
         return Report(title, models, [results[0].metrics], intervals)
-    first, second = (result.per_query for result in results)
-    gain = {name: paired_bootstrap(first[name], second[name]) for name in SHOWN}
+    comparison = compare(*results, metrics=SHOWN)
     metrics = [result.metrics for result in results]
-    return Report(title, models, metrics, intervals, gain, most_changed(task, results))
+    return Report(title, models, metrics, intervals, comparison.gain, comparison.changed)
 
 
 def is_sts(path: str) -> bool:
@@ -249,12 +313,3 @@ def task_of_pairs(data: str, columns: Sequence[str] | None, corpus: str | None) 
     pairs = read_pairs(data, columns)
     more = [record.text for record in read_texts(corpus, text=pairs.columns[1])] if corpus else None
     return retrieval_from_pairs(pairs.texts[0], pairs.texts[1], more, Path(data).name)
-
-
-def most_changed(task: RetrievalTask, results: Sequence[RetrievalResult], count: int = 3) -> list[tuple[float, str]]:
-    """The queries whose reciprocal rank fell and rose the most from the first model to the second."""
-    gains = results[1].per_query["mrr@10"] - results[0].per_query["mrr@10"]
-    texts = dict(zip(task.query_ids, task.queries, strict=True))
-    order = np.argsort(gains, kind="stable")
-    chosen = [i for i in order[:count] if gains[i] < 0] + [i for i in order[::-1][:count] if gains[i] > 0]
-    return [(float(gains[i]), texts[results[0].query_ids[i]]) for i in chosen]

@@ -12,15 +12,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minilm_retriever.errors import UserError
+from minilm_retriever.kernels import ACTIVATIONS, Dropout, FusedLinear, drop_out
+from minilm_retriever.layout import Group, Layout, layout_of
 
-ACTIVATIONS = {"gelu": "none", "gelu_python": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
+# How much padding attention takes for fewer, larger groups of rows (see layout.py): none where a group costs little.
+INFERENCE_SLACK, TRAINING_SLACK, GPU_SLACK = 0.0, 0.25, 1.0
 
 
 @dataclass(frozen=True)
@@ -69,42 +72,9 @@ class BertConfig:
             raise UserError(
                 f"{where}: hidden_size {made.hidden_size} is no multiple of {made.num_attention_heads} heads"
             )
-        if made.hidden_act not in ACTIVATIONS and made.hidden_act != "relu":
+        if made.hidden_act not in ACTIVATIONS:
             raise UserError(f"{where}: hidden_act {made.hidden_act!r} is not one of gelu, gelu_new, relu")
         return made
-
-
-class Layout(NamedTuple):
-    """Where the real tokens of a batch stand in its (B, T) rectangle."""
-
-    batch: int
-    width: int
-    places: Tensor | None  # (S,) places in the flattened rectangle; None where there is no padding
-    mask: Tensor | None  # (B, 1, 1, T) True at keys that may be attended to; None where there is no padding
-
-    def pad(self, x: Tensor) -> Tensor:
-        """Real tokens (S, H) put back into the rectangle (B, T, H), zeros at padding."""
-        if self.places is None:
-            return x.view(self.batch, self.width, -1)
-        return (
-            x.new_zeros(self.batch * self.width, x.shape[-1])
-            .index_copy(0, self.places, x)
-            .view(self.batch, self.width, -1)
-        )
-
-    def drop(self, x: Tensor) -> Tensor:
-        """The real tokens (S, H) of a rectangle (B, T, H)."""
-        flat = x.reshape(self.batch * self.width, -1)
-        return flat if self.places is None else flat.index_select(0, self.places)
-
-
-def layout_of(attention_mask: Tensor) -> Layout:
-    """The layout of an attention mask (B, T) of zeros and ones."""
-    batch, width = attention_mask.shape
-    real = attention_mask.bool()
-    if bool(real.all()):
-        return Layout(batch, width, None, None)
-    return Layout(batch, width, real.flatten().nonzero().squeeze(1), real[:, None, None, :])
 
 
 class Embeddings(nn.Module):
@@ -116,7 +86,7 @@ class Embeddings(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
         """ids (S,), positions (S,) -> (S, H); a single sequence has token type 0 throughout."""
@@ -135,21 +105,27 @@ class SelfAttention(nn.Module):
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.projection = FusedLinear(self.query, self.key, self.value)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """(S, H) -> (S, H)."""
+        projected = self.projection(x)  # (S, 3H): query, key and value side by side
+        mixed = [self.attend(projected[group.start : group.stop], group) for group in layout.groups]
+        return mixed[0] if len(mixed) == 1 else torch.cat([x[:0], *mixed])
 
-        def heads(y: Tensor) -> Tensor:  # (S, H) -> (B, A, T, H / A)
-            return layout.pad(y).view(layout.batch, layout.width, self.heads, -1).transpose(1, 2)
-
-        mixed = F.scaled_dot_product_attention(
-            heads(self.query(x)),
-            heads(self.key(x)),
-            heads(self.value(x)),
-            attn_mask=layout.mask,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
-        return layout.drop(mixed.transpose(1, 2))
+    def attend(self, projected: Tensor, group: Group) -> Tensor:
+        """The tokens of one group, (n, 3H) -> (n, H)."""
+        rectangle = group.pad(projected).view(group.rows, group.width, 3, self.heads, -1)
+        query, key, value = rectangle.permute(2, 0, 3, 1, 4).unbind(0)  # (R, A, W, H / A) each
+        p = self.dropout if self.training else 0.0
+        if p and query.device.type == "cpu":  # torch's own kernel takes a detour over a dozen passes there
+            scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)  # (R, A, W, W)
+            if group.mask is not None:
+                scores.masked_fill_(~group.mask, -math.inf)
+            mixed = drop_out(scores.softmax(dim=-1), p) @ value
+        else:
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=group.mask, dropout_p=p)
+        return group.drop(mixed.transpose(1, 2))
 
 
 class Residual(nn.Module):
@@ -158,12 +134,14 @@ class Residual(nn.Module):
     def __init__(self, inputs: int, config: BertConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(inputs, config.hidden_size)
+        self.fused = FusedLinear(self.dense)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         """x (S, inputs), residual (S, H) -> (S, H)."""
-        out: Tensor = self.LayerNorm(self.dropout(self.dense(x)) + residual)
+        x = self.dropout(self.dense(x)) + residual if self.training else self.fused(x, residual)
+        out: Tensor = self.LayerNorm(x)
         return out
 
 
@@ -173,16 +151,15 @@ class Layer(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.attention = nn.ModuleDict({"self": SelfAttention(config), "output": Residual(config.hidden_size, config)})
-        self.intermediate = nn.ModuleDict({"dense": nn.Linear(config.hidden_size, config.intermediate_size)})
+        dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.intermediate = nn.ModuleDict({"dense": dense})
+        self.expand = FusedLinear(dense, activation=config.hidden_act)
         self.output = Residual(config.intermediate_size, config)
-        self.activation = config.hidden_act
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """(S, H) -> (S, H)."""
         x = self.attention["output"](self.attention["self"](x, layout), x)
-        inner = self.intermediate["dense"](x)  # (S, 4H)
-        inner = F.relu(inner) if self.activation == "relu" else F.gelu(inner, approximate=ACTIVATIONS[self.activation])
-        out: Tensor = self.output(inner, x)
+        out: Tensor = self.output(self.expand(x), x)
         return out
 
 
@@ -208,17 +185,15 @@ class Bert(nn.Module):
         """
         if input_ids.shape[1] > self.config.max_position_embeddings:
             raise ValueError(f"{input_ids.shape[1]} tokens, but only {self.config.max_position_embeddings} positions")
-        layout = layout_of(attention_mask)
-        places = layout.places
-        if places is None:
-            places = torch.arange(input_ids.numel(), device=input_ids.device)
-        x = self.embeddings(input_ids.flatten().index_select(0, places), places % layout.width)  # (S, H)
+        slack = TRAINING_SLACK if self.training else INFERENCE_SLACK
+        layout = layout_of(attention_mask, slack if input_ids.device.type == "cpu" else GPU_SLACK)
+        x = self.embeddings(layout.drop(input_ids), layout.positions)  # (S, H)
         for layer in self.encoder["layer"].children():
             if self.checkpoint_layers and self.training:
                 x = torch.utils.checkpoint.checkpoint(layer, x, layout, use_reentrant=False)
             else:
                 x = layer(x, layout)
-        return layout.pad(x)
+        return layout.pad(x, *input_ids.shape)
 
 
 def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:

@@ -80,7 +80,9 @@ def _curves(record: RunRecord, metrics: Sequence[MetricRow]) -> Iterable[str]:
     if floors := _points(metrics, "loss_floor"):  # of the very batches of each row; better than one for the whole run
         loss.append(Line("floor", floors))
     yield line_chart("Loss", loss, record.steps, floor=None if floors else record.loss_floor)
-    shown = [Line(name, points) for name, points in evaluations.items()][:COLOURS]
+    told = [name for evaluation in record.evaluations for name in evaluation.after]  # what the table below shows
+    names = [name for name in dict.fromkeys(told) if name in evaluations] or list(evaluations)
+    shown = [Line(name, evaluations[name]) for name in names][:COLOURS]
     if shown:
         yield line_chart("Held-out metrics" if len(shown) > 1 else shown[0].name, shown, record.steps, from_zero=False)
     yield line_chart("Learning rate", [Line("learning rate", _points(metrics, "learning_rate"))], record.steps)
@@ -123,7 +125,8 @@ def _evaluation(evaluation: Evaluation) -> str:
         )
         if before is not None:
             rows[-1][1] = f"{before:.4f}"
-            rows[-1][3] = f'<span class="{"down" if after < before else "up"}">{after - before:+.4f}</span>'
+            better = after <= before if metric == "loss" else after >= before
+            rows[-1][3] = f'<span class="{"up" if better else "down"}">{after - before:+.4f}</span>'
     header = ["metric", "before", "after", "gain", "95 % interval"]
     used = [i for i in range(len(header)) if any(row[i] for row in rows)]
     table = _table([header[i] for i in used], [[row[i] for i in used] for row in rows])

@@ -1,8 +1,8 @@
 """Fine-tuning, readable top to bottom in the order in which it happens.
 
-Read `train` first: data, model, optimizer, then the loop: rows -> token ids -> vectors -> loss -> step -> log ->
-evaluate -> checkpoint. What can be computed from the step (learning rate, place in the data) is no state, so a run that
-was killed goes on from its newest intact state and ends in the same bits.
+Read `train` first, then trainer.py for one step: rows -> token ids -> vectors -> loss -> gradient -> step; around it,
+here: log -> evaluate -> checkpoint. What can be computed from the step (learning rate, place in the data) is no state,
+so a run that was killed goes on from its newest intact state and ends in the same bits.
 """
 
 from __future__ import annotations
@@ -12,38 +12,36 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from minilm_retriever import caching, checkpoint, files, folders, manifest, weights
-from minilm_retriever.batching import Plan, Rows, deduplicate
+from minilm_retriever import checkpoint, files, folders, manifest, weights
+from minilm_retriever.batching import Plan
 from minilm_retriever.checkpoint import Position
 from minilm_retriever.config import TrainConfig
-from minilm_retriever.data import Pairs, read_pairs
+from minilm_retriever.data import read_pairs
 from minilm_retriever.encoder import default_device
-from minilm_retriever.encoding import encode_texts, out_of_memory
+from minilm_retriever.encoding import encode_texts
 from minilm_retriever.errors import UserError
 from minilm_retriever.held_out import HeldOut
 from minilm_retriever.inspection import summary
-from minilm_retriever.loss import Ids
-from minilm_retriever.model import SelfAttention, SentenceEncoder
+from minilm_retriever.model import SelfAttention
 from minilm_retriever.model_folder import LoadedModel, open_model, read_json
 from minilm_retriever.objective import Objective, refuse_no_negatives
-from minilm_retriever.progress import Progress, duration
+from minilm_retriever.progress import Progress
 from minilm_retriever.publishing import publish
 from minilm_retriever.repeats import count_repeats
 from minilm_retriever.run_log import RunLog
-from minilm_retriever.tokenization import TextTokenizer, TokenizedTexts
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+from minilm_retriever.tokenization import TextTokenizer
+from minilm_retriever.trainer import Trainer, TrainingData
 
 
 def train(config: TrainConfig) -> int:
@@ -130,169 +128,6 @@ def loop(trainer: Trainer, position: Position, log: RunLog, held_out: HeldOut | 
                 progress.say(f"stopped after step {position.step}; the same command goes on from there")
                 return 128 + stop.signal
     return 0
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """Pairs, tokenised once: each distinct text is in `tokens`, and `places` says which text stands where."""
-
-    sources: Sequence[Pairs]
-    texts: Sequence[str]  # distinct, without the white space around them, which no tokenizer sees
-    tokens: TokenizedTexts
-    places: Sequence[Rows]  # for each source (N, C): row i's text of column c is tokens[places[i, c]]
-
-    @staticmethod
-    def tokenize(sources: Sequence[Pairs], tokenizer: TextTokenizer) -> TrainingData:
-        """Tokenise all texts of all sources."""
-        columns = (column for pairs in sources for column in pairs.texts)
-        distinct, inverse = deduplicate([text.strip() for column in columns for text in column])
-        places, start = [], 0
-        for pairs in sources:
-            count = len(pairs) * len(pairs.texts)
-            places.append(inverse[start : start + count].reshape(len(pairs.texts), len(pairs)).T)
-            start += count
-        return TrainingData(sources, distinct, tokenizer.tokenize(distinct), places)
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Rows of each source."""
-        return tuple(len(pairs) for pairs in self.sources)
-
-    def batch(self, source: int, rows: Rows) -> tuple[Ids, Tensor, Tensor]:
-        """Which texts stand in these rows (C, B), and their input_ids and attention_mask (C * B, T): all queries first,
-        then each further column."""
-        texts = self.places[source][rows].T
-        return texts, *self.tokens.batch(texts.reshape(-1))
-
-
-class Step(NamedTuple):
-    """What one optimizer step was."""
-
-    loss: float
-    floor: float  # what the loss of these batches can't go below: see loss.batch_floor
-    tokens: int
-    learning_rate: float
-
-
-class Trainer:
-    """The model, its optimizer and the batches: what one step needs."""
-
-    def __init__(
-        self, config: TrainConfig, encoder: SentenceEncoder, data: TrainingData, objective: Objective, plan: Plan
-    ) -> None:
-        self.config, self.encoder, self.data, self.objective, self.plan = config, encoder, data, objective, plan
-        self.total = config.max_steps or plan.steps_per_epoch * config.epochs
-        # fit() leaves ragged batches out of its schedule, so that its last steps have a learning rate of 0.
-        whole = plan.full_batches_per_epoch * config.epochs
-        self.schedule = whole if config.recipe == "fit" and not config.max_steps else self.total
-        self.run = Path(f"{config.out}.run")
-        self.device = torch.device(config.device or default_device())
-        encoder.to(self.device)
-        encoder.bert.checkpoint_layers = config.gradient_checkpointing
-        self.parameters = [p for p in encoder.parameters() if p.requires_grad]
-        self.optimizer = adamw(encoder, config)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
-
-    def step(self, number: int, batches: list[tuple[int, Rows]]) -> Step:
-        """Optimizer step `number` over its batches: gradients averaged, clipped, applied."""
-        config = self.config
-        rate = lr_at(number, total=self.schedule, peak=config.learning_rate, warmup_steps=config.warmup_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.encoder.train()
-        total, floor, tokens = 0.0, 0.0, 0
-        try:
-            for source, rows in batches:
-                texts, ids, mask = self.data.batch(source, rows)
-                loss = self.batch_loss(texts, ids, mask) / len(batches)
-                total += float(loss.detach())
-                self.refuse_non_finite("loss", total, number, batches)
-                floor += self.objective.floor(texts) / len(batches)
-                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-                tokens += int(mask.sum())
-            self.scaler.unscale_(self.optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm)
-            if not self.scaler.is_enabled():  # with fp16 an overflow is expected: the scaler leaves the step out
-                self.refuse_non_finite("gradient", float(norm), number, batches)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self.optimizer.zero_grad()
-        except RuntimeError as problem:
-            if not out_of_memory(problem):
-                raise
-            raise UserError(
-                f"step {number + 1} does not fit in memory: try --cache-batch 32, --gradient-checkpointing, a smaller "
-                f"--max-length, or a --batch-size below {config.batch_size}"
-            ) from None
-        return Step(total, floor, tokens, rate)
-
-    def batch_loss(self, texts: Ids, ids: Tensor, mask: Tensor) -> Tensor:
-        """The loss of a batch: one forward pass over all columns, input_ids (C * B, T), attention_mask (C * B, T)."""
-        config = self.config
-        dtype = DTYPES.get(config.precision)
-        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
-            ids, mask = ids.to(self.device), mask.to(self.device)
-            vectors = caching.encode_in_pieces(self.encoder, ids, mask, config.cache_batch)  # (C * B, H)
-        return self.objective.loss(vectors, texts)
-
-    def refuse_non_finite(self, what: str, value: float, number: int, batches: list[tuple[int, Rows]]) -> None:
-        """UserError naming the batch's rows, before any step is taken with it."""
-        if math.isfinite(value):
-            return
-        where = [self.data.sources[source].where(int(row)) for source, rows in batches for row in rows]
-        newest = folders.latest(self.run).path
-        raise UserError(
-            f"the {what} of step {number + 1} is not finite, so the step was not taken; its rows: {', '.join(where)}; "
-            f"the last good state is {newest or 'the base model'}; try a lower --learning-rate or --precision fp32"
-        )
-
-    def save(self, position: Position) -> None:
-        """Write a state and remove those that are no longer needed."""
-        if self.scaler.is_enabled():
-            position.loss_scale, position.scale_growth = self.scaler.get_scale(), self.scaler._get_growth_tracker()
-        checkpoint.save_state(self.run, self.encoder, self.optimizer, position)
-        best = {f"step-{position.best_step:08d}"} if position.best_step is not None else set()
-        folders.rotate(self.run, self.config.keep, protect=best)
-
-    def restore(self, folder: Path) -> Position:
-        """Go on from a state. The random generators come last, just before the next forward pass."""
-        position = checkpoint.load_state(folder, self.encoder, self.optimizer)
-        if position.loss_scale is not None:
-            self.scaler.load_state_dict(
-                {**self.scaler.state_dict(), "scale": position.loss_scale, "_growth_tracker": position.scale_growth}
-            )
-        checkpoint.restore_random(folder)
-        return position
-
-    def estimate(self) -> str:
-        """Time for the whole run, from its first three steps taken on a model that is thrown away."""
-        for number, batches in enumerate(self.plan.steps(0, min(4, self.total))):
-            if number == 1:  # the first step warms up
-                began = time.monotonic()
-            self.step(number, batches)
-        steps = max(1, min(4, self.total) - 1)
-        return f"{duration((time.monotonic() - began) / steps * self.total)} for {self.total} steps on this machine"
-
-
-def lr_at(step: int, *, total: int, peak: float, warmup_steps: int = 0) -> float:
-    """The learning rate of optimizer step `step` (counted from 0): linear up over warmup_steps, then linear to 0.
-
-    Source: transformers' get_linear_schedule_with_warmup.
-    """
-    if step < warmup_steps:
-        return peak * step / max(1, warmup_steps)
-    return peak * max(0.0, (total - step) / max(1, total - warmup_steps))
-
-
-def adamw(encoder: SentenceEncoder, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW in which biases and LayerNorm parameters do not decay."""
-    decayed, spared = list[Tensor](), list[Tensor]()
-    for name, parameter in encoder.named_parameters():
-        if parameter.requires_grad:
-            (spared if "bias" in name or "LayerNorm" in name else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": spared, "weight_decay": 0.0}]
-    betas = (config.adam_beta1, config.adam_beta2)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.adam_epsilon, fused=True)
 
 
 class StopRequest:

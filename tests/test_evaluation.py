@@ -11,12 +11,15 @@ import pytest
 from minilm_retriever import evaluation
 from minilm_retriever.errors import UserError
 from minilm_retriever.evaluation import (
+    RetrievalTask,
+    compare,
     evaluate_models,
     evaluate_retrieval,
     evaluate_sts,
     read_beir,
     retrieval_from_pairs,
 )
+from tests.conftest import ROOT
 
 
 def one_hot(texts):
@@ -150,6 +153,86 @@ def test_the_queries_that_changed_most_are_told():
     task = retrieval_from_pairs(["a a", "b b"], ["a", "b"])
     good = evaluate_retrieval(task, one_hot)
     bad = evaluate_retrieval(task, lambda texts: one_hot(texts if texts[0] == "a a" else texts[::-1]))
-    changed = evaluation.most_changed(task, [good, bad])
+    changed = compare(good, bad).changed
     assert all(gain < 0 for gain, _ in changed) and {query for _, query in changed} == {"a a", "b b"}
-    assert evaluation.most_changed(task, [good, good]) == []
+    same = compare(good, good, metrics=["ndcg@10"])
+    assert same.changed == [] and same.gain == {"ndcg@10": (0, 0, 0)}
+    with pytest.raises(UserError, match="same queries"):
+        compare(good, evaluate_retrieval(retrieval_from_pairs(["a"], ["a"]), one_hot))
+
+
+def test_equal_scores_are_cut_as_trec_eval_would():
+    """Of 40 documents that score the same, the ten with the last ids; where they stand in the file means nothing."""
+    ids = [f"d{number:02}" for number in range(40)]
+    texts = [" ".join("a" + "z" * (number % 3)) for number in range(40)]  # some are copies of each other
+    judgements = {"q": {"d30": 1, "d29": 1}}
+    expected = None
+    for order in (range(40), range(39, -1, -1), np.random.default_rng(0).permutation(40)):
+        task = RetrievalTask("t", ["q"], ["a"], [ids[i] for i in order], [texts[i] for i in order], judgements)
+        result = evaluate_retrieval(task, one_hot, ks=(10,))
+        assert [document for document, _ in result.run["q"]] == ids[:29:-1]
+        expected = expected or result.metrics
+        assert result.metrics == expected
+    assert expected["mrr@10"] == 1 / 10 and expected["recall@10"] == 1 / 2
+
+
+def test_copies_of_a_document_tie_even_where_encode_is_noisy():
+    noise = np.random.default_rng(0)
+    task = RetrievalTask("t", ["q"], ["a"], ["1", "2", "3", "4"], ["a", "b", "a", "a"], {"q": {"4": 1}})
+    for _ in range(5):
+        result = evaluate_retrieval(task, lambda texts: one_hot(texts) + noise.normal(0, 1e-6, (len(texts), 26)))
+        assert [document for document, _ in result.run["q"]] == ["4", "3", "1", "2"]
+
+
+def test_a_run_reads_back_as_the_same_ranking():
+    """trec_eval sorts by score, so scores that differ in float32 have to differ in the file."""
+    close = np.array([[1, 0], [np.nextafter(np.float32(1), np.float32(0)), 0]], np.float32)
+    task = RetrievalTask("t", ["q"], ["q"], ["a", "b"], ["x", "y"], {"q": {"a": 1}})
+    result = evaluate_retrieval(task, lambda texts: close[[["x", "y"].index(t) if t != "q" else 0 for t in texts]])
+    read = [line.split() for line in result.trec_run("ours").splitlines()]
+    assert [(fields[2], np.float32(fields[4])) for fields in read] == [("a", close[0, 0]), ("b", close[1, 0])]
+    odd = RetrievalTask("t", ["q 1"], ["a"], ["a"], ["a"], {"q 1": {"a": 1}})
+    with pytest.raises(UserError, match="'q 1' cannot stand in a TREC run"):
+        evaluate_retrieval(odd, one_hot).trec_run("ours")
+
+
+def test_documents_without_text_stay_in_the_corpus(tmp_path):
+    rows = [{"_id": "d1", "title": "a"}, {"_id": "d2", "title": None, "text": "b"}, {"_id": 3, "text": None}]
+    task = read_beir(beir(tmp_path / "set", corpus=rows, qrels="q1\t3\t1\n"))
+    assert dict(zip(task.document_ids, task.documents, strict=True)) == {"d1": "a", "d2": "b", "3": ""}
+    with pytest.raises(UserError, match="no document has a title or a text"):
+        read_beir(beir(tmp_path / "keys", corpus=[{"_id": "d1", "contents": "a"}]))
+
+
+def test_an_id_may_stand_twice_with_one_text_alone(tmp_path):
+    same = [{"_id": "d1", "text": "a"}, {"_id": "d2", "text": "b"}, {"_id": "d1", "text": "a"}]
+    assert read_beir(beir(tmp_path / "same", corpus=same)).document_ids == ["d1", "d2"]
+    other = [{"_id": "d1", "text": "a"}, {"_id": "d1", "text": "b"}]
+    with pytest.raises(UserError, match=r"corpus\.jsonl:2: _id 'd1' stands twice"):
+        read_beir(beir(tmp_path / "other", corpus=other))
+
+
+def test_another_split_or_the_ones_there_are(tmp_path):
+    folder = beir(tmp_path / "set")
+    (folder / "qrels/dev.tsv").write_text("query-id\tcorpus-id\tscore\nunjudged\td1\t1\n")
+    assert read_beir(folder, "dev").query_ids == ["unjudged"]
+    with pytest.raises(UserError, match=r"train\.tsv: no such file; splits in this folder: dev, test"):
+        read_beir(folder, "train")
+
+
+def test_an_encoder_that_loses_texts_is_noticed():
+    with pytest.raises(ValueError, match="for 2 texts"):
+        evaluate_retrieval(retrieval_from_pairs(["a", "b"], ["a", "b"]), lambda texts: one_hot(texts[:1]))
+
+
+def test_equals_trec_eval_from_vectors_to_metrics():
+    """Vectors that give the reference's scores, in any corpus order: its metrics come out."""
+    reference = json.loads((ROOT / "tests/reference/trec_metrics.json").read_text("utf-8"))
+    for query, run in list(reference["run"].items())[::7]:
+        if query in reference["expected"] and run:
+            task = RetrievalTask("t", [query], ["?"], list(run), list(run), {query: reference["judgements"][query]})
+            vectors = {"?": 1.0, **run}
+            result = evaluate_retrieval(
+                task, lambda texts, v=vectors: np.array([[v[t]] for t in texts], np.float32), reference["ks"]
+            )
+            assert result.metrics == pytest.approx(reference["expected"][query], abs=1e-9)

@@ -13,11 +13,11 @@ PACKAGE = ROOT / "minilm_retriever"
 # From the bottom up. A module imports from groups below its own, or from its own group without a cycle.
 GROUPS = {
     "ground": "errors files folders manifest config record progress",
-    "machinery": "rows lines data survey metrics repeats apart batching tokenization model loss objective caching "
-    "weights model_folder prompts encoding quantization shards vector_cache unfinished vectors search charts card_texts "
-    "checkpoint run_log",
+    "machinery": "rows lines data survey metrics repeats apart batching tokenization layout kernels model loss "
+    "objective caching weights model_folder prompts encoding quantization shards vector_cache unfinished vectors "
+    "search charts card_texts checkpoint run_log",
     "what people import": "encoder",
-    "jobs": "evaluation held_out model_card report publishing training shard_encoder bulk inspection",
+    "jobs": "evaluation held_out model_card report publishing trainer training shard_encoder bulk inspection mining",
     "commands": "__main__ __init__",
 }
 LEVEL = {name: level for level, names in enumerate(GROUPS.values()) for name in names.split()}

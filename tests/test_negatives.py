@@ -17,7 +17,8 @@ from minilm_retriever.__main__ import main
 from minilm_retriever.config import TrainConfig
 from minilm_retriever.errors import UserError
 from minilm_retriever.objective import Objective
-from minilm_retriever.training import Trainer, prepare, train
+from minilm_retriever.trainer import Trainer
+from minilm_retriever.training import prepare, train
 
 JOBS = "cook nurse pilot baker judge tailor miner diver".split()
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from minilm_retriever.charts import MOST_POINTS, Line, histogram, line_chart, nice_ticks, number
-from minilm_retriever.record import Column
+from minilm_retriever.record import Column, Evaluation
 from minilm_retriever.report import report_html
 from tests.run_records import BARE, HOSTILE, HOSTILE_TEXT, RUN, metrics
 
@@ -164,3 +164,12 @@ def test_the_bars_of_a_histogram_hold_every_row():
         chart = histogram("t", lengths, "tokens")
         counts = [int(count.replace(",", "")) for count in re.findall(r": ([\d,]+) rows", chart)]
         assert sum(counts) == len(lengths) and len(counts) <= 30
+
+
+def test_a_lower_held_out_loss_is_told_as_a_gain_and_the_chart_shows_what_the_table_tells():
+    evaluation = Evaluation("pairs.csv", 9, {"mrr@10": 0.8, "loss": 0.1}, {"mrr@10": 0.9, "loss": 0.3})
+    record = replace(RUN, evaluations=[evaluation])
+    rows = [{"step": step, "eval": {"accuracy@1": 0.1, "mrr@10": 0.9, "loss": 0.2}} for step in (0, 5)]
+    page = report_html(record, rows)
+    assert '<span class="up">-0.2000</span>' in page and '<span class="down">-0.1000</span>' in page
+    assert "mrr@10" in page and "accuracy@1" not in page

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from minilm_retriever import Encoder, checkpoint, folders, training
 from minilm_retriever.config import TrainConfig
 from minilm_retriever.errors import UserError
-from minilm_retriever.training import Trainer, lr_at, prepare, train
+from minilm_retriever.trainer import Trainer, lr_at
+from minilm_retriever.training import prepare, train
 from tests.conftest import THREADS
 
 NOUNS = "data nurse cook engine river soil music night bread glass horse code paper metal forest child".split()
@@ -232,7 +233,7 @@ def test_accumulated_gradients_are_those_of_the_mean(config):
     _, trainer = prepare(config(dropout=0.0, gradient_accumulation_steps=2, max_grad_norm=1e9, learning_rate=0.0))
     batches = next(iter(trainer.plan.steps(0, 1)))
     trainer.encoder.train()
-    losses = [trainer.batch_loss(*trainer.data.batch(source, rows), len(rows)) for source, rows in batches]
+    losses = [trainer.batch_loss(*trainer.data.batch(source, rows)) for source, rows in batches]
     (sum(losses) / 2).backward()
     expected = {n: p.grad.clone() for n, p in trainer.encoder.named_parameters() if p.grad is not None}
     trainer.optimizer.zero_grad()
@@ -408,6 +409,3 @@ def test_flags_out_of_range_are_one_line():
     ]:
         with pytest.raises(UserError, match=message):
             TrainConfig(**changes)
-
-
-log_rows(config.out)
