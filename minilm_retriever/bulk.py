@@ -7,14 +7,13 @@ Memory holds one shard. What is kept of a shard depends on its rows, the model, 
 
 from __future__ import annotations
 
-import ctypes
 import io
 import itertools
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,6 +27,7 @@ from minilm_retriever.config import EncodeConfig
 from minilm_retriever.data import Record, input_files, read_texts
 from minilm_retriever.encoder import Encoder
 from minilm_retriever.errors import UserError
+from minilm_retriever.memory import give_back_memory
 from minilm_retriever.progress import Progress, duration
 from minilm_retriever.prompts import DOCUMENT, find_prompt
 from minilm_retriever.quantization import Ranges, calibrate, quantize, width
@@ -291,12 +291,6 @@ class Job:
             f"from the first {len(texts)} rows: {counts.tokens / counts.rows:.1f} tokens and {wide:,.0f} bytes a row"
         )
         return "; ".join([*lines, "nothing was written"])
-
-
-def give_back_memory() -> None:
-    """Return what the C library keeps of freed memory: batches of ever other sizes leave gaps that add up."""
-    with suppress(AttributeError, OSError):  # where the C library is another than glibc
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def refuse_inside(config: EncodeConfig) -> None:

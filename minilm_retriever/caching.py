@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from minilm_retriever.memory import give_back_memory
 from minilm_retriever.model import SentenceEncoder
+
+TRIM_EVERY = 8  # pieces, forward and backward, after which freed memory is given back
 
 
 def encode_in_pieces(encoder: SentenceEncoder, input_ids: Tensor, attention_mask: Tensor, size: int | None) -> Tensor:
@@ -21,10 +24,19 @@ def encode_in_pieces(encoder: SentenceEncoder, input_ids: Tensor, attention_mask
     if size is None or size >= len(input_ids):
         vectors: Tensor = encoder(input_ids, attention_mask)
         return vectors
+    lengths = attention_mask.sum(dim=1)
+    order = lengths.argsort(descending=True, stable=True)  # texts of a piece are of a length: little padding
     pieces = []
-    for start in range(0, len(input_ids), size):
-        mask = attention_mask[start : start + size]
-        mask = mask[:, : int(mask.sum(dim=1).max())]  # the longest of this piece, not of the batch
-        ids = input_ids[start : start + size, : mask.shape[1]]
-        pieces.append(checkpoint(encoder, ids, mask, use_reentrant=False))
-    return torch.cat(pieces)
+    for number, rows in enumerate(torch.split(order, size)):
+        width = int(lengths[rows[0]])
+        piece = checkpoint(encoder, input_ids[rows, :width], attention_mask[rows, :width], use_reentrant=False)
+        if number % TRIM_EVERY == 0:
+            give_back_memory()
+            piece.register_hook(give_back_before_backward)
+        pieces.append(piece)
+    return torch.cat(pieces)[order.argsort()]
+
+
+def give_back_before_backward(gradient: Tensor) -> None:
+    """A hook on a piece's vectors: it runs just before the piece is encoded again."""
+    give_back_memory()

@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "minilm_retriever"
 # From the bottom up. A module imports from groups below its own, or from its own group without a cycle.
 GROUPS = {
-    "ground": "errors files folders manifest config record progress",
+    "ground": "errors memory files folders manifest config record progress",
     "machinery": "rows lines data survey metrics repeats apart batching tokenization layout kernels model loss "
     "objective caching weights model_folder prompts encoding quantization shards vector_cache unfinished vectors "
     "search charts card_texts checkpoint run_log",
