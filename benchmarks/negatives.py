@@ -1,6 +1,6 @@
 """What to do about repeated rows: keep, mask, avoid, distinct, a guide. Quality against steps, on repetitive data.
 
-    python benchmarks/negatives.py --out FILE.json [--steps 200] [--seeds 3] [--sts STS_FILE] [--floor PAIRS_FILE]
+    python benchmarks/negatives.py --out FILE.json --steps 200 --seeds 3 --sts STS_FILE --floor PAIRS_FILE --overhead
 
 The 282 pairs of examples/job_skills/train.csv are drawn with replacement to 100,000 rows, so that the floor under the
 loss is the published run's. Each arm trains on the same rows with the same settings but for its own flags, and is
@@ -16,17 +16,20 @@ import csv
 import json
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from minilm_retriever import files
 from minilm_retriever.batching import order
 from minilm_retriever.config import TrainConfig
 from minilm_retriever.data import read_pairs, read_scored_pairs
 from minilm_retriever.encoding import encode_texts
-from minilm_retriever.loss import batch_floor
+from minilm_retriever.loss import Ids, batch_floor
 from minilm_retriever.metrics import spearman
 from minilm_retriever.repeats import loss_floor, repeat_share
 from minilm_retriever.tokenization import TextTokenizer
@@ -55,6 +58,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--sts", help="scored pairs: what was forgotten")
     parser.add_argument("--floor", help="pairs (description, skills) whose floor is predicted and measured")
+    parser.add_argument("--overhead", action="store_true", help="time what mask and avoid add to a step")
     parser.add_argument("--table", metavar="FILE.json", help="print the tables of a finished run, and do nothing else")
     args = parser.parse_args()
     if args.table:
@@ -68,6 +72,9 @@ def main() -> None:
     done = {(run["arm"], run["seed"], run["steps"]) for run in found["runs"]}
     with tempfile.TemporaryDirectory() as folder:
         train = repetitive(Path(folder) / "train.csv")
+        if args.overhead:
+            found["overhead"] = overhead(train, args)
+            files.write_json(out, found)
         for seed in range(args.seeds):
             for arm in args.arms:
                 if (arm, seed, args.steps) not in done:
@@ -131,6 +138,38 @@ def evaluate(trainer: Trainer, tokenizer: TextTokenizer, sts: str | None) -> dic
     return values
 
 
+def overhead(train: Path, args: argparse.Namespace, rounds: int = 15) -> dict[str, float]:
+    """Milliseconds: a step, its loss with and without masks (interleaved, medians), and drawing an epoch of batches."""
+    trainers = {
+        arm: prepare(TrainConfig(train=(str(train),), out="never-written", threads=args.threads, **ARMS[arm]))[1]
+        for arm in ("keep", "mask", "avoid")
+    }
+    times: dict[str, list[float]] = {}
+
+    def timed(name: str, work: Callable[[], Any]) -> None:
+        began = time.perf_counter()
+        work()
+        times.setdefault(name, []).append(1000 * (time.perf_counter() - began))
+
+    keep = trainers["keep"]
+    for number, batches in enumerate(keep.plan.steps(0, rounds)):
+        timed("step", partial(keep.step, number, batches))
+        texts, ids, mask = keep.data.batch(*batches[0])
+        vectors = keep.encoder(ids.to(keep.device), mask.to(keep.device)).detach().requires_grad_()
+        for _ in range(20):
+            for arm in ("keep", "mask"):
+                timed(f"loss, {arm}", partial(loss_and_gradient, trainers[arm], vectors, texts))
+    for _ in range(3):
+        for arm in ("keep", "avoid"):
+            timed(f"order of 6,250 batches, {arm}", partial(trainers[arm].plan.epoch, 0))
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def loss_and_gradient(trainer: Trainer, vectors: Tensor, texts: Ids) -> None:
+    """What comes between the two passes through the model."""
+    trainer.objective.loss(vectors, texts).backward()
+
+
 def floor_figures(path: str) -> dict[str, float]:
     """The floor of rows drawn to 100,000, in closed form and in the batches of an epoch."""
     pairs = read_pairs(path, ["description", "skills"])
@@ -167,9 +206,10 @@ def tables(found: dict[str, Any]) -> str:
                 f"| {loss if points[0]['step'] else ''} | {wordings} | {occupations} | {sts} |"
             )
         lines.append(f"| ({len(mine)} seeds) | | | | | | |")
-    if "floor" in found:
-        lines += ["", "| floor | |", "|---|---|"]
-        lines += [f"| {name} | {value:.5g} |" for name, value in found["floor"].items()]
+    for title in ("floor", "overhead"):
+        if title in found:
+            lines += ["", f"| {title} | |", "|---|---|"]
+            lines += [f"| {name} | {value:.4g} |" for name, value in found[title].items()]
     return "\n".join(lines)
 
 

@@ -300,11 +300,11 @@ def give_back_memory() -> None:
 
 
 def refuse_inside(config: EncodeConfig) -> None:
-    """UserError where the output would lie in a folder that is read: the next run would take it for input."""
-    out = Path(config.out).resolve()
-    for name in config.inputs:
-        if Path(name).is_dir() and out.is_relative_to(Path(name).resolve()):
-            raise UserError(f"--out {config.out} lies inside the input {name}: choose a place outside")
+    """UserError where an output would lie in a folder that is read: the next run would take it for input."""
+    for flag, place in (("--out", config.out), ("--skip-bad", config.skip_bad)):
+        for name in config.inputs:
+            if place and Path(name).is_dir() and Path(place).resolve().is_relative_to(Path(name).resolve()):
+                raise UserError(f"{flag} {place} lies inside the input {name}: choose a place outside")
 
 
 def refuse_bad_rows_file(config: EncodeConfig, run: UnfinishedRun) -> None:

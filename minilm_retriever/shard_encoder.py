@@ -54,7 +54,7 @@ class ShardEncoder:
     ) -> None:
         self.encoder, self.prompt = encoder, prompt
         self.dtype, self.dimensions, self.batch_size = dtype, dimensions, batch_size
-        self.ranges: Ranges | None = None  # of int8: the first texts that are encoded set them, where nobody has
+        self.ranges: Ranges | None = None  # of int8: the first shard sets them, where nobody has
         self.fingerprint = encoder.model.fingerprint()
         self.cache = VectorCache(cache, f"{self.fingerprint} {prompt}", encoder.dimension) if cache else None
 
@@ -66,6 +66,8 @@ class ShardEncoder:
             name = shard.ids[int(np.argmin(finite))]
             raise UserError(f"the vector of row {name!r} is not finite: are the model's weights damaged?")
         if self.dtype == "int8" and self.ranges is None:
+            if shard.number:
+                raise UserError(f"shard {shard.number} needs the int8 ranges that the first shard or --calibrate gave")
             self.ranges = calibrate(vectors)
         if self.ranges is not None:
             counts = replace(counts, clipped=clipped(vectors, self.ranges))

@@ -189,6 +189,14 @@ def test_int8_ranges_come_from_the_first_shard_or_from_texts_that_are_named(run,
     assert isinstance(ranges, Ranges) and (ranges.low <= vectors.ranges.low).all()
 
 
+def test_int8_never_goes_on_without_the_ranges_that_it_began_with(run, monkeypatch):
+    source = write_lines("in.txt", [f"text {n}" for n in range(9)])
+    killed_after(monkeypatch, 1, lambda: run(source, dtype="int8", shard_size=3))
+    Path("v.run/unfinished/ranges.json").unlink()
+    with pytest.raises(UserError, match="shard 1 needs the int8 ranges"):
+        run(source, dtype="int8", shard_size=3)
+
+
 def test_texts_can_be_left_out(run):
     run(write_lines("in.txt", ["one", "two"]), texts=False)
     assert list(open_vectors(Path("v"))) == [("0", ""), ("1", "")]
@@ -320,6 +328,8 @@ def test_an_output_inside_the_input_is_refused(run):
     write_lines("texts/in.txt", ["one"])
     with pytest.raises(UserError, match="lies inside the input"):
         run("texts", out="texts/v")
+    with pytest.raises(UserError, match="--skip-bad texts/bad.jsonl lies inside the input texts"):
+        run("texts", skip_bad="texts/bad.jsonl")
 
 
 def test_a_dry_run_says_what_would_happen_and_writes_nothing(run):
