@@ -379,7 +379,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=list("abcdefg"), help="workloads: a b c d e f g")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--quick", action="store_true", help="a fraction of the texts and steps")
+    parser.add_argument("--quick", action="store_true", help="a look, no figures: so few texts flatter who pads least")
     parser.add_argument("--against", nargs="+", default=[], metavar="DIR", help="other checkouts of this repository")
     parser.add_argument("--name", default="bench", help="the result's file name")
     args = parser.parse_args()
