@@ -12,3 +12,6 @@ lint:     ## style and types
 
 interop:  ## against sentence-transformers 3.4.1 and 6.2.0, each in an environment of its own
 	./setup.sh && .venv/bin/minilm-retriever fetch && .venv/bin/python tests/reference/interop.py
+
+bench:    ## beside sentence-transformers, onnxruntime and fastembed; DATA=path and COLUMNS="a b" add other pairs
+	./setup.sh && .venv/bin/minilm-retriever fetch && .venv/bin/python benchmarks/bench.py $(if $(DATA),--data $(DATA)) $(if $(COLUMNS),--columns $(COLUMNS))

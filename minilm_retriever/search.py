@@ -96,7 +96,7 @@ def _check(queries: Tensor, shards: Sequence[Tensor]) -> None:
 
 
 def _candidates(queries: Tensor, shards: Sequence[Tensor], k: int, block: int | None) -> Tensor:
-    """Rows (B, k + MARGIN) of the documents that score best in float32; -1 where there are no more."""
+    """Rows (B, k + a few) of the documents that score best in float32; -1 where there are no more."""
     as_it_is = all(shard.dtype == torch.float32 for shard in shards)
     size = block or max(1024, min(BLOCK // len(queries), 1 << 16 if as_it_is else 1 << 12))
     size = -(-size // GROUP) * GROUP
@@ -111,7 +111,8 @@ def _candidates(queries: Tensor, shards: Sequence[Tensor], k: int, block: int | 
             torch.mm(documents, queries.T, out=products[: len(documents)])
             best.add(products, len(documents))
     best.merge()
-    return best.rows
+    needed = int((best.scores > _slightly_below(best.scores[:, :k])[:, None]).sum(dim=1).max())
+    return best.rows[:, :needed]
 
 
 class _Best:
@@ -179,7 +180,7 @@ def _rank(queries: Tensor, shards: Sequence[Tensor], rows: Tensor, k: int) -> tu
     """The best k of the candidates (B, keep) by their scores in float64, rounded to float32; ties by row."""
     rows = rows.sort(dim=1).values
     scores = torch.empty(rows.shape)
-    portion = max(1, (1 << 13) // rows.shape[1])
+    portion = max(1, (1 << 11) // rows.shape[1])  # 6 MB at 384 dimensions, which stay in the cache
     for start in range(0, len(rows), portion):
         documents = _gather(shards, rows[start : start + portion].flatten().clamp(min=0))
         pairs = documents.view(-1, rows.shape[1], queries.shape[1]) * queries[start : start + portion, None].double()

@@ -3,7 +3,7 @@
     python tests/reference/interop.py [--base checkpoints/all-MiniLM-L6-v2] [--folder checkpoints/MINE ...] [--quick]
 
 Makes each peer an environment of its own (.peers/st3, .peers/st6; needs a package index, once), then
-  1. makes every committed fixture anew, and compares;
+  1. makes every committed fixture anew, compares, and holds the reference loop against the new ones;
   2. opens our folders (the base model saved by our Encoder, and each --folder) in both peers and in plain transformers;
   3. opens the base model as each peer saves it with our Encoder.
 One line a check, a table at the end; exit status 1 if any check fails. --quick leaves out training (the long part of
@@ -11,6 +11,7 @@ One line a check, a table at the end; exit status 1 if any check fails. --quick 
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 PEERS = {"st3": "sentence-transformers 3.4.1", "st6": "sentence-transformers 6.2.0"}
+# On a busy machine threads that wait by spinning make torch several times slower; numbers are the same.
+ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
 INPUTS = ("reference/texts.json", "reference/pairs.json", "tiny_vocab.txt")
 
 
@@ -49,7 +52,7 @@ class Report:
         """Run one of the scripts beside this one; without a line of its own that says what failed, its end is it."""
         command = [str(python), str(HERE / name), *map(str, arguments)]
         start = time.monotonic()
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
         lines = [line.split("\t") for line in done.stdout.splitlines()]
         checks = [line for line in lines if len(line) == 3 and line[0] in ("ok", "FAILED")]
         for verdict, check, figure in checks:
@@ -90,6 +93,8 @@ def compare_fixtures(report: Report, pythons: dict[str, Path], base: Path, scrat
         if not quick:
             report.script(PEERS[peer], python, "make_training.py", "--model", base, "--out", made)
         report.script(PEERS[peer], python, "compare_fixtures.py", "--made", made)
+        if not quick:
+            report.script("this project", Path(sys.executable), "replay_fixtures.py", "--made", made)
 
 
 def exchange_folders(report: Report, pythons: dict[str, Path], base: Path, folders: list[Path], scratch: Path) -> None:
