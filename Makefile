@@ -5,13 +5,15 @@ demo:     ## fine-tune, compare, encode and search on the example
 	./setup.sh && .venv/bin/python examples/demo.py
 
 test:     ## the whole test-suite
-	./setup.sh && .venv/bin/minilm-retriever fetch && .venv/bin/python -m pytest
+	./setup.sh && .venv/bin/minilm-retriever fetch && OMP_WAIT_POLICY=passive .venv/bin/python -m pytest
 
 lint:     ## style and types
 	./setup.sh && .venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
 interop:  ## against sentence-transformers 3.4.1 and 6.2.0, each in an environment of its own
-	./setup.sh && .venv/bin/minilm-retriever fetch && .venv/bin/python tests/reference/interop.py
+	./setup.sh && .venv/bin/minilm-retriever fetch
+	test -d checkpoints/interop || .venv/bin/python train.py --train examples/job_skills/train.csv --max-steps 5 --out checkpoints/interop
+	.venv/bin/python tests/reference/interop.py --folder checkpoints/interop
 
 bench:    ## beside sentence-transformers, onnxruntime and fastembed; DATA=path and COLUMNS="a b" add other pairs
 	./setup.sh && .venv/bin/minilm-retriever fetch && .venv/bin/python benchmarks/bench.py $(if $(DATA),--data $(DATA)) $(if $(COLUMNS),--columns $(COLUMNS))
