@@ -77,15 +77,36 @@ class BertConfig:
         return made
 
 
+class Linear(nn.Linear):
+    """nn.Linear whose weights are not drawn at random: they always come from a file."""
+
+    def reset_parameters(self) -> None:
+        """Leave the memory as it is."""
+
+
+class Embedding(nn.Embedding):
+    """nn.Embedding, the same."""
+
+    def reset_parameters(self) -> None:
+        """Leave the memory as it is."""
+
+
+class LayerNorm(nn.LayerNorm):
+    """nn.LayerNorm, the same."""
+
+    def reset_parameters(self) -> None:
+        """Leave the memory as it is."""
+
+
 class Embeddings(nn.Module):
     """Word, position and token-type embeddings, summed and normalised."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.word_embeddings = Embedding(config.vocab_size, config.hidden_size)
+        self.position_embeddings = Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
@@ -102,9 +123,9 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = config.num_attention_heads
         self.dropout = config.attention_probs_dropout_prob
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.query = Linear(config.hidden_size, config.hidden_size)
+        self.key = Linear(config.hidden_size, config.hidden_size)
+        self.value = Linear(config.hidden_size, config.hidden_size)
         self.projection = FusedLinear(self.query, self.key, self.value)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
@@ -133,9 +154,9 @@ class Residual(nn.Module):
 
     def __init__(self, inputs: int, config: BertConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(inputs, config.hidden_size)
+        self.dense = Linear(inputs, config.hidden_size)
         self.fused = FusedLinear(self.dense)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.LayerNorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
@@ -151,7 +172,7 @@ class Layer(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.attention = nn.ModuleDict({"self": SelfAttention(config), "output": Residual(config.hidden_size, config)})
-        dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        dense = Linear(config.hidden_size, config.intermediate_size)
         self.intermediate = nn.ModuleDict({"dense": dense})
         self.expand = FusedLinear(dense, activation=config.hidden_act)
         self.output = Residual(config.intermediate_size, config)
@@ -173,7 +194,7 @@ class Bert(nn.Module):
         layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.encoder = nn.ModuleDict({"layer": layers})
         # Never used here: kept and saved unchanged, so that other loaders find what they expect.
-        self.pooler = nn.ModuleDict({"dense": nn.Linear(config.hidden_size, config.hidden_size)}) if pooler else None
+        self.pooler = nn.ModuleDict({"dense": Linear(config.hidden_size, config.hidden_size)}) if pooler else None
         if self.pooler is not None:
             self.pooler.requires_grad_(False)
         self.checkpoint_layers = False  # recompute each layer in the backward pass: less memory, a third more work
@@ -249,11 +270,8 @@ def bert_from_tensors(config: BertConfig, tensors: Mapping[str, Tensor], where: 
     Raises UserError naming the first missing or unexpected tensor, wrong shape, or non-finite value.
     """
     tensors = {name: t for name, t in tensors.items() if name != "embeddings.position_ids"}
-    last = config.num_hidden_layers - 1
-    if last >= 0 and f"encoder.layer.{last}.output.dense.weight" not in tensors:  # before building a million layers
-        raise UserError(f"{where}: tensor encoder.layer.{last}.output.dense.weight is missing")
-    with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
-        bert = Bert(config, pooler="pooler.dense.weight" in tensors)
+    refuse_false_sizes(config, tensors, where)
+    bert = Bert(config, pooler="pooler.dense.weight" in tensors)
     wanted = bert.state_dict()
     for name, blank in wanted.items():
         if name not in tensors:
@@ -274,3 +292,21 @@ def bert_from_tensors(config: BertConfig, tensors: Mapping[str, Tensor], where: 
     if bert.pooler is not None:
         bert.pooler.requires_grad_(False)
     return bert.eval()
+
+
+def refuse_false_sizes(config: BertConfig, tensors: Mapping[str, Tensor], where: str) -> None:
+    """UserError where config.json claims other sizes than the file has, before memory is asked for and layers made."""
+    last = f"encoder.layer.{config.num_hidden_layers - 1}"
+    sizes = {
+        "embeddings.word_embeddings.weight": (config.vocab_size, config.hidden_size),
+        "embeddings.position_embeddings.weight": (config.max_position_embeddings, config.hidden_size),
+        "embeddings.token_type_embeddings.weight": (config.type_vocab_size, config.hidden_size),
+        f"{last}.intermediate.dense.weight": (config.intermediate_size, config.hidden_size),
+    }
+    for name, size in sizes.items():
+        if config.num_hidden_layers == 0 and name.startswith(last):
+            continue
+        if name not in tensors:
+            raise UserError(f"{where}: tensor {name} is missing")
+        if tuple(tensors[name].shape) != size:
+            raise UserError(f"{where}: tensor {name} has shape {tuple(tensors[name].shape)}, not {size}")
