@@ -9,7 +9,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from minilm_retriever import card_texts
-from minilm_retriever.record import RunRecord, duration
+from minilm_retriever.progress import duration
+from minilm_retriever.record import RunRecord
 
 LONGEST_SAMPLE = 1000  # characters of a text that is shown
 

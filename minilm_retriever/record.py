@@ -103,13 +103,3 @@ class MetricRow(TypedDict, total=False):
     seconds: float  # since the run began, resumptions' pauses left out
     loss_floor: float
     eval: dict[str, float]
-
-
-def duration(seconds: float) -> str:
-    """A time that a person can read: `48 s`, `12 min 5 s`, `3 h 20 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if whole < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60} min"

@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from minilm_retriever.charts import COLOURS, Line, Point, escape, histogram, line_chart, number
-from minilm_retriever.record import Evaluation, MetricRow, RunRecord, duration
+from minilm_retriever.progress import duration
+from minilm_retriever.record import Evaluation, MetricRow, RunRecord
 
 
 def report_html(record: RunRecord, metrics: Sequence[MetricRow]) -> str:

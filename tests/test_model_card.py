@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from minilm_retriever.model_card import _md, model_card
-from minilm_retriever.record import duration
+from minilm_retriever.progress import duration
 from tests.run_records import BARE, HOSTILE, HOSTILE_TEXT, RUN
 
 
