@@ -121,9 +121,13 @@ def run_encode(args: argparse.Namespace) -> None:
     """Flags -> config -> encode."""
     config = from_args(EncodeConfig, args)
 
-    from minilm_retriever.bulk import encode_files
+    if config.engine == "ray":
+        from minilm_retriever.ray_engine import encode_files
+    else:
+        from minilm_retriever.bulk import encode_files
 
-    sys.stderr.write(f"{encode_files(config)}\n")
+    if said := encode_files(config):  # other ranks than the first say nothing
+        sys.stderr.write(f"{said}\n")
 
 
 def run_search(args: argparse.Namespace) -> None:

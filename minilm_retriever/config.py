@@ -137,6 +137,10 @@ class EncodeConfig:
         None, "a folder to keep vectors in, for texts that come again in other shards and runs", "model"
     )
     out: str = flag("", "a folder of shards (vectors, ids, texts), or FILE.npy", "output")
+    engine: Literal["local", "ray"] = flag(
+        "local", "where: in this process (or torchrun's), or on a Ray cluster (needs the extra)", "engine"
+    )
+    workers: int | None = flag(None, "actors on the Ray cluster (default: as many as it has room for)", "engine")
     dtype: Literal["float32", "float16", "int8", "binary"] = flag(
         "float32", "what a vector's numbers are kept as", "output"
     )
@@ -149,7 +153,7 @@ class EncodeConfig:
     dry_run: bool = flag(False, "print the plan and an estimate, and do nothing else", "output")
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "batch_size", "shard_size", "threads", "dimensions")
+        at_least(self, 1, "batch_size", "shard_size", "threads", "dimensions", "workers")
         at_least(self, 0, "max_bad")
         if not self.out:
             raise UserError("--out is missing: a folder, or FILE.npy")
@@ -159,6 +163,8 @@ class EncodeConfig:
             raise UserError(f"--shard-format {self.shard_format} is for a folder, not for {self.out}")
         if self.calibrate and self.dtype != "int8":
             raise UserError("--calibrate sets the ranges of --dtype int8")
+        if self.workers and self.engine != "ray":
+            raise UserError("--workers is for --engine ray; torchrun --nproc-per-node N starts N processes")
         if self.prompt is not None and self.prompt_name is not None:
             raise UserError("--prompt and --prompt-name exclude each other")
 
