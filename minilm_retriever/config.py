@@ -36,7 +36,9 @@ class TrainConfig:
     )
     epochs: int = flag(3, "passes over the data", "recipe")
     max_steps: int | None = flag(None, "optimizer steps, in place of epochs", "recipe")
-    batch_size: int = flag(16, "pairs in a batch: each query sees the others' documents as negatives", "recipe")
+    batch_size: int = flag(
+        16, "pairs in a batch, over all ranks: each query sees the others' documents as negatives", "recipe"
+    )
     learning_rate: float = flag(5e-5, "peak learning rate, falling linearly to 0 (fit: 2e-5)", "recipe")
     warmup_steps: int = flag(0, "steps over which the learning rate rises linearly (fit: 10000)", "recipe")
     weight_decay: float = flag(0.0, "AdamW weight decay, biases and LayerNorm left out (fit: 0.01)", "recipe")

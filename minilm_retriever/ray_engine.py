@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import astuple, replace
@@ -58,6 +59,7 @@ def connect() -> Any:
         if port.isdigit():  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), SECONDS).close()
         ray.init(logging_level="ERROR", log_to_driver=False)
+        warnings.filterwarnings("ignore", module="ray")  # more actors than shards are no mistake
     except (OSError, RuntimeError, ValueError) as fault:
         said = str(fault).splitlines()[0]
         raise UserError(
@@ -73,7 +75,6 @@ def make_on(ray: Any, job: Job, run: UnfinishedRun, ranks: Ranks) -> int:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = 1  # a block for each shard, so that each goes to an actor as soon as it is read
-    context.execution_options.verbose_progress = False
     job.worker.ranges = run.ranges or job.calibrated()
     if job.config.dtype == "int8" and not run.ranges:
         if job.worker.ranges:
@@ -107,7 +108,7 @@ def shards_on(ray: Any, job: Job, only_first: bool) -> Any:
     """The data set of what became of each shard, made as it is read."""
     config, threads = job.config, torch.get_num_threads()
     gpu = str(config.device).startswith("cuda")
-    workers = room(ray, config.workers, threads, gpu)
+    workers = 1 if only_first else room(ray, config.workers, threads, gpu)
     start = {"folder": str(Path.cwd()), "only_first": only_first}
     return (
         ray.data.from_items([start])

@@ -62,10 +62,12 @@ def run_on(ranks: Ranks, config: TrainConfig) -> int:
     describe(trainer, held_out)
     if config.dry_run:
         say(f"estimate: {trainer.estimate()}; nothing was written")
+        ranks.leave()
         return 0
     with files.hold(run) if ranks.first else nullcontext():
         if ranks.restarts and ranks.from_first(out.exists() and not config.overwrite):
             say(f"{out} was published before the restart")
+            ranks.leave()
             return 0
         position = Position()
         if ranks.first:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import socket
 import sys
@@ -26,9 +27,12 @@ class Ended(NamedTuple):
 
     statuses: list[int | None]  # exit status, a signal's number below 0; None where it had to be killed
     said: str  # on stderr, rank by rank
+    apart: float  # seconds between the first end and the last
 
 
-def launch(world: int, work: Callable[..., object], *args: object, place: Path, restarts: int = 0) -> Ended:
+def launch(
+    world: int, work: Callable[..., object], *args: object, place: Path, restarts: int = 0, seconds: float = SECONDS
+) -> Ended:
     """work(*args) on `world` ranks."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -46,14 +50,17 @@ def launch(world: int, work: Callable[..., object], *args: object, place: Path, 
         child = SERVER.Process(target=_rank, args=(dict(names), place / f"stderr-{rank}", work, args), daemon=True)
         child.start()
         ranks.append(child)
-    end = time.monotonic() + SECONDS
-    for child in ranks:
-        child.join(max(0.0, end - time.monotonic()))
+    left, ends = {child.sentinel for child in ranks}, list[float]()
+    end = time.monotonic() + seconds
+    while left and time.monotonic() < end:
+        gone = multiprocessing.connection.wait(left, end - time.monotonic())
+        left -= set(gone)
+        ends += [time.monotonic()] * bool(gone)
     statuses = [child.exitcode for child in ranks]
     for child in ranks:
         child.kill()
     said = "".join((place / f"stderr-{rank}").read_text("utf-8") for rank in range(world))
-    return Ended(statuses, said)
+    return Ended(statuses, said, ends[-1] - ends[0] if ends else seconds)
 
 
 def _rank(names: dict[str, object], stderr: Path, work: Callable[..., object], args: tuple[object, ...]) -> None:
