@@ -205,7 +205,7 @@ def timed_steps(config: TrainConfig, path: str, threads: int) -> None:
 def speed(args: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
     """Medians over the rounds, contestants in turn."""
     found = []
-    for batch, cache in ((16, None), (128, 32)):
+    for batch, cache in ((16, None), (64, 32)):
         config = TrainConfig(
             train=(str(EXAMPLE),), model=args.model, out=str(place / "out"), device="cpu", batch_size=batch,
             cache_batch=cache, max_steps=5,

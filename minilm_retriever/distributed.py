@@ -25,7 +25,7 @@ from torch import Tensor
 from minilm_retriever.errors import UserError, tell
 
 # How long a rank waits for the others: for a machine that vanished. A process that ends is noticed at once.
-PATIENCE = timedelta(minutes=10)
+PATIENCE = timedelta(minutes=30)
 LAST_WORDS = 5.0  # seconds for the others to hear why a rank ends
 
 
@@ -245,6 +245,8 @@ def _connect(device: str | None) -> Ranks:
 
     gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
     place = int(os.environ.get("LOCAL_RANK", "0"))
+    if gpu and ":" in (device or ""):
+        raise UserError(f"--device {device}: each rank takes a GPU of its own; give --device cuda")
     if gpu and place >= torch.cuda.device_count():
         raise UserError(f"rank {place} of this machine has no GPU: it has {torch.cuda.device_count()}; start fewer")
     if gpu:

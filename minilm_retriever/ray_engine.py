@@ -9,6 +9,7 @@ by Ray, with the shard that it had. Nothing here decides a byte: shards depend o
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import socket
@@ -59,6 +60,7 @@ def connect() -> Any:
         if port.isdigit():  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), SECONDS).close()
         ray.init(logging_level="ERROR", log_to_driver=False)
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module="ray")  # more actors than shards are no mistake
     except (OSError, RuntimeError, ValueError) as fault:
         said = str(fault).splitlines()[0]
