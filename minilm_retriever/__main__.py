@@ -59,11 +59,18 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument("--model", default=BASE_FOLDER, help=f"the model it was encoded with (default {BASE_FOLDER})")
     search.set_defaults(command=run_search)
 
-    evaluate = commands.add_parser("evaluate", help="measure retrieval, or similarity, of one model or two")
+    evaluate = commands.add_parser("evaluate", help="measure retrieval, or similarity, of models side by side")
     evaluate.add_argument("data", metavar="DATA", help="pairs, a BEIR-style folder, or an STS file")
     evaluate.add_argument("--columns", nargs=2, metavar="NAME", help="query and document columns of a pairs file")
     evaluate.add_argument("--corpus", metavar="FILE", help="documents to search besides those of the pairs")
-    evaluate.add_argument("--model", action="append", help=f"a model; give two to compare (default {BASE_FOLDER})")
+    evaluate.add_argument(
+        "--split", default="test", help="judgements of a BEIR-style folder: qrels/SPLIT.tsv (default test)"
+    )
+    evaluate.add_argument(
+        "--model", action="append", help=f"a model, or bm25; several are compared in turn (default {BASE_FOLDER})"
+    )
+    evaluate.add_argument("--run", action="append", metavar="FILE", help="write a model's ranking as a TREC run")
+    evaluate.add_argument("--overwrite", action="store_true", help="replace TREC runs that are there")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     evaluate.set_defaults(command=run_evaluate)
 
@@ -148,10 +155,18 @@ def run_search(args: argparse.Namespace) -> None:
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
-    """Metrics of one model, or of two with the interval of their difference."""
+    """Metrics of models, each with the interval of its gain over the one before."""
     from minilm_retriever.evaluation import evaluate_models
 
-    report = evaluate_models(args.data, args.model or [BASE_FOLDER], columns=args.columns, corpus=args.corpus)
+    report = evaluate_models(
+        args.data,
+        args.model or [BASE_FOLDER],
+        columns=args.columns,
+        corpus=args.corpus,
+        split=args.split,
+        runs=args.run or (),
+        overwrite=args.overwrite,
+    )
     print(json.dumps(report.as_json(), indent=2) if args.json else report.as_text())
 
 
