@@ -52,6 +52,19 @@ def parser() -> argparse.ArgumentParser:
     add_flags(mine, MineConfig, positional=["pairs"])
     mine.set_defaults(command=run_mine)
 
+    closest = commands.add_parser("paraphrases", help="the closest pairs of texts within one file")
+    closest.add_argument("file", metavar="FILE", help="texts: lines, CSV, TSV, JSONL or Parquet")
+    closest.add_argument("--text", metavar="COLUMN", help="the column that holds the text")
+    closest.add_argument("--id", metavar="COLUMN", help="the column that holds the id (default: the row's number)")
+    closest.add_argument("-n", type=int, metavar="N", help="the best N pairs (default 100, or all with --threshold)")
+    closest.add_argument("--threshold", type=float, metavar="X", help="pairs with a cosine of at least X")
+    closest.add_argument("--duplicates", action="store_true", help="pair copies of a text, too, each with the first")
+    closest.add_argument("--model", default=BASE_FOLDER, help=f"a model folder or a hub name (default {BASE_FOLDER})")
+    closest.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+    closest.add_argument("--out", metavar="FILE", help="write .csv, .tsv or .jsonl (default: a table on stdout)")
+    closest.add_argument("--overwrite", action="store_true", help="replace what is there")
+    closest.set_defaults(command=run_paraphrases)
+
     search = commands.add_parser("search", help="search a folder that encode.py wrote")
     search.add_argument("folder", metavar="DIR", help="what encode.py wrote")
     search.add_argument("queries", metavar="QUERY", nargs="+", help="texts to search for")
@@ -122,6 +135,27 @@ def run_mine(args: argparse.Namespace) -> None:
     from minilm_retriever.mining import mine
 
     sys.stderr.write(f"{mine(config)}\n")
+
+
+def run_paraphrases(args: argparse.Namespace) -> None:
+    """The closest pairs, into a file or onto stdout."""
+    from minilm_retriever.paraphrases import paraphrases
+
+    rows, told = paraphrases(
+        args.file,
+        args.model,
+        text=args.text,
+        id=args.id,
+        count=args.n,
+        threshold=args.threshold,
+        duplicates=args.duplicates,
+        out=args.out,
+        overwrite=args.overwrite,
+        device=args.device,
+    )
+    for rank, (score, one, other, left, right) in enumerate(() if args.out else rows, 1):
+        print(f"{rank:4}  {score:.4f}  {one}  {left}\n{'':14}{other}  {right}")
+    sys.stderr.write(f"{told}\n")
 
 
 def run_encode(args: argparse.Namespace) -> None:
