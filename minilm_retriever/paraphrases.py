@@ -32,7 +32,7 @@ Vectors = npt.NDArray[np.float32]
 COLUMNS = ("score", "id_0", "id_1", "sentence_0", "sentence_1")  # the last two are what train.py reads as a pair
 COUNT = 100  # pairs, where neither a number nor a threshold is given
 MOST = 10_000_000  # pairs that lie in memory
-LEFT, RIGHT = 1024, 8192  # texts of a block
+LEFT, RIGHT = 1024, 2048  # texts of a block: its 8 MB of cosines are looked at while they are in the cache
 ROUNDING = 1e-6  # of a cosine in float32
 
 
@@ -124,15 +124,18 @@ def closest_pairs(vectors: Vectors, count: int | None, threshold: float | None =
     x = torch.from_numpy(vectors)
     best = _Best(None if count is None else 2 * count, -torch.inf if threshold is None else threshold - ROUNDING)
     total = len(x) * (len(x) - 1) // 2
+    products = torch.empty(LEFT * RIGHT)
     with Progress("comparing", total, "pairs") as progress:
         done = 0
         for start in range(0, len(x), LEFT):
             left = x[start : start + LEFT]
             for first in range(start, len(x), RIGHT):
-                products = left @ x[first : first + RIGHT].T  # (LEFT, RIGHT)
+                right = x[first : first + RIGHT]
+                cosines = torch.mm(left, right.T, out=products[: len(left) * len(right)].view(len(left), len(right)))
                 if first == start:  # on the diagonal: each pair once, and no text with itself
-                    products.masked_fill_(torch.ones_like(products, dtype=torch.bool).tril(), -torch.inf)
-                best.add(products, start, first)
+                    square = cosines[:, : len(left)]
+                    square.masked_fill_(torch.ones_like(square, dtype=torch.bool).tril(), -torch.inf)
+                best.add(cosines, start, first)
             done += len(left) * (len(x) - start) - len(left) * (len(left) + 1) // 2
             progress.at(done)
     return _exact(x, *best.rows(), count, threshold)
@@ -146,17 +149,19 @@ class _Best:
         self.found: list[tuple[Tensor, Tensor, Tensor]] = []  # scores, left, right, (C,) each
         self.waiting = 0
 
-    def add(self, products: Tensor, start: int, first: int) -> None:
-        """Consider the cosines of a block whose rows begin at `start` and whose columns at `first`."""
-        flat = products.flatten()
+    def add(self, cosines: Tensor, start: int, first: int) -> None:
+        """Consider a block whose rows begin at `start` and whose columns at `first`."""
+        rows = (cosines.amax(dim=1) > self.threshold).nonzero().squeeze(1)  # most blocks hold few that are of use
+        flat = cosines[rows].flatten()
         places = (flat > self.threshold).nonzero().squeeze(1)
         if self.keep is not None and len(places) > self.keep:
             places = places[flat[places].topk(self.keep).indices]
-        self.found.append((flat[places], start + places // products.shape[1], first + places % products.shape[1]))
+        row, column = rows[places // cosines.shape[1]], places % cosines.shape[1]
+        self.found.append((flat[places], start + row, first + column))
         self.waiting += len(places)
         if self.keep is None and self.waiting > MOST:
             raise UserError(f"more than {MOST:,} pairs reach the threshold: raise --threshold, or bound them with -n")
-        if self.keep is not None and self.waiting > max(2 * self.keep, 1 << 16):
+        if self.keep is not None and self.waiting >= 2 * self.keep:
             self.merge(self.keep)
 
     def merge(self, keep: int) -> None:
