@@ -1,4 +1,4 @@
-"""Encode, search and evaluate in ten lines of Python; README explains it. Run it where the base model has been fetched."""
+"""Encode, search and evaluate in ten lines of Python, once `minilm-retriever fetch` has got the base model."""
 
 from minilm_retriever import Encoder
 from minilm_retriever.data import read_pairs, read_texts

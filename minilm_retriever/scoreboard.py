@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,12 @@ class Report:
             padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
             lines.append(f"{padded[0]}  {'   '.join(padded[1:])}".rstrip())
         lines.append("(in brackets: 95 % bootstrap intervals" + self.explained())
-        for column in self.columns:
-            lines += [f"{gain:+.3f} {CHANGED_BY}   {' '.join(query.split())}" for gain, query in column.changed]
+        for before, column in pairwise(self.columns):
+            if column.changed:
+                lines.append(
+                    f"what changed most from {name_of(before.model)} to {name_of(column.model)}, in {CHANGED_BY}:"
+                )
+            lines += [f"  {gain:+.3f}  {' '.join(query.split())}" for gain, query in column.changed]
         return "\n".join(lines)
 
     def explained(self) -> str:
