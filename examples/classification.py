@@ -14,9 +14,8 @@ learn, test = (read_pairs(f"examples/job_skills/{name}.csv", columns) for name i
 descriptions, skills, titles = learn.texts
 classifier = LogisticRegression(C=100.0).fit(encoder.encode(descriptions + skills), titles + titles)
 vectors = encoder.encode(test.texts[0])
-print(
-    f"accuracy on {len(test)} descriptions, {len(set(titles))} occupations: {classifier.score(vectors, test.texts[2]):.4f}"
-)
+accuracy = classifier.score(vectors, test.texts[2])
+print(f"accuracy on {len(test)} descriptions, {len(set(titles))} occupations: {accuracy:.4f}")
 nearest = (vectors @ encoder.encode(skills).T).argmax(axis=1)
 right = sum(titles[row] == title for row, title in zip(nearest, test.texts[2], strict=True))
 print(f"by the nearest list of skills alone, nothing learnt: {right / len(test):.4f}")
