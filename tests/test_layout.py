@@ -15,9 +15,9 @@ GROUPS = {
     "ground": "errors memory files folders manifest config record progress",
     "machinery": "rows lines data survey metrics repeats apart batching tokenization layout kernels model loss "
     "objective caching weights model_folder prompts encoding quantization shards vector_cache unfinished vectors "
-    "search charts card_texts checkpoint run_log",
+    "search indexes approximate index_folder trec charts card_texts checkpoint run_log",
     "what people import": "encoder",
-    "jobs": "evaluation held_out model_card report publishing trainer training shard_encoder bulk inspection mining",
+    "jobs": "evaluation held_out model_card report publishing trainer training shard_encoder bulk inspection mining searching",
     "commands": "__main__ __init__",
 }
 LEVEL = {name: level for level, names in enumerate(GROUPS.values()) for name in names.split()}

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from minilm_retriever.errors import UserError
-from minilm_retriever.search import ExactIndex, InMemory, find, top_k
+from minilm_retriever.indexes import ExactIndex, InMemory, find
+from minilm_retriever.search import top_k
 
 
 def plain_top_k(queries: np.ndarray, documents: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
