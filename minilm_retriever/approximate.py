@@ -61,7 +61,7 @@ def choose(rows: int, dimension: int, kind: str | None = None, memory: int | Non
 
 def _hnsw(rows: int, dimension: int) -> Plan:
     links = 32
-    parameters = {"links": links, "ef_construction": 100, "effort": 96 if rows <= 1_000_000 else 128}
+    parameters = {"links": links, "ef_construction": 100, "effort": 128}
     return Plan("hnsw", parameters, rows * (dimension + 8 * links + 20))
 
 
@@ -69,7 +69,7 @@ def _ivfpq(rows: int, dimension: int) -> Plan:
     lists = min(1 << round(np.log2(4 * rows**0.5)), max(1, rows // LEARN_FROM))
     share = next(size for size in (4, 3, 5, 2, 6, 7, 1) if dimension % size == 0)  # dimensions that share a byte
     code = dimension // share
-    parameters = {"lists": lists, "code_bytes": code, "effort": max(1, min(lists, max(16, lists // 32)))}
+    parameters = {"lists": lists, "code_bytes": code, "effort": max(1, min(lists, max(16, lists // 16)))}
     return Plan("ivfpq", parameters, rows * (code + 8) + lists * dimension * 4)
 
 
@@ -91,7 +91,9 @@ def empty(plan: Plan, dimension: int, sample: Floats) -> Any:
     p = plan.parameters
     known = {
         "hnsw": lambda: f"IDMap,HNSW{p['links']}_SQ8",
-        "ivfpq": lambda: f"IVF{p['lists']},PQ{p['code_bytes']}x8",
+        "ivfpq": lambda: (
+            f"IVF{p['lists']},PQ{p['code_bytes']}x8np"
+        ),  # np: codes are not ordered for Hamming distance, which takes long
     }
     index = faiss.index_factory(dimension, known[plan.kind](), faiss.METRIC_INNER_PRODUCT)
     if plan.kind == "hnsw":

@@ -1,4 +1,4 @@
-"""indexes.py, approximate.py, index_folder.py: every dtype and kind against float64 brute force; adding and deleting."""
+"""Indexes of every kind and dtype against float64 brute force; adding, deleting, saving, damage and crashes."""
 
 from __future__ import annotations
 
@@ -234,10 +234,9 @@ def test_without_the_extra_there_is_one_line(tmp_path, monkeypatch):
     assert make_index(tmp_path / "v", tmp_path / "i").plan.kind == "exact"
 
 
-@pytest.mark.parametrize("kind", ["exact", "hnsw"])
-def test_a_crash_leaves_the_old_index_or_the_new_one(tmp_path, kind):
+def test_a_crash_leaves_the_old_index_or_the_new_one(tmp_path):
     save(tmp_path / "v", unit_rows(0, 30))
-    make_index(tmp_path / "v", tmp_path / "first", kind=kind)
+    make_index(tmp_path / "v", tmp_path / "first", kind="exact")
 
     def prepare():
         shutil.rmtree(tmp_path / "i", ignore_errors=True)
@@ -262,8 +261,8 @@ def test_the_kind_follows_from_the_size_and_the_memory():
     ]  # fmt: skip
     assert choose(1_000_000, 384, memory=2 * gigabytes).kind == "ivfpq"
     plan = choose(1_000_000, 384, "ivfpq")
-    assert plan.parameters == {"lists": 4096, "code_bytes": 96, "effort": 128} and 1e8 < plan.bytes < 1.2e8
-    assert str(plan) == "ivfpq: lists 4,096, code_bytes 96, effort 128; about 110 MB"
+    assert plan.parameters == {"lists": 4096, "code_bytes": 96, "effort": 256} and 1e8 < plan.bytes < 1.2e8
+    assert str(plan) == "ivfpq: lists 4,096, code_bytes 96, effort 256; about 110 MB"
     with pytest.raises(UserError, match="no index is called 'flat'"):
         choose(10, 384, "flat")
 

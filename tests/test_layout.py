@@ -17,7 +17,8 @@ GROUPS = {
     "objective caching weights model_folder prompts encoding quantization shards vector_cache unfinished vectors "
     "search indexes approximate index_folder trec charts card_texts checkpoint run_log",
     "what people import": "encoder",
-    "jobs": "evaluation held_out model_card report publishing trainer training shard_encoder bulk inspection mining searching",
+    "jobs": "evaluation held_out model_card report publishing trainer training shard_encoder bulk inspection mining "
+    "searching",
     "commands": "__main__ __init__",
 }
 LEVEL = {name: level for level, names in enumerate(GROUPS.values()) for name in names.split()}
