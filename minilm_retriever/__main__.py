@@ -167,6 +167,8 @@ def run_index(args: argparse.Namespace) -> None:
         overwrite=args.overwrite,
     )
     gone = f", {len(made.deleted):,} deleted" if len(made.deleted) else ""
+    if made.engine is not None and made.engine.ntotal > 1.25 * len(made):
+        gone += f"; they make it slower: --kind {made.plan.kind} builds it anew without them"
     sys.stderr.write(f"{args.out}: {made.plan.kind} over {len(made):,} documents{gone}\n")
 
 

@@ -139,19 +139,21 @@ def add(index: Any, documents: Iterable[tuple[Rows, Floats]]) -> Iterator[int]:
 # --- searching --------------------------------------------------------------------------------------------------------
 
 
-def candidates(index: Any, plan: Plan, queries: Floats, k: int, without: Rows, effort: int | None = None) -> Rows:
-    """Rows (B, C) that are likely to hold the best k of all but those `without`; -1 where less was found."""
+def candidates(
+    index: Any, plan: Plan, queries: Floats, k: int, without: Rows, alive: int, effort: int | None = None
+) -> Rows:
+    """Rows (B, C) that are likely to hold the best k of the `alive` documents, all but those `without`; -1 for none."""
     faiss = import_faiss()
-    effort = effort or plan.parameters["effort"]
-    settings: dict[str, Any] = {"sel": faiss.IDSelectorNot(faiss.IDSelectorBatch(without))} if len(without) else {}
+    gone = index.ntotal - alive  # of those that it holds; the longer it has to look for what is left
+    effort = -(-(effort or plan.parameters["effort"]) * index.ntotal // alive)
+    settings: dict[str, Any] = {"sel": faiss.IDSelectorNot(faiss.IDSelectorBatch(without))} if gone else {}
     if plan.kind == "hnsw":
-        count = 2 * k + 10
-        settings = {"efSearch": max(effort, count), **settings}
-        chosen = faiss.SearchParametersHNSW(**settings)
+        count = min(2 * k + 10, alive)
+        chosen = faiss.SearchParametersHNSW(efSearch=max(effort, -(-count * index.ntotal // alive)), **settings)
     else:
-        count = max(100, 10 * k)
+        count = min(max(100, 10 * k), alive)
         chosen = faiss.SearchParametersIVF(nprobe=min(effort, plan.parameters["lists"]), **settings)
-    _, rows = index.search(np.ascontiguousarray(queries, np.float32), min(count, index.ntotal), params=chosen)
+    _, rows = index.search(np.ascontiguousarray(queries, np.float32), count, params=chosen)
     found: Rows = rows
     return found
 

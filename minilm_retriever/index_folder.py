@@ -70,7 +70,7 @@ class IndexFolder:
         if self.engine is None:
             return self._search_each(queries, k)
         asked = self.sources[0].cut(queries)
-        chosen = approximate.candidates(self.engine, self.plan, asked, k, self.deleted, self.effort)
+        chosen = approximate.candidates(self.engine, self.plan, asked, k, self.deleted, len(self), self.effort)
         return exact_scores(self.sources, queries, chosen, k)
 
     def _search_each(self, queries: Floats, k: int) -> tuple[Scores, Rows]:
@@ -121,6 +121,10 @@ def open_index(path: Path, *, effort: int | None = None, finer: Path | None = No
         approximately = plan.kind != "exact"
         engine = approximate.read(path / FAISS, plan, said["dimension"]) if approximately else None
         opened = IndexFolder(path, plan, sources, deleted, engine)
+    if effort is not None and opened.engine is None:
+        raise UserError(
+            f"{path}: is searched exactly, which is no matter of effort; `index --kind hnsw` makes an index"
+        )
     if finer is None:
         return replace(opened, effort=effort)
     if opened.plan.kind != "exact" or len(opened.sources) > 1:

@@ -95,6 +95,8 @@ def test_binary_vectors_may_be_ranked_by_finer_ones(tmp_path, dtype):
     np.testing.assert_allclose(scores, expected, atol=1e-6)
     with pytest.raises(UserError, match="only binary vectors"):
         open_index(tmp_path / "fine", finer=tmp_path / "bits")
+    with pytest.raises(UserError, match="searched exactly, which is no matter of effort"):
+        open_index(tmp_path / "fine", effort=5)
     save(tmp_path / "fewer", x[:90])
     with pytest.raises(UserError, match="90 rows, not 95"):
         open_index(tmp_path / "bits", finer=tmp_path / "fewer")
@@ -172,6 +174,19 @@ def test_documents_are_added_and_deleted_and_come_back_after_saving(tmp_path, ki
     if kind != "exact":
         assert open_index(tmp_path / "j").engine.ntotal == 2300
     assert verify_folder(tmp_path / "j")
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivfpq"])
+def test_what_is_left_is_found_where_nearly_all_was_deleted(tmp_path, kind):
+    x = unit_rows(0, 1100)
+    save(tmp_path / "v", x)
+    make_index(tmp_path / "v", tmp_path / "i", kind=kind)
+    gone = [n for n in range(1100) if n % 50]
+    index = make_index(tmp_path / "i", tmp_path / "j", delete=[f"d{n}" for n in gone])
+    scores, rows = index.search(unit_rows(1, 10), 10)
+    assert len(index) == 22 and (rows >= 0).all() and np.isfinite(scores).all()
+    assert recall(rows, best(unit_rows(1, 10), x, 10, gone)[1]) > 0.9
+    assert index.search(unit_rows(1, 2), 30)[1].shape == (2, 22)
 
 
 def test_what_cannot_be_changed_is_one_line_and_nothing_is_written(tmp_path):

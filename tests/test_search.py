@@ -89,6 +89,15 @@ def test_other_dtypes_are_multiplied_as_they_are(dtype):
     np.testing.assert_allclose(scores, expected_scores, rtol=1e-6)
 
 
+def test_rows_that_do_not_lie_one_after_the_other():
+    rng = np.random.default_rng(7)
+    wide, queries = unit_rows(rng, 300, 32), unit_rows(rng, 20, 16)
+    for documents in (wide[:, :16], wide[::2, 16:], np.asfortranarray(wide[:, :16])):
+        for count in (1, 20):
+            _, rows = top_k(queries[:count], documents, 5)
+            np.testing.assert_array_equal(rows, plain_top_k(queries[:count], documents, 5)[1])
+
+
 def test_scores_may_be_large_small_negative_or_zero():
     documents = np.array([[-3e8], [-1], [-1e-30], [0], [0]], np.float32)
     scores, rows = top_k(np.ones((1, 1), np.float32), documents, 4)
