@@ -30,7 +30,6 @@ from minilm_retriever.metrics import (
 from minilm_retriever.metrics import spearman as rank_correlation
 from minilm_retriever.rows import Row, read_rows
 from minilm_retriever.search import top_k
-from minilm_retriever.trec import trec_line
 
 Encode = Callable[[list[str]], npt.NDArray[np.float32]]
 KS = (1, 3, 5, 10, 100)
@@ -66,11 +65,17 @@ class RetrievalResult:
         return {name: float(values.mean()) for name, values in self.per_query.items()}
 
     def trec_run(self, tag: str) -> str:
-        """The run in TREC's format."""
+        """The run in TREC's format: query, Q0, document, rank, score, tag.
+
+        With nine digits a float32 reads back as itself, so trec_eval, which sorts by score, sees the same ranking.
+        """
         lines = []
         for query, ranking in self.run.items():
             for rank, (document, score) in enumerate(ranking, 1):
-                lines.append(trec_line(query, document, rank, score, tag))
+                fields = (query, "Q0", document, str(rank), f"{score:.9g}", tag)
+                if odd := [name for name in fields if len(name.split()) != 1]:
+                    raise UserError(f"{odd[0]!r} cannot stand in a TREC run: it is empty or holds white space")
+                lines.append(" ".join(fields) + "\n")
         return "".join(lines)
 
 
