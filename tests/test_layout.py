@@ -15,10 +15,11 @@ GROUPS = {
     "ground": "errors memory files folders manifest config record progress distributed",
     "machinery": "rows lines data survey metrics repeats apart batching tokenization layout kernels model loss "
     "objective caching weights model_folder prompts encoding quantization shards vector_cache unfinished vectors "
-    "search charts card_texts checkpoint run_log tasks ranking bm25 scoreboard tables",
+    "search indexes approximate index_folder trec charts card_texts checkpoint run_log tasks ranking bm25 scoreboard "
+    "tables",
     "what people import": "encoder",
     "jobs": "evaluation held_out model_card report publishing trainer training shard_encoder bulk ray_engine "
-    "inspection mining paraphrases",
+    "inspection mining paraphrases searching",
     "commands": "__main__ __init__",
 }
 LEVEL = {name: level for level, names in enumerate(GROUPS.values()) for name in names.split()}
