@@ -58,9 +58,7 @@ def load_state(folder: Path, encoder: nn.Module, optimizer: torch.optim.Optimize
     own = encoder.state_dict()
     if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in own.items()}:
         raise UserError(f"{folder}: the state of another model")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(weights[name])
+    encoder.load_state_dict(weights)
     restore_optimizer(encoder, optimizer, load_tensors(folder / "optimizer.safetensors"))
     return Position(**json.loads((folder / "state.json").read_bytes()))
 

@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minilm_retriever.errors import UserError
-from minilm_retriever.kernels import ACTIVATIONS, Dropout, FusedLinear, drop_out
-from minilm_retriever.layout import Group, Layout, layout_of
+from minilm_retriever.kernels import ACTIVATIONS, Dropout, activate, attention
+from minilm_retriever.layout import Layout, layout_of
+from minilm_retriever.packed import PackedLayers
 
 # How much padding attention takes for fewer, larger groups of rows (see layout.py): none where a group costs little.
 INFERENCE_SLACK, TRAINING_SLACK, GPU_SLACK = 0.0, 0.25, 1.0
@@ -98,12 +99,61 @@ class LayerNorm(nn.LayerNorm):
         """Leave the memory as it is."""
 
 
+class WordEmbeddings(Embedding):
+    """The table of word vectors (V, H), of which a training run may name the only rows that learn."""
+
+    def __init__(self, rows: int, hidden: int) -> None:
+        super().__init__(rows, hidden)
+        self.register_parameter("learned", None)  # (U, H), the rows in use: see learn_only
+        self.in_use = torch.empty(0, dtype=torch.int64)  # (U,) which they are
+        self.places = torch.empty(0, dtype=torch.int64)  # (V,) where each stands among them
+        self.register_state_dict_post_hook(leave_out_learned)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(expect_no_learned)  # type: ignore[no-untyped-call]
+
+    def learn_only(self, rows: Tensor) -> None:
+        """From now on training sees and changes only these rows (U,), in a table of their own.
+
+        The others get no gradient from texts that do not use them, and where weights do not decay AdamW would leave
+        them as they are: so gradient, norm and optimizer state need not have them. After each optimizer step
+        `take_over` brings what was learned into the whole table, which is what is saved and used for inference.
+        """
+        self.in_use = rows.to(self.weight.device)
+        self.places = torch.zeros(len(self.weight), dtype=torch.int64, device=self.weight.device)
+        self.places[self.in_use] = torch.arange(len(rows), device=self.weight.device)
+        self.learned = nn.Parameter(self.weight.detach()[self.in_use])
+        self.weight.requires_grad_(False)
+
+    def take_over(self) -> None:
+        """Write the rows that learn into the whole table."""
+        if self.learned is not None:
+            self.weight.index_copy_(0, self.in_use, self.learned.detach())
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids (S,) -> (S, H)."""
+        if self.learned is not None and self.training:
+            return F.embedding(self.places[ids], self.learned)
+        return super().forward(ids)
+
+
+def leave_out_learned(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """A state dict has the whole table alone."""
+    state.pop(f"{prefix}learned", None)
+
+
+def expect_no_learned(module: nn.Module, problems: Any) -> None:
+    """Nor does loading one ask for more; what learns is taken from the table."""
+    assert isinstance(module, WordEmbeddings)
+    problems.missing_keys[:] = [name for name in problems.missing_keys if not name.endswith("word_embeddings.learned")]
+    if module.learned is not None:
+        module.learned.data.copy_(module.weight.detach()[module.in_use])
+
+
 class Embeddings(nn.Module):
     """Word, position and token-type embeddings, summed and normalised."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.word_embeddings = Embedding(config.vocab_size, config.hidden_size)
+        self.word_embeddings = WordEmbeddings(config.vocab_size, config.hidden_size)
         self.position_embeddings = Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -117,7 +167,7 @@ class Embeddings(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Scaled dot-product attention of every token to the real tokens of its own row."""
+    """Attention of every token to the real tokens of its own row."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -126,27 +176,12 @@ class SelfAttention(nn.Module):
         self.query = Linear(config.hidden_size, config.hidden_size)
         self.key = Linear(config.hidden_size, config.hidden_size)
         self.value = Linear(config.hidden_size, config.hidden_size)
-        self.projection = FusedLinear(self.query, self.key, self.value)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """(S, H) -> (S, H)."""
-        projected = self.projection(x)  # (S, 3H): query, key and value side by side
-        mixed = [self.attend(projected[group.start : group.stop], group) for group in layout.groups]
-        return mixed[0] if len(mixed) == 1 else torch.cat([x[:0], *mixed])
-
-    def attend(self, projected: Tensor, group: Group) -> Tensor:
-        """The tokens of one group, (n, 3H) -> (n, H)."""
-        rectangle = group.pad(projected).view(group.rows, group.width, 3, self.heads, -1)
-        query, key, value = rectangle.permute(2, 0, 3, 1, 4).unbind(0)  # (R, A, W, H / A) each
-        p = self.dropout if self.training else 0.0
-        if p and query.device.type == "cpu":  # torch's own kernel takes a detour over a dozen passes there
-            scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)  # (R, A, W, W)
-            if group.mask is not None:
-                scores.masked_fill_(~group.mask, -math.inf)
-            mixed = drop_out(scores.softmax(dim=-1), p) @ value
-        else:
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=group.mask, dropout_p=p)
-        return group.drop(mixed.transpose(1, 2))
+        layers = (self.query, self.key, self.value)  # side by side: one multiplication
+        weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
+        return attention(F.linear(x, weight, bias), layout, self.heads, self.dropout if self.training else 0.0)
 
 
 class Residual(nn.Module):
@@ -155,14 +190,12 @@ class Residual(nn.Module):
     def __init__(self, inputs: int, config: BertConfig) -> None:
         super().__init__()
         self.dense = Linear(inputs, config.hidden_size)
-        self.fused = FusedLinear(self.dense)
         self.LayerNorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         """x (S, inputs), residual (S, H) -> (S, H)."""
-        x = self.dropout(self.dense(x)) + residual if self.training else self.fused(x, residual)
-        out: Tensor = self.LayerNorm(x)
+        out: Tensor = self.LayerNorm(self.dropout(self.dense(x)) + residual)
         return out
 
 
@@ -171,16 +204,15 @@ class Layer(nn.Module):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
+        self.activation = config.hidden_act
         self.attention = nn.ModuleDict({"self": SelfAttention(config), "output": Residual(config.hidden_size, config)})
-        dense = Linear(config.hidden_size, config.intermediate_size)
-        self.intermediate = nn.ModuleDict({"dense": dense})
-        self.expand = FusedLinear(dense, activation=config.hidden_act)
+        self.intermediate = nn.ModuleDict({"dense": Linear(config.hidden_size, config.intermediate_size)})
         self.output = Residual(config.intermediate_size, config)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """(S, H) -> (S, H)."""
         x = self.attention["output"](self.attention["self"](x, layout), x)
-        out: Tensor = self.output(self.expand(x), x)
+        out: Tensor = self.output(activate(self.intermediate["dense"](x), self.activation), x)
         return out
 
 
@@ -193,6 +225,7 @@ class Bert(nn.Module):
         self.embeddings = Embeddings(config)
         layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.encoder = nn.ModuleDict({"layer": layers})
+        self.packed = PackedLayers(layers, config.num_attention_heads, config.hidden_act)
         # Never used here: kept and saved unchanged, so that other loaders find what they expect.
         self.pooler = nn.ModuleDict({"dense": Linear(config.hidden_size, config.hidden_size)}) if pooler else None
         if self.pooler is not None:
@@ -209,6 +242,8 @@ class Bert(nn.Module):
         slack = TRAINING_SLACK if self.training else INFERENCE_SLACK
         layout = layout_of(attention_mask, slack if input_ids.device.type == "cpu" else GPU_SLACK)
         x = self.embeddings(layout.drop(input_ids), layout.positions)  # (S, H)
+        if not self.training and self.packed.can_run(x):
+            return layout.pad(self.packed(x, layout), *input_ids.shape)
         for layer in self.encoder["layer"].children():
             if self.checkpoint_layers and self.training:
                 x = torch.utils.checkpoint.checkpoint(layer, x, layout, use_reentrant=False)

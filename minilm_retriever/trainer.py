@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -94,6 +95,9 @@ class Trainer:
         self.device = torch.device(config.device or default_device())
         encoder.to(self.device)
         encoder.bert.checkpoint_layers = config.gradient_checkpointing
+        self.words = encoder.bert.embeddings.word_embeddings
+        if (used := rows_that_learn(data.tokens, len(self.words.weight), config)) is not None:
+            self.words.learn_only(used)
         self.parameters = [p for p in encoder.parameters() if p.requires_grad]
         self.optimizer = adamw(encoder, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
@@ -123,6 +127,7 @@ class Trainer:
                 self.refuse_non_finite("gradient", float(norm), number, batches)
             self.scaler.step(self.optimizer)
             self.scaler.update()
+            self.words.take_over()
             self.optimizer.zero_grad()
         except RuntimeError as problem:
             if not out_of_memory(problem):
@@ -198,6 +203,12 @@ class Trainer:
             self.step(number, batches)
         steps = max(1, min(4, self.total) - 1)
         return f"{duration((time.monotonic() - began) / steps * self.total)} for {self.total} steps on this machine"
+
+
+def rows_that_learn(tokens: TokenizedTexts, vocabulary: int, config: TrainConfig) -> Tensor | None:
+    """The word vectors (U,) that the training texts use; None where all may change or most do."""
+    used = torch.from_numpy(np.unique(tokens.ids).astype(np.int64))
+    return used if config.weight_decay == 0 and len(used) <= vocabulary // 2 else None
 
 
 def lr_at(step: int, *, total: int, peak: float, warmup_steps: int = 0) -> float:

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "minilm_retriever"
 # From the bottom up. A module imports from groups below its own, or from its own group without a cycle.
 GROUPS = {
     "ground": "errors memory files folders manifest config record progress distributed",
-    "machinery": "rows lines data survey metrics repeats apart batching tokenization layout kernels model loss "
+    "machinery": "rows lines data survey metrics repeats apart batching tokenization layout kernels packed model loss "
     "objective caching weights model_folder prompts encoding quantization shards vector_cache unfinished vectors "
     "search indexes approximate index_folder trec charts card_texts checkpoint run_log tasks ranking bm25 scoreboard "
     "tables",
