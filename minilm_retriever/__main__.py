@@ -52,6 +52,19 @@ def parser() -> argparse.ArgumentParser:
     add_flags(mine, MineConfig, positional=["pairs"])
     mine.set_defaults(command=run_mine)
 
+    closest = commands.add_parser("paraphrases", help="the closest pairs of texts within one file")
+    closest.add_argument("file", metavar="FILE", help="texts: lines, CSV, TSV, JSONL or Parquet")
+    closest.add_argument("--text", metavar="COLUMN", help="the column that holds the text")
+    closest.add_argument("--id", metavar="COLUMN", help="the column that holds the id (default: the row's number)")
+    closest.add_argument("-n", type=int, metavar="N", help="the best N pairs (default 100, or all with --threshold)")
+    closest.add_argument("--threshold", type=float, metavar="X", help="pairs with a cosine of at least X")
+    closest.add_argument("--duplicates", action="store_true", help="pair copies of a text, too, each with the first")
+    closest.add_argument("--model", default=BASE_FOLDER, help=f"a model folder or a hub name (default {BASE_FOLDER})")
+    closest.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+    closest.add_argument("--out", metavar="FILE", help="write .csv, .tsv or .jsonl (default: a table on stdout)")
+    closest.add_argument("--overwrite", action="store_true", help="replace what is there")
+    closest.set_defaults(command=run_paraphrases)
+
     index = commands.add_parser("index", help="make an index of vectors, or add documents to one and delete some")
     index.add_argument("folder", metavar="DIR", help="what encode.py wrote, or an index")
     index.add_argument("--out", required=True, metavar="INDEX", help="the index to write")
@@ -83,11 +96,18 @@ def parser() -> argparse.ArgumentParser:
     )
     search.set_defaults(command=run_search)
 
-    evaluate = commands.add_parser("evaluate", help="measure retrieval, or similarity, of one model or two")
+    evaluate = commands.add_parser("evaluate", help="measure retrieval, or similarity, of models side by side")
     evaluate.add_argument("data", metavar="DATA", help="pairs, a BEIR-style folder, or an STS file")
     evaluate.add_argument("--columns", nargs=2, metavar="NAME", help="query and document columns of a pairs file")
     evaluate.add_argument("--corpus", metavar="FILE", help="documents to search besides those of the pairs")
-    evaluate.add_argument("--model", action="append", help=f"a model; give two to compare (default {BASE_FOLDER})")
+    evaluate.add_argument(
+        "--split", default="test", help="judgements of a BEIR-style folder: qrels/SPLIT.tsv (default test)"
+    )
+    evaluate.add_argument(
+        "--model", action="append", help=f"a model, or bm25; several are compared in turn (default {BASE_FOLDER})"
+    )
+    evaluate.add_argument("--run", action="append", metavar="FILE", help="write a model's ranking as a TREC run")
+    evaluate.add_argument("--overwrite", action="store_true", help="replace TREC runs that are there")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     evaluate.set_defaults(command=run_evaluate)
 
@@ -141,13 +161,38 @@ def run_mine(args: argparse.Namespace) -> None:
     sys.stderr.write(f"{mine(config)}\n")
 
 
+def run_paraphrases(args: argparse.Namespace) -> None:
+    """The closest pairs, into a file or onto stdout."""
+    from minilm_retriever.paraphrases import paraphrases
+
+    rows, told = paraphrases(
+        args.file,
+        args.model,
+        text=args.text,
+        id=args.id,
+        count=args.n,
+        threshold=args.threshold,
+        duplicates=args.duplicates,
+        out=args.out,
+        overwrite=args.overwrite,
+        device=args.device,
+    )
+    for rank, (score, one, other, left, right) in enumerate(() if args.out else rows, 1):
+        print(f"{rank:4}  {score:.4f}  {one}  {left}\n{'':14}{other}  {right}")
+    sys.stderr.write(f"{told}\n")
+
+
 def run_encode(args: argparse.Namespace) -> None:
     """Flags -> config -> encode."""
     config = from_args(EncodeConfig, args)
 
-    from minilm_retriever.bulk import encode_files
+    if config.engine == "ray":
+        from minilm_retriever.ray_engine import encode_files
+    else:
+        from minilm_retriever.bulk import encode_files
 
-    sys.stderr.write(f"{encode_files(config)}\n")
+    if said := encode_files(config):  # other ranks than the first say nothing
+        sys.stderr.write(f"{said}\n")
 
 
 def run_index(args: argparse.Namespace) -> None:
@@ -196,10 +241,18 @@ def run_search(args: argparse.Namespace) -> None:
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
-    """Metrics of one model, or of two with the interval of their difference."""
+    """Metrics of models, each with the interval of its gain over the one before."""
     from minilm_retriever.evaluation import evaluate_models
 
-    report = evaluate_models(args.data, args.model or [BASE_FOLDER], columns=args.columns, corpus=args.corpus)
+    report = evaluate_models(
+        args.data,
+        args.model or [BASE_FOLDER],
+        columns=args.columns,
+        corpus=args.corpus,
+        split=args.split,
+        runs=args.run or (),
+        overwrite=args.overwrite,
+    )
     print(json.dumps(report.as_json(), indent=2) if args.json else report.as_text())
 
 

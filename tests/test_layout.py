@@ -12,13 +12,14 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "minilm_retriever"
 # From the bottom up. A module imports from groups below its own, or from its own group without a cycle.
 GROUPS = {
-    "ground": "errors memory files folders manifest config record progress",
+    "ground": "errors memory files folders manifest config record progress distributed",
     "machinery": "rows lines data survey metrics repeats apart batching tokenization layout kernels model loss "
     "objective caching weights model_folder prompts encoding quantization shards vector_cache unfinished vectors "
-    "search indexes approximate index_folder trec charts card_texts checkpoint run_log",
+    "search indexes approximate index_folder trec charts card_texts checkpoint run_log tasks ranking bm25 scoreboard "
+    "tables",
     "what people import": "encoder",
-    "jobs": "evaluation held_out model_card report publishing trainer training shard_encoder bulk inspection mining "
-    "searching",
+    "jobs": "evaluation held_out model_card report publishing trainer training shard_encoder bulk ray_engine "
+    "inspection mining paraphrases searching",
     "commands": "__main__ __init__",
 }
 LEVEL = {name: level for level, names in enumerate(GROUPS.values()) for name in names.split()}
@@ -85,13 +86,17 @@ def only(package: str) -> set[str]:
 def test_one_door_to_each_thing():
     assert only("huggingface_hub") == {"weights"}
     assert only("transformers") <= {"weights"}
-    assert not only("requests") | only("urllib") | only("http") | only("socket")
-    assert only("torch.distributed") <= {"distributed"}
-    assert not only("sentence_transformers")
+    assert not only("requests") | only("urllib") | only("http")
+    assert only("socket") == {"ray_engine"}  # whether a cluster answers
+    assert only("torch.distributed") == {"distributed"}
+    assert only("ray") == {"ray_engine"}
+    assert only("bm25s") == {"bm25"}
+    assert not only("sentence_transformers") | only("sklearn")
 
 
 @pytest.mark.parametrize(
-    "name", ["manifest", "files", "folders", "config", "errors", "rows", "lines", "data", "metrics"]
+    "name",
+    ["manifest", "files", "folders", "config", "errors", "rows", "lines", "data", "metrics", "tasks", "scoreboard"],
 )
 def test_what_needs_no_torch_imports_none(name):
     assert "torch" not in packages(name)
