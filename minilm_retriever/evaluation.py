@@ -90,10 +90,8 @@ class RetrievalResult:
 
     def trec_run(self, tag: str) -> str:
         """The run in TREC's format."""
-        lines = []
-        for query, ranking in self.run.items():
-            lines += [trec_line(query, name, rank, score, tag) for rank, (name, score) in enumerate(ranking, 1)]
-        return "".join(lines)
+        ranked = ((query, rank, *hit) for query, hits in self.run.items() for rank, hit in enumerate(hits, 1))
+        return "".join(trec_line(query, document, rank, score, tag) for query, rank, document, score in ranked)
 
 
 def evaluate_retrieval(task: RetrievalTask, encode: Encode, ks: Sequence[int] = KS) -> RetrievalResult:

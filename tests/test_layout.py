@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,12 @@ LEVEL = {name: level for level, names in enumerate(GROUPS.values()) for name in 
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 
+@cache
 def tree(name: str) -> ast.Module:
     return ast.parse((PACKAGE / f"{name}.py").read_text("utf-8"))
 
 
+@cache
 def imported(name: str) -> set[str]:
     """Our modules that a module imports, wherever in it, but for type checking alone."""
     found = set()
@@ -49,6 +52,7 @@ def imported(name: str) -> set[str]:
     return found
 
 
+@cache
 def packages(name: str) -> set[str]:
     """The other packages that a module imports, wherever in it."""
     found = set()
