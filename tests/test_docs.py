@@ -45,3 +45,9 @@ def test_every_flag_that_evaluation_names_is_one_of_its_commands():
     named = set(re.findall(r"`(--[a-z0-9-]+)", (ROOT / "docs/evaluation.md").read_text("utf-8")))
     assert named <= flags_of("evaluate") | flags_of("paraphrases") | {"--peer"}  # of benchmarks/metrics.py
     assert {"--split", "--run", "--duplicates"} <= named
+
+
+def test_every_flag_that_retrieval_names_is_one_of_its_commands():
+    named = set(re.findall(r"`[^`\n]*?(--[a-z0-9-]+)", (ROOT / "docs/retrieval.md").read_text("utf-8")))
+    assert named <= flags_of("search") | flags_of("index")
+    assert {"--queries", "--rescore", "--effort", "--kind", "--delete"} <= named
