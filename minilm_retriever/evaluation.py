@@ -6,7 +6,7 @@ does; docs/evaluation.md has them in one place. BM25 stands in for a model under
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from minilm_retriever.ranking import Encode, Run, Vectors, rank_documents
 from minilm_retriever.rows import read_rows
 from minilm_retriever.scoreboard import CHANGED_BY, SHOWN, Column, Report, name_of
 from minilm_retriever.tasks import RetrievalTask, read_beir, retrieval_from_pairs
+from minilm_retriever.trec import trec_line
 
 KS = (1, 3, 5, 10, 100)
 Correlation = Callable[[Floats, Floats], float]
@@ -88,16 +89,11 @@ class RetrievalResult:
         return {name: float(values.mean()) for name, values in self.per_query.items()}
 
     def trec_run(self, tag: str) -> str:
-        """The run in TREC's format: query, Q0, document, rank, score, tag.
-
-        With nine digits a float32 reads back as itself, so trec_eval, which sorts by score, sees the same ranking.
-        """
+        """The run in TREC's format."""
         lines = []
         for query, ranking in self.run.items():
             for rank, (document, score) in enumerate(ranking, 1):
-                fields = (query, "Q0", document, str(rank), f"{score:.9g}", tag)
-                check_words(fields)
-                lines.append(" ".join(fields) + "\n")
+                lines.append(trec_line(query, document, rank, score, tag))
         return "".join(lines)
 
 
@@ -158,15 +154,8 @@ def check_runs(task: RetrievalTask, models: Sequence[str], runs: Sequence[str], 
     for path in runs:
         if Path(path).exists() and not overwrite:
             raise UserError(f"{path}: exists; choose another --run, or replace it with --overwrite")
-    check_words(task.query_ids)
-    check_words(task.document_ids)
-
-
-def check_words(fields: Iterable[str]) -> None:
-    """UserError for the first that cannot be a field of a TREC run."""
-    for field in fields:
-        if len(field.split()) != 1:
-            raise UserError(f"{field!r} cannot stand in a TREC run: it is empty or holds white space")
+    for name in (*task.query_ids, *task.document_ids):
+        trec_line(name, name, 1, 0.0)
 
 
 # --- similarity -------------------------------------------------------------------------------------------------------

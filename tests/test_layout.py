@@ -15,7 +15,7 @@ GROUPS = {
     "ground": "errors memory files folders manifest config record progress",
     "machinery": "rows lines data survey metrics repeats apart batching tokenization layout kernels model loss "
     "objective caching weights model_folder prompts encoding quantization shards vector_cache unfinished vectors "
-    "search charts card_texts checkpoint run_log tasks ranking bm25 "
+    "search charts card_texts checkpoint run_log tasks ranking trec bm25 "
     "scoreboard tables",
     "what people import": "encoder",
     "jobs": "evaluation held_out model_card report publishing trainer training shard_encoder bulk inspection mining "
