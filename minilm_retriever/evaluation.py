@@ -34,7 +34,7 @@ from minilm_retriever.ranking import Encode, Run, Vectors, rank_documents
 from minilm_retriever.rows import read_rows
 from minilm_retriever.scoreboard import CHANGED_BY, SHOWN, Column, Report, name_of
 from minilm_retriever.tasks import RetrievalTask, read_beir, retrieval_from_pairs
-from minilm_retriever.trec import trec_line
+from minilm_retriever.trec import check_words, trec_line
 
 KS = (1, 3, 5, 10, 100)
 Correlation = Callable[[Floats, Floats], float]
@@ -90,11 +90,8 @@ class RetrievalResult:
 
     def trec_run(self, tag: str) -> str:
         """The run in TREC's format."""
-        lines = []
-        for query, ranking in self.run.items():
-            for rank, (document, score) in enumerate(ranking, 1):
-                lines.append(trec_line(query, document, rank, score, tag))
-        return "".join(lines)
+        ranked = ((query, rank, *hit) for query, hits in self.run.items() for rank, hit in enumerate(hits, 1))
+        return "".join(trec_line(query, document, rank, score, tag) for query, rank, document, score in ranked)
 
 
 def evaluate_retrieval(task: RetrievalTask, encode: Encode, ks: Sequence[int] = KS) -> RetrievalResult:
@@ -154,8 +151,8 @@ def check_runs(task: RetrievalTask, models: Sequence[str], runs: Sequence[str], 
     for path in runs:
         if Path(path).exists() and not overwrite:
             raise UserError(f"{path}: exists; choose another --run, or replace it with --overwrite")
-    for name in (*task.query_ids, *task.document_ids):
-        trec_line(name, name, 1, 0.0)
+    check_words(task.query_ids)
+    check_words(task.document_ids)
 
 
 # --- similarity -------------------------------------------------------------------------------------------------------
