@@ -137,14 +137,24 @@ class Trainer:
         if math.isfinite(value):
             return
         where = [self.data.sources[source].where(int(row)) for source, rows in batches for row in rows]
-        newest = folders.latest(self.run).path
         raise UserError(
             f"the {what} of step {number + 1} is not finite, so the step was not taken; its rows: {', '.join(where)}; "
-            f"the last good state is {newest or 'the base model'}; try a lower --learning-rate or --precision fp32"
+            f"{self.last_good()}; try a lower --learning-rate or --precision fp32"
         )
 
+    def last_good(self) -> str:
+        """The newest intact state, in words."""
+        return f"the last good state is {folders.latest(self.run).path or 'the base model'}"
+
+    def refuse_ruined_weights(self, when: str, instead: str) -> None:
+        """UserError where a weight is not finite: it is neither kept, nor gone on from, nor published."""
+        for name, tensor in self.encoder.named_parameters():
+            if not bool(tensor.isfinite().all()):
+                raise UserError(f"the weights {when} are not finite, the first is {name}; {instead}")
+
     def save(self, position: Position) -> None:
-        """Write a state and remove those that are no longer needed."""
+        """Write a state and remove those that are no longer needed; UserError where the weights are not finite."""
+        self.refuse_ruined_weights(f"after step {position.step}", f"{self.last_good()}; try a lower --learning-rate")
         if self.scaler.is_enabled():
             position.loss_scale, position.scale_growth = self.scaler.get_scale(), self.scaler._get_growth_tracker()
         checkpoint.save_state(self.run, self.encoder, self.optimizer, position)
@@ -158,6 +168,7 @@ class Trainer:
             self.scaler.load_state_dict(
                 {**self.scaler.state_dict(), "scale": position.loss_scale, "_growth_tracker": position.scale_growth}
             )
+        self.refuse_ruined_weights(f"in {folder}", "remove that state, or start anew with --overwrite")
         checkpoint.restore_random(folder)
         return position
 
