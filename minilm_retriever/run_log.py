@@ -9,21 +9,19 @@ from typing import Any
 
 from minilm_retriever import files
 from minilm_retriever.batching import Plan
-from minilm_retriever.checkpoint import Position
+from minilm_retriever.checkpoint import LOG, Position
 from minilm_retriever.errors import UserError
 from minilm_retriever.record import MetricRow
 
-NAME = "metrics.jsonl"
-
 
 class RunLog:
-    """Appends to run/metrics.jsonl; a resumed run first cuts it back to its state, so no step is told twice."""
+    """Appends to run/metrics.jsonl; a state that a run goes on from puts its own copy back: no step is told twice."""
 
     def __init__(
         self, run: Path, position: Position, plan: Plan, total: int, *, every: int | None, events: bool
     ) -> None:
         """every: steps between loss lines; None is the published recipe's 500, or a tenth of a short run."""
-        self.path, self.plan, self.total = run / NAME, plan, total
+        self.path, self.plan, self.total = run / LOG, plan, total
         self.every = every or min(500, max(1, total // 10))
         if files.truncate_lines(self.path, position.log_lines) < position.log_lines:
             raise UserError(f"{self.path}: has lost lines since the last state; start anew with --overwrite")
