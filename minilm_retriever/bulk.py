@@ -2,7 +2,8 @@
 
     read -> shards of rows -> ShardEncoder -> UnfinishedRun (OUT.run) -> OUT
 
-Memory holds one shard. What is kept of a shard depends on its rows, the model, the flags and the thread count alone.
+Under torchrun each rank takes the next shard that nobody has taken; on Ray actors do (ray_engine.py). Memory holds one
+shard. What is kept of a shard depends on its rows, the model, the flags and the thread count alone.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,9 +23,10 @@ import numpy as np
 import tokenizers
 import torch
 
-from minilm_retriever import files, manifest
+from minilm_retriever import distributed, files, manifest
 from minilm_retriever.config import EncodeConfig
 from minilm_retriever.data import Record, input_files, read_texts
+from minilm_retriever.distributed import Ranks
 from minilm_retriever.encoder import Encoder
 from minilm_retriever.errors import UserError
 from minilm_retriever.memory import give_back_memory
@@ -49,34 +51,101 @@ FREE_FLAGS = {
     "max_bad",
     "overwrite",
     "dry_run",
+    "engine",
+    "workers",
 }
 
+Maker = Callable[["Job", UnfinishedRun, Ranks], int]  # makes all shards and returns how many there are
 SAMPLE = 1024  # rows that an estimate is made from
 
 
-def encode_files(config: EncodeConfig) -> str:
+def encode_files(config: EncodeConfig, maker: Maker | None = None) -> str:
     """Encode all inputs to a folder of shards, or to one .npy; returns a line that says what was made.
 
+    maker: what makes the shards and returns their number, in place of this process or of torchrun's ranks.
     Raises UserError for a mistake in the inputs (path:line), a finished output, or an unfinished one made otherwise.
     """
     refuse_inside(config)
     paths = input_files(config.inputs, config.format)
     for path in paths:
         kind_of(path, config.format)  # a missing input is told before anything is written, be it a lock
-    if config.dry_run:
-        return Job.plan(config, paths).estimate()
-    run = UnfinishedRun(Path(config.out))
-    with files.hold(run.folder):
+    with distributed.join(config.device) as ranks:
+        if config.dry_run:
+            return Job.plan(config, paths).estimate() if ranks.first else ""
+        run = UnfinishedRun(Path(config.out))
+        with files.hold(run.folder) if ranks.first else nullcontext():
+            return encode_on(ranks, config, paths, run, maker or make_here)
+
+
+def encode_on(
+    ranks: Ranks,
+    config: EncodeConfig,
+    paths: Sequence[str],
+    run: UnfinishedRun,
+    maker: Maker,
+) -> str:
+    """The job, alone or as one of several ranks: all make shards, the first one begins and publishes."""
+    if ranks.restarts and ranks.from_first(run.out.exists() and not (config.overwrite or run.folder.exists())):
+        return f"{run.out} was finished before the restart" if ranks.first else ""
+    if ranks.first:
         run.clean()
         run.refuse_finished(config.overwrite)  # before a model is opened
         refuse_bad_rows_file(config, run)
-        job = Job.plan(config, paths)
-        asked = job.asked()
-        if run.begin(asked, overwrite=config.overwrite) and not run.complete:
-            say(f"going on with {run.folder}")
-        if not run.complete:
-            job.make(run, asked)
-        return job.told(run.publish(config.overwrite))
+    job = Job.plan(config, paths)
+    asked = job.asked()
+    if ranks.world > 1:
+        if "a stream" in asked.values():
+            raise UserError("standard input and pipes are for one process: give files")
+        ranks.refuse_different({**vars(config), **asked})
+    if ranks.first and run.begin(asked, overwrite=config.overwrite) and not run.complete:
+        say(f"going on with {run.folder}")
+    if not ranks.from_first(run.complete):
+        job.make(run, asked, ranks, maker)
+    ranks.leave()
+    return job.told(run.publish(config.overwrite)) if ranks.first else ""
+
+
+@dataclass
+class RowReader:
+    """The rows of all inputs, and how many of them cannot be used."""
+
+    config: EncodeConfig
+    paths: Sequence[str]
+    bad: int = 0
+    stopped: bool = False  # by a bad row
+
+    def shards(self, *, keep_aside: bool) -> Iterator[Shard]:
+        """The rows as shards. What cannot be used goes to the file for it; where there is none, or there are too many,
+        the first is raised, once what was set aside so far is kept."""
+        place = self.config.skip_bad if keep_aside else None
+        with files.writing(place) if place else nullcontext(io.BytesIO() if self.config.skip_bad else None) as aside:
+            try:
+                yield from group(self.rows(aside), self.config.shard_size)
+                return
+            except UserError as fault:
+                self.stopped, problem = True, fault
+        raise problem
+
+    def rows(self, aside: BinaryIO | None = None) -> Iterator[Record]:
+        """The rows of all inputs; bad ones go to `aside`."""
+
+        def set_aside(row: BadRow) -> None:
+            self.bad += 1
+            if self.bad > self.config.max_bad:
+                more = f"and that is one more bad row than --max-bad {self.config.max_bad} allows"
+                raise UserError(f"{row.where}: {row.reason}; {more} (the others are in {self.config.skip_bad})")
+            assert aside is not None
+            aside.write((json.dumps(row._asdict()) + "\n").encode())
+
+        config = self.config
+        return read_texts(
+            self.paths,
+            text=config.text,
+            id=config.id,
+            template=config.template,
+            format=config.format,
+            on_bad=set_aside if aside else None,
+        )
 
 
 @dataclass
@@ -87,29 +156,18 @@ class Job:
     sources: list[Source]
     worker: ShardEncoder
     counts: Counts = field(default_factory=Counts)  # of this sitting
-    bad: int = 0
+    reader: RowReader = field(init=False)
     began: float = field(default_factory=time.monotonic)
 
     @classmethod
     def plan(cls, config: EncodeConfig, paths: Sequence[str]) -> Job:
         """Look at the inputs and open the model."""
-        sources = survey(paths, config.format)
-        if config.threads:
-            torch.set_num_threads(config.threads)
-        encoder = Encoder.from_pretrained(config.model, device=config.device)
-        width(config.dimensions or encoder.dimension, config.dtype)
-        if (config.dimensions or 0) > encoder.dimension:
-            raise UserError(f"--dimensions must be at most the model's {encoder.dimension}, not {config.dimensions}")
-        settings, tokenizer = encoder.model.settings, encoder.model.tokenizer
-        worker = ShardEncoder(
-            encoder,
-            find_prompt(settings, tokenizer, config.prompt, config.prompt_name, DOCUMENT),
-            dtype=config.dtype,
-            dimensions=config.dimensions,
-            batch_size=config.batch_size,
-            cache=Path(config.cache) if config.cache and not config.dry_run else None,
-        )
-        return cls(config, sources, worker)
+        # On a cluster the actors have the device; the model is opened here for its fingerprint alone.
+        device = "cpu" if config.engine == "ray" else config.device
+        return cls(config, survey(paths, config.format), open_worker(config, device))
+
+    def __post_init__(self) -> None:
+        self.reader = RowReader(self.config, [source.path for source in self.sources])
 
     @property
     def rows(self) -> int | None:
@@ -127,7 +185,9 @@ class Job:
             "prompt": self.worker.prompt.text,
             "calibrate": calibrated,
             "cache": bool(self.config.cache),
-            "device": self.worker.encoder.device.type,
+            "device": (self.config.device or "cpu").split(":")[0]
+            if self.config.engine == "ray"
+            else self.worker.encoder.device.type,
             "threads": torch.get_num_threads(),
             "versions": f"torch {torch.__version__}, numpy {np.__version__}, tokenizers {tokenizers.__version__}",
             **{f"input {number} ({source.path})": source.identity() for number, source in enumerate(self.sources)},
@@ -135,81 +195,38 @@ class Job:
 
     # --- the work -----------------------------------------------------------------------------------------------------
 
-    def make(self, run: UnfinishedRun, asked: dict[str, Any]) -> None:
+    def make(self, run: UnfinishedRun, asked: dict[str, Any], ranks: Ranks, maker: Maker) -> None:
         """All shards that are not there yet, and then the manifest."""
-        problem, made = None, list[dict[str, int]]()
-        with ExitStack() as stack:
-            aside = stack.enter_context(files.writing(self.config.skip_bad)) if self.config.skip_bad else None
-            progress = stack.enter_context(Progress("encoding", self.rows, "rows"))
-            records = self.read(lambda: run.inputs_may_change(asked), aside)
-            try:
-                self.worker.ranges = run.ranges or self.calibrated()
-                for shard in group(records, self.config.shard_size):
-                    made.append(self.make_shard(run, shard, progress))
-                run.refuse_more_shards(len(made))
-            except UserError as fault:
-                problem = fault  # raised below: what was set aside so far is kept
-            except KeyboardInterrupt:
-                progress.say(f"the finished shards stay in {run.folder}: the same command goes on from there")
-                raise
-        if problem:
-            raise problem
+        try:
+            made = maker(self, run, ranks)
+        except UserError:
+            if self.reader.stopped:
+                run.inputs_may_change(asked)
+            raise
         if not made:
-            raise UserError(f"nothing to encode: all {self.bad} rows are bad, see {self.config.skip_bad}")
-        run.complete_with(self.info(made, asked))
+            raise UserError(f"nothing to encode: all {self.reader.bad} rows are bad, see {self.config.skip_bad}")
+        if ranks.first:
+            run.refuse_more_shards(made)
+            run.complete_with(self.info([record["shard"] for record in run.records()], asked))
 
-    def make_shard(self, run: UnfinishedRun, shard: Shard, progress: Progress) -> dict[str, int]:
-        """One shard, unless it is there; what the manifest has to know of it."""
+    def make_shard(self, run: UnfinishedRun, shard: Shard, progress: Progress) -> None:
+        """One shard, unless it is there."""
         end = shard.start + len(shard.ids)
-        if (there := run.finished(shard)) is not None:
+        if run.finished(shard) is not None:
             progress.skip(end)
-            return there
+            return
         before = self.counts
 
         def show(now: Counts) -> None:
             progress.at(shard.start + now.rows, **self.figures(before + now))
 
-        kept, counts = self.worker.encode(shard, show)
-        self.counts = before + counts
-        if self.worker.ranges is not None and run.ranges is None:
-            run.ranges = self.worker.ranges  # on disk before the first shard that depends on them
-        said = {"rows": counts.rows, "distinct": counts.distinct, "clipped": counts.clipped}
-        run.add(shard, kept, said, format=self.config.shard_format, texts=self.config.texts)
-        give_back_memory()
+        self.counts = before + keep_shard(self.worker, run, self.config, shard, show)
         progress.at(end, **self.figures(self.counts))
-        return said
 
     def figures(self, counts: Counts) -> dict[str, str]:
         """What is shown beside the number of rows."""
         rate = counts.tokens / (time.monotonic() - self.began)
         return {"tokens/s": f"{rate:,.0f}", "duplicates saved": f"{counts.repeated:,}"}
-
-    def read(self, stopped: Callable[[], None], aside: BinaryIO | None = None) -> Iterator[Record]:
-        """The rows of all inputs. Bad ones go to `aside`, else or where they are too many the first of them is raised,
-        after `stopped()`."""
-
-        def set_aside(row: BadRow) -> None:
-            self.bad += 1
-            if self.bad > self.config.max_bad:
-                more = f"and that is one more bad row than --max-bad {self.config.max_bad} allows"
-                raise UserError(f"{row.where}: {row.reason}; {more} (the others are in {self.config.skip_bad})")
-            assert aside is not None
-            aside.write((json.dumps(row._asdict()) + "\n").encode())
-
-        config = self.config
-        paths = [source.path for source in self.sources]
-        try:
-            yield from read_texts(
-                paths,
-                text=config.text,
-                id=config.id,
-                template=config.template,
-                format=config.format,
-                on_bad=set_aside if aside else None,
-            )
-        except UserError:
-            stopped()
-            raise
 
     def calibrated(self) -> Ranges | None:
         """The ranges of --calibrate's texts, a shard of them at most."""
@@ -247,7 +264,7 @@ class Job:
             "shards": [shard["rows"] for shard in shards],
             "distinct": sum(shard["distinct"] for shard in shards),
             "clipped": sum(shard["clipped"] for shard in shards),
-            "bad_rows": self.bad,
+            "bad_rows": self.reader.bad,
             # Texts that were known from other batches: equal within 1e-6 and not to the bit.
             "cache": bool(self.config.cache),
             "asked": dict(asked),
@@ -272,7 +289,7 @@ class Job:
 
     def estimate(self) -> str:
         """The plan, and how long it may take, from the first rows."""
-        sample = [*itertools.islice(self.read(lambda: None, io.BytesIO()), SAMPLE)]
+        sample = [*itertools.islice(self.reader.rows(io.BytesIO()), SAMPLE)]
         texts = [record.text for record in sample]
         self.worker.floats(texts[:8])  # the first call is slower
         began = time.monotonic()
@@ -291,6 +308,68 @@ class Job:
             f"from the first {len(texts)} rows: {counts.tokens / counts.rows:.1f} tokens and {wide:,.0f} bytes a row"
         )
         return "; ".join([*lines, "nothing was written"])
+
+
+def make_here(job: Job, run: UnfinishedRun, ranks: Ranks) -> int:
+    """All shards that are not there yet, by this process, or by torchrun's: each takes the next that nobody has taken.
+
+    Returns how many there are.
+    """
+    made, mine = 0, ranks.take()
+    with Progress("encoding", job.rows, "rows") as progress:
+        job.worker.ranges = run.ranges or job.calibrated()
+        try:
+            for shard in job.reader.shards(keep_aside=ranks.first):
+                if shard.number == 0 and ranks.world > 1 and job.config.dtype == "int8" and not job.worker.ranges:
+                    if ranks.first:  # the others need what the first shard is calibrated to
+                        job.make_shard(run, shard, progress)
+                    ranges = job.worker.ranges
+                    job.worker.ranges = Ranges.of_json(ranks.from_first(ranges and ranges.as_json()))
+                if shard.number == mine:
+                    job.make_shard(run, shard, progress)
+                    mine = ranks.take()
+                made += 1
+        except KeyboardInterrupt:
+            progress.say(f"the finished shards stay in {run.folder}: the same command goes on from there")
+            raise
+    job.counts = Counts(*(int(ranks.total(count)) for count in astuple(job.counts)))
+    return made
+
+
+def keep_shard(
+    worker: ShardEncoder,
+    run: UnfinishedRun,
+    config: EncodeConfig,
+    shard: Shard,
+    progress: Callable[[Counts], Any] | None = None,
+) -> Counts:
+    """Encode a shard and write its files."""
+    kept, counts = worker.encode(shard, progress)
+    if worker.ranges is not None and run.ranges is None:
+        run.ranges = worker.ranges  # on disk before the first shard that depends on them
+    said = {"rows": counts.rows, "distinct": counts.distinct, "clipped": counts.clipped}
+    run.add(shard, kept, said, format=config.shard_format, texts=config.texts)
+    give_back_memory()
+    return counts
+
+
+def open_worker(config: EncodeConfig, device: str | None) -> ShardEncoder:
+    """The model, and what becomes of its vectors."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    encoder = Encoder.from_pretrained(config.model, device=device)
+    width(config.dimensions or encoder.dimension, config.dtype)
+    if (config.dimensions or 0) > encoder.dimension:
+        raise UserError(f"--dimensions must be at most the model's {encoder.dimension}, not {config.dimensions}")
+    settings, tokenizer = encoder.model.settings, encoder.model.tokenizer
+    return ShardEncoder(
+        encoder,
+        find_prompt(settings, tokenizer, config.prompt, config.prompt_name, DOCUMENT),
+        dtype=config.dtype,
+        dimensions=config.dimensions,
+        batch_size=config.batch_size,
+        cache=Path(config.cache) if config.cache and not config.dry_run else None,
+    )
 
 
 def refuse_inside(config: EncodeConfig) -> None:

@@ -21,6 +21,9 @@ TRIM_EVERY = 8  # pieces, forward and backward, after which freed memory is give
 
 def encode_in_pieces(encoder: SentenceEncoder, input_ids: Tensor, attention_mask: Tensor, size: int | None) -> Tensor:
     """input_ids, attention_mask (N, T) -> vectors (N, H) with gradient, `size` texts at a time (None: all at once)."""
+    if not len(input_ids):
+        weight = encoder.bert.embeddings.word_embeddings.weight
+        return weight.new_zeros(0, weight.shape[1]).requires_grad_()
     if size is None or size >= len(input_ids):
         vectors: Tensor = encoder(input_ids, attention_mask)
         return vectors

@@ -36,7 +36,9 @@ class TrainConfig:
     )
     epochs: int = flag(3, "passes over the data", "recipe")
     max_steps: int | None = flag(None, "optimizer steps, in place of epochs", "recipe")
-    batch_size: int = flag(16, "pairs in a batch: each query sees the others' documents as negatives", "recipe")
+    batch_size: int = flag(
+        16, "pairs in a batch, over all ranks: each query sees the others' documents as negatives", "recipe"
+    )
     learning_rate: float = flag(5e-5, "peak learning rate, falling linearly to 0 (fit: 2e-5)", "recipe")
     warmup_steps: int = flag(0, "steps over which the learning rate rises linearly (fit: 10000)", "recipe")
     weight_decay: float = flag(0.0, "AdamW weight decay, biases and LayerNorm left out (fit: 0.01)", "recipe")
@@ -137,6 +139,10 @@ class EncodeConfig:
         None, "a folder to keep vectors in, for texts that come again in other shards and runs", "model"
     )
     out: str = flag("", "a folder of shards (vectors, ids, texts), or FILE.npy", "output")
+    engine: Literal["local", "ray"] = flag(
+        "local", "where: in this process (or torchrun's), or on a Ray cluster (needs the extra)", "engine"
+    )
+    workers: int | None = flag(None, "actors on the Ray cluster (default: as many as it has room for)", "engine")
     dtype: Literal["float32", "float16", "int8", "binary"] = flag(
         "float32", "what a vector's numbers are kept as", "output"
     )
@@ -149,7 +155,7 @@ class EncodeConfig:
     dry_run: bool = flag(False, "print the plan and an estimate, and do nothing else", "output")
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "batch_size", "shard_size", "threads", "dimensions")
+        at_least(self, 1, "batch_size", "shard_size", "threads", "dimensions", "workers")
         at_least(self, 0, "max_bad")
         if not self.out:
             raise UserError("--out is missing: a folder, or FILE.npy")
@@ -159,6 +165,8 @@ class EncodeConfig:
             raise UserError(f"--shard-format {self.shard_format} is for a folder, not for {self.out}")
         if self.calibrate and self.dtype != "int8":
             raise UserError("--calibrate sets the ranges of --dtype int8")
+        if self.workers and self.engine != "ray":
+            raise UserError("--workers is for --engine ray; torchrun --nproc-per-node N starts N processes")
         if self.prompt is not None and self.prompt_name is not None:
             raise UserError("--prompt and --prompt-name exclude each other")
 

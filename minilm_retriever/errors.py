@@ -15,9 +15,7 @@ def run_command(command: Callable[[], int | None]) -> int:
     try:
         return command() or 0
     except UserError as mistake:
-        # A path or a text quoted in the message may hold a line break or a surrogate: one line, always printable.
-        line = " ".join(str(mistake).split()).encode("utf-8", "backslashreplace").decode("utf-8")
-        sys.stderr.write(f"error: {line}\n")
+        tell(mistake)
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
@@ -27,3 +25,10 @@ def run_command(command: Callable[[], int | None]) -> int:
         # else the interpreter complains while it shuts down.
         sys.stdout = None
         return 0
+
+
+def tell(mistake: UserError) -> None:
+    """Print a user's mistake."""
+    # A path or a text quoted in the message may hold a line break or a surrogate: one line, always printable.
+    line = " ".join(str(mistake).split()).encode("utf-8", "backslashreplace").decode("utf-8")
+    sys.stderr.write(f"error: {line}\n")

@@ -13,11 +13,13 @@ from minilm_retriever.batching import Plan
 from minilm_retriever.checkpoint import Position
 from minilm_retriever.config import TrainConfig
 from minilm_retriever.data import Pairs, read_pairs
+from minilm_retriever.distributed import ALONE, Ranks
 from minilm_retriever.encoding import encode_texts
 from minilm_retriever.errors import UserError
-from minilm_retriever.evaluation import RetrievalTask, evaluate_retrieval, read_beir, retrieval_from_pairs
+from minilm_retriever.evaluation import evaluate_retrieval
 from minilm_retriever.loss import in_batch_negatives
 from minilm_retriever.model import SentenceEncoder
+from minilm_retriever.tasks import RetrievalTask, read_beir, retrieval_from_pairs
 from minilm_retriever.tokenization import TextTokenizer
 
 
@@ -50,21 +52,23 @@ class HeldOut:
         """Documents that are searched."""
         return len(self.task.documents)
 
-    def evaluate(self, encoder: SentenceEncoder) -> dict[str, float]:
+    def evaluate(self, encoder: SentenceEncoder, ranks: Ranks = ALONE) -> dict[str, float]:
         """The retrieval metrics, and for pairs the mean loss over batches in file order, dropout off.
 
         Raises UserError where the metric that should decide is not among them.
         """
 
         def encode(texts: list[str]) -> np.ndarray:
-            return encode_texts(encoder, self.tokenizer, texts)
+            shared: np.ndarray = ranks.share_out(lambda some: encode_texts(encoder, self.tokenizer, some), texts)
+            return shared
 
         values = dict(evaluate_retrieval(self.task, encode).metrics)
         if self.pairs is not None:
             values["loss"] = self.loss(self.pairs, encode(self.pairs.texts[0]), encode(self.pairs.texts[1]))
         if self.config.metric not in values:
             raise UserError(f"--metric {self.config.metric!r} is none of {', '.join(values)}")
-        return values
+        agreed: dict[str, float] = ranks.from_first(values)
+        return agreed
 
     def loss(self, pairs: Pairs, queries: np.ndarray, documents: np.ndarray) -> float:
         """Mean loss over batches of the training batch size, weighted by their rows."""

@@ -23,7 +23,7 @@ class Removed(NamedTuple):
     """Candidates that are left out of a row's softmax; never the row's own."""
 
     documents: Tensor  # (B, D) bool: document k is no negative of query i
-    queries: Tensor  # (B, B) bool: query j is no negative of positive i (for the symmetric loss)
+    queries: Tensor | None = None  # (B, B) bool: query j is no negative of positive i, for the symmetric loss
 
 
 def contrastive(
@@ -35,10 +35,14 @@ def contrastive(
     removed: Removed | None = None,
     symmetric: bool = False,
     dimensions: Sequence[int] = (),
+    first: int = 0,
+    all_queries: Tensor | None = None,
 ) -> Tensor:
     """The loss of a batch, queries (B, H) and documents (D, H), with every variant that was asked for.
 
     symmetric: the mean of both directions, query -> documents and positive -> queries.
+    first, all_queries: where `queries` are only some rows of a batch, the first one's number, and the queries of all
+    rows for the other direction; then this is the mean over these rows.
     dimensions: Matryoshka, the mean over the losses of the first h numbers of each vector, for each h.
     Sources: Radford et al., 2021 (symmetric), Kusupati et al., 2022 (Matryoshka; there the sum, here the mean, so that
     the loss can be compared with its floor).
@@ -47,10 +51,11 @@ def contrastive(
     for size in dimensions or (queries.shape[1],):
         q, d = queries[:, :size], documents[:, :size]
         without = removed.documents if removed else None
-        loss = in_batch_negatives(q, d, scale, label_smoothing=label_smoothing, removed=without)
+        loss = in_batch_negatives(q, d, scale, label_smoothing=label_smoothing, removed=without, first=first)
         if symmetric:
             without = removed.queries if removed else None
-            back = in_batch_negatives(d[: len(q)], q, scale, label_smoothing=label_smoothing, removed=without)
+            own, others = d[first : first + len(q)], q if all_queries is None else all_queries[:, :size]
+            back = in_batch_negatives(own, others, scale, label_smoothing=label_smoothing, removed=without, first=first)
             loss = (loss + back) / 2
         losses.append(loss)
     return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
@@ -63,16 +68,17 @@ def in_batch_negatives(
     *,
     label_smoothing: float = 0.0,
     removed: Tensor | None = None,
+    first: int = 0,
 ) -> Tensor:
     """Mean cross-entropy of each query's own document against all documents of the batch.
 
-    queries: (B, H); documents: (D, H), the B positives first (row i belongs to query i), then hard negatives.
+    queries: (B, H); documents: (D, H), the positives first (row first + i belongs to query i), then hard negatives.
     scale: the inverse of the softmax temperature. removed: (B, D) bool, candidates left out of a row's softmax.
     Returns a scalar, float32 at least.
     Source: MultipleNegativesRankingLoss of sentence-transformers (Henderson et al., 2017), with cos_sim.
     """
     scores = at_least_float32(l2_normalize(queries) @ l2_normalize(documents).T * scale)  # (B, D)
-    labels = torch.arange(len(queries), device=scores.device)
+    labels = torch.arange(first, first + len(queries), device=scores.device)
     if removed is None:
         return F.cross_entropy(scores, labels, label_smoothing=label_smoothing)
     scores = scores.masked_fill(removed, float("-inf"))
@@ -84,28 +90,31 @@ def in_batch_negatives(
     return loss
 
 
-def known_pairs(queries: Ids, documents: Ids) -> npt.NDArray[np.bool_]:
+def known_pairs(queries: Ids, documents: Ids, rows: slice = slice(None)) -> npt.NDArray[np.bool_]:
     """(B, D): whether document k's text is, somewhere in this batch, a positive of query i's text; own ones left out.
 
-    queries (B,), documents (D,). So a row loses the other copies of its positive, the positives of other rows with the
-    same query, and hard negatives of other rows that are one of these.
+    queries (B,), documents (D,); rows: of which queries i to tell. So a row loses the other copies of its positive, the
+    positives of other rows with the same query, and hard negatives of other rows that are one of these.
     """
-    _, query = np.unique(queries, return_inverse=True)
+    asked, query = np.unique(queries[rows], return_inverse=True)
     _, document = np.unique(documents, return_inverse=True)
-    pairs = np.zeros((int(query.max()) + 1, int(document.max()) + 1), dtype=np.bool_)
-    pairs[query, document[: len(query)]] = True
+    pairs = np.zeros((len(asked), int(document.max()) + 1), dtype=np.bool_)
+    place = np.searchsorted(asked, queries).clip(max=len(asked) - 1)
+    here = asked[place] == queries  # (B,): rows whose query is one of those asked
+    pairs[place[here], document[: len(queries)][here]] = True
     known = pairs[query][:, document]
-    np.fill_diagonal(known, False)
+    own = np.arange(len(queries))[rows]
+    known[np.arange(len(own)), own] = False
     return known
 
 
-def closer_than_own(rows: Tensor, candidates: Tensor, margin: float = 0.0) -> Tensor:
-    """(B, D) bool: whether a guide finds candidate k closer to row i than i's own (candidate i), by more than margin.
+def closer_than_own(rows: Tensor, candidates: Tensor, margin: float = 0.0, first: int = 0) -> Tensor:
+    """(B, D) bool: whether a guide finds candidate k closer to row i than i's own (first + i), by more than margin.
 
     rows (B, G), candidates (D, G): unit vectors of a frozen model. Copies of a row's own candidate are equally close.
     """
     scores = rows @ candidates.T  # (B, D)
-    own = scores.diagonal()[:, None]
+    own = scores.diagonal(first)[:, None]
     return scores > own + (margin + 1e-6)  # two equal texts may differ by a rounding
 
 

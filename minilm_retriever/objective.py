@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from minilm_retriever.config import TrainConfig
+from minilm_retriever.distributed import ALONE, Ranks
 from minilm_retriever.errors import UserError
 from minilm_retriever.loss import Ids, Removed, batch_floor, closer_than_own, contrastive, known_pairs
 
@@ -24,32 +25,49 @@ class Objective:
     config: TrainConfig
     guide: Tensor | None = None  # (N, G) a frozen model's unit vectors of the distinct texts
 
-    def loss(self, vectors: Tensor, texts: Ids) -> Tensor:
-        """vectors ((1 + C) * B, H): all queries, then each further column; texts (1 + C, B): which text each is."""
+    def loss(self, vectors: Tensor, texts: Ids, ranks: Ranks = ALONE) -> Tensor:
+        """vectors ((1 + C) * B, H): all queries, then each further column; texts (1 + C, B): which text each is.
+
+        Among ranks, vectors are of our rows alone, and the sum of what all ranks return is the batch's loss: each
+        scores its own queries against the documents of all.
+        """
         rows, config = texts.shape[1], self.config
-        return contrastive(
-            vectors[:rows],
-            vectors[rows:],
+        own = ranks.part(rows)
+        count = own.stop - own.start
+        queries = vectors[:count]  # they stay where they are, but for the symmetric loss
+        documents = ranks.gather(vectors[count:], len(texts) - 1, rows)
+        all_queries = ranks.gather(queries, 1, rows) if config.symmetric else queries
+        if not count:  # fewer rows than ranks: nothing to score, but the gathering is also everybody's on the way back
+            return (documents.sum() + all_queries.sum()) * 0.0
+        loss = contrastive(
+            queries,
+            documents,
             config.scale,
             label_smoothing=config.label_smoothing,
-            removed=self.removed(texts, vectors.device),
+            removed=self.removed(texts, vectors.device, own),
             symmetric=config.symmetric,
             dimensions=config.matryoshka,
+            first=own.start,
+            all_queries=all_queries,
         )
+        return loss if count == rows else loss * (count / rows)
 
-    def removed(self, texts: Ids, device: torch.device) -> Removed | None:
-        """Candidates that are no negatives, or probably none; None where nobody asked."""
+    def removed(self, texts: Ids, device: torch.device, own: slice = slice(None)) -> Removed | None:
+        """Candidates of our `own` rows that are no negatives, or probably none; None where nobody asked."""
         queries, documents = texts[0], texts[1:].reshape(-1)  # (B,), (D,)
-        rows, found = len(queries), list[Removed]()
+        positives, both, found = texts[1], self.config.symmetric, list[Removed]()
         if self.config.false_negatives == "mask":
-            known = torch.from_numpy(known_pairs(queries, documents)).to(device)
-            found.append(Removed(known, known[:, :rows].T))
+            known = torch.from_numpy(known_pairs(queries, documents, own)).to(device)
+            back = torch.from_numpy(known_pairs(positives, queries, own)).to(device) if both else None
+            found.append(Removed(known, back))
         if self.guide is not None:
             q, d = (self.guide[torch.from_numpy(ids)].to(device) for ids in (queries, documents))
-            margin = self.config.guide_margin
-            found.append(Removed(closer_than_own(q, d, margin), closer_than_own(d[:rows], q, margin)))
+            margin, first = self.config.guide_margin, own.start or 0
+            closer = closer_than_own(q[own], d, margin, first)
+            found.append(Removed(closer, closer_than_own(d[own], q, margin, first) if both else None))
         if len(found) == 2:
-            return Removed(found[0].documents | found[1].documents, found[0].queries | found[1].queries)
+            (one, back), (other, back_too) = found
+            return Removed(one | other, None if back is None or back_too is None else back | back_too)
         return found[0] if found else None
 
     def floor(self, texts: Ids) -> float:

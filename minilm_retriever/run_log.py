@@ -18,11 +18,23 @@ class RunLog:
     """Appends to run/metrics.jsonl; a state that a run goes on from puts its own copy back: no step is told twice."""
 
     def __init__(
-        self, run: Path, position: Position, plan: Plan, total: int, *, every: int | None, events: bool
+        self,
+        run: Path,
+        position: Position,
+        plan: Plan,
+        total: int,
+        *,
+        every: int | None,
+        events: bool,
+        kept: bool = True,
     ) -> None:
-        """every: steps between loss lines; None is the published recipe's 500, or a tenth of a short run."""
+        """every: steps between loss lines; None is the published recipe's 500, or a tenth of a short run. kept: whether
+        anything is written (by one rank alone)."""
         self.path, self.plan, self.total = run / LOG, plan, total
         self.every = every or min(500, max(1, total // 10))
+        self.kept, self.events = kept, None
+        if not kept:
+            return
         if files.truncate_lines(self.path, position.log_lines) < position.log_lines:
             raise UserError(f"{self.path}: has lost lines since the last state; start anew with --overwrite")
         self.events = events_writer(run / "tensorboard", position.step) if events else None
@@ -51,6 +63,8 @@ class RunLog:
 
     def write(self, position: Position, row: dict[str, Any]) -> None:
         """One line, and the same numbers as events."""
+        if not self.kept:
+            return
         files.append_line(self.path, json.dumps(row))
         position.log_lines += 1
         if self.events is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from minilm_retriever.batching import Plan, Rows, deduplicate
 from minilm_retriever.checkpoint import Position
 from minilm_retriever.config import TrainConfig
 from minilm_retriever.data import Pairs
+from minilm_retriever.distributed import ALONE, Ranks
 from minilm_retriever.encoder import default_device
 from minilm_retriever.encoding import out_of_memory
 from minilm_retriever.errors import UserError
@@ -55,11 +56,11 @@ class TrainingData:
         """Rows of each source."""
         return tuple(len(pairs) for pairs in self.sources)
 
-    def batch(self, source: int, rows: Rows) -> tuple[Ids, Tensor, Tensor]:
-        """Which texts stand in these rows (C, B), and their input_ids and attention_mask (C * B, T): all queries first,
-        then each further column."""
+    def batch(self, source: int, rows: Rows, own: slice = slice(None)) -> tuple[Ids, Tensor, Tensor]:
+        """Which texts stand in these rows (C, B), and the input_ids and attention_mask (C * B, T) of our `own` among
+        them: all queries first, then each further column."""
         texts = self.places[source][rows].T
-        return texts, *self.tokens.batch(texts.reshape(-1))
+        return texts, *self.tokens.batch(texts[:, own].reshape(-1))
 
 
 class Step(NamedTuple):
@@ -72,12 +73,19 @@ class Step(NamedTuple):
 
 
 class Trainer:
-    """The model, its optimizer and the batches: what one step needs."""
+    """The model, its optimizer and the batches: what one step needs. Among ranks each encodes its rows of a batch."""
 
     def __init__(
-        self, config: TrainConfig, encoder: SentenceEncoder, data: TrainingData, objective: Objective, plan: Plan
+        self,
+        config: TrainConfig,
+        encoder: SentenceEncoder,
+        data: TrainingData,
+        objective: Objective,
+        plan: Plan,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.config, self.encoder, self.data, self.objective, self.plan = config, encoder, data, objective, plan
+        self.ranks = ranks
         self.total = config.max_steps or plan.steps_per_epoch * config.epochs
         # fit() leaves ragged batches out of its schedule, so that its last steps have a learning rate of 0.
         whole = plan.full_batches_per_epoch * config.epochs
@@ -97,16 +105,18 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.encoder.train()
+        self.ranks.seed(config.seed, number)
         total, floor, tokens = 0.0, 0.0, 0
         try:
             for source, rows in batches:
-                texts, ids, mask = self.data.batch(source, rows)
+                texts, ids, mask = self.data.batch(source, rows, self.ranks.part(len(rows)))
                 loss = self.batch_loss(texts, ids, mask) / len(batches)
                 total += float(loss.detach())
                 self.refuse_non_finite("loss", total, number, batches)
                 floor += self.objective.floor(texts) / len(batches)
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-                tokens += int(mask.sum())
+                tokens += int(self.data.tokens.lengths_of(texts.reshape(-1)).sum())
+            self.ranks.add_gradients(self.parameters)
             self.scaler.unscale_(self.optimizer)
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm)
             if not self.scaler.is_enabled():  # with fp16 an overflow is expected: the scaler leaves the step out
@@ -121,16 +131,17 @@ class Trainer:
                 f"step {number + 1} does not fit in memory: try --cache-batch 32, --gradient-checkpointing, a smaller "
                 f"--max-length, or a --batch-size below {config.batch_size}"
             ) from None
-        return Step(total, floor, tokens, rate)
+        return Step(self.ranks.total(total), floor, tokens, rate)
 
     def batch_loss(self, texts: Ids, ids: Tensor, mask: Tensor) -> Tensor:
-        """The loss of a batch: one forward pass over all columns, input_ids (C * B, T), attention_mask (C * B, T)."""
+        """The loss of a batch, or our part of it: one forward pass over all columns, input_ids and attention_mask
+        (C * B, T)."""
         config = self.config
         dtype = DTYPES.get(config.precision)
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
             ids, mask = ids.to(self.device), mask.to(self.device)
             vectors = caching.encode_in_pieces(self.encoder, ids, mask, config.cache_batch)  # (C * B, H)
-        return self.objective.loss(vectors, texts)
+        return self.objective.loss(vectors, texts, self.ranks)
 
     def refuse_non_finite(self, what: str, value: float, number: int, batches: list[tuple[int, Rows]]) -> None:
         """UserError naming the batch's rows, before any step is taken with it."""
@@ -153,8 +164,13 @@ class Trainer:
                 raise UserError(f"the weights {when} are not finite, the first is {name}; {instead}")
 
     def save(self, position: Position) -> None:
-        """Write a state and remove those that are no longer needed; UserError where the weights are not finite."""
+        """Write a state and remove those that are no longer needed; the first rank does it.
+
+        UserError where the weights are not finite, in every rank, since all have the same.
+        """
         self.refuse_ruined_weights(f"after step {position.step}", f"{self.last_good()}; try a lower --learning-rate")
+        if not self.ranks.first:
+            return
         if self.scaler.is_enabled():
             position.loss_scale, position.scale_growth = self.scaler.get_scale(), self.scaler._get_growth_tracker()
         checkpoint.save_state(self.run, self.encoder, self.optimizer, position)
@@ -164,12 +180,28 @@ class Trainer:
     def restore(self, folder: Path) -> Position:
         """Go on from a state. The random generators come last, just before the next forward pass."""
         position = checkpoint.load_state(folder, self.encoder, self.optimizer)
+        self.restore_scale(position)
+        self.refuse_ruined_weights(f"in {folder}", "remove that state, or start anew with --overwrite")
+        checkpoint.restore_random(folder)
+        return position
+
+    def restore_scale(self, position: Position) -> None:
+        """Scale losses as they were scaled (fp16 only)."""
         if position.loss_scale is not None:
             self.scaler.load_state_dict(
                 {**self.scaler.state_dict(), "scale": position.loss_scale, "_growth_tracker": position.scale_growth}
             )
-        self.refuse_ruined_weights(f"in {folder}", "remove that state, or start anew with --overwrite")
-        checkpoint.restore_random(folder)
+
+    def share(self, position: Position) -> Position:
+        """Give all ranks what the first one has read: where the run stands, and the state that it goes on from."""
+        position = Position(**self.ranks.from_first(asdict(position)))
+        if position.step and self.ranks.world > 1:
+            weights = self.ranks.share(self.encoder.state_dict())
+            moments = self.ranks.share(checkpoint.optimizer_tensors(self.encoder, self.optimizer))
+            if not self.ranks.first:
+                self.encoder.load_state_dict(weights)
+                checkpoint.restore_optimizer(self.encoder, self.optimizer, moments)
+                self.restore_scale(position)
         return position
 
     def estimate(self) -> str:

@@ -12,8 +12,8 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
@@ -23,11 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minilm_retriever import checkpoint, files, folders, manifest, weights
+from minilm_retriever import checkpoint, distributed, files, folders, manifest, weights
 from minilm_retriever.batching import Plan
 from minilm_retriever.checkpoint import Position
 from minilm_retriever.config import TrainConfig
 from minilm_retriever.data import read_pairs
+from minilm_retriever.distributed import ALONE, Ranks
 from minilm_retriever.encoder import default_device
 from minilm_retriever.encoding import encode_texts
 from minilm_retriever.errors import UserError
@@ -49,37 +50,62 @@ def train(config: TrainConfig) -> int:
 
     Raises UserError on anything that the user can mend: data, model, flags, memory, a non-finite loss.
     """
+    with distributed.join(config.device) as ranks:
+        return run_on(ranks, config)
+
+
+def run_on(ranks: Ranks, config: TrainConfig) -> int:
+    """The run, alone or as one of several ranks: all train, the first one writes."""
     out, run = Path(config.out), Path(f"{config.out}.run")
-    base, trainer = prepare(config)
+    base, trainer = prepare(config, ranks)
     held_out = HeldOut.read(config, base.tokenizer)
     describe(trainer, held_out)
     if config.dry_run:
         say(f"estimate: {trainer.estimate()}; nothing was written")
+        ranks.leave()
         return 0
-    with files.hold(run):
-        refuse_finished(out, run, config.overwrite)
-        position = begin_or_resume(run, started_with(config, base), trainer)
-        log = RunLog(run, position, trainer.plan, trainer.total, every=config.log_steps, events=config.tensorboard)
+    with files.hold(run) if ranks.first else nullcontext():
+        if ranks.restarts and ranks.from_first(out.exists() and not config.overwrite):
+            say(f"{out} was published before the restart")
+            ranks.leave()
+            return 0
+        position = Position()
+        if ranks.first:
+            refuse_finished(out, run, config.overwrite, restarted=ranks.restarts > 0)
+            position = begin_or_resume(run, started_with(config, base), trainer)
+        position = trainer.share(position)
+        log = RunLog(
+            run,
+            position,
+            trainer.plan,
+            trainer.total,
+            every=config.log_steps,
+            events=config.tensorboard,
+            kept=ranks.first,
+        )
         status = loop(trainer, position, log, held_out)
-        if status == 0:
+        ranks.leave()
+        if status == 0 and ranks.first:
             say(publish(out, run, base, config, trainer.data.sources, position, log, held_out))
     return status
 
 
-def prepare(config: TrainConfig) -> tuple[LoadedModel, Trainer]:
+def prepare(config: TrainConfig, ranks: Ranks = ALONE) -> tuple[LoadedModel, Trainer]:
     """The base model, and what trains it: data tokenised once, the plan of batches, the optimizer."""
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     base = open_base(config)
+    if ranks.world > 1:
+        ranks.refuse_different({**asdict(config), **started_with(config, base)})
     sources = [read_pairs(path, config.columns or None) for path in config.train]
     sources = [pairs.distinct() for pairs in sources] if config.distinct else sources
     data = TrainingData.tokenize(sources, base.tokenizer)
     refuse_no_negatives(config, base.encoder.bert.config.hidden_size, data.places)
     apart = tuple(data.places) if config.false_negatives == "avoid" else None
     plan = Plan(data.sizes, config.batch_size, config.gradient_accumulation_steps, config.seed, apart)
-    objective = Objective(config, guide_vectors(config, base, data))
-    return base, Trainer(config, base.encoder, data, objective, plan)
+    objective = Objective(config, guide_vectors(config, base, data, ranks))
+    return base, Trainer(config, base.encoder, data, objective, plan, ranks)
 
 
 def loop(trainer: Trainer, position: Position, log: RunLog, held_out: HeldOut | None) -> int:
@@ -89,7 +115,7 @@ def loop(trainer: Trainer, position: Position, log: RunLog, held_out: HeldOut | 
     def evaluate() -> bool:
         """Evaluate and log; whether the metric is the best so far."""
         assert held_out is not None
-        values = held_out.evaluate(trainer.encoder)
+        values = held_out.evaluate(trainer.encoder, trainer.ranks)
         log.evaluation(position, values)
         loss = f", held-out loss {values['loss']:.4f}" if "loss" in values else ""
         progress.say(f"step {position.step}: {config.metric} {values[config.metric]:.4f}{loss}")
@@ -115,6 +141,8 @@ def loop(trainer: Trainer, position: Position, log: RunLog, held_out: HeldOut | 
                 progress.say(log.loss(position, step.learning_rate))
             save = time.monotonic() - saved_at > config.save_minutes * 60
             save |= bool(config.save_steps) and position.step % (config.save_steps or 1) == 0
+            stop.signal, wished = trainer.ranks.agree(stop.signal, save)
+            save = bool(wished)
             if held_out and (last or held_out.due(position.step, trainer.plan)):
                 save |= evaluate()
                 last |= position.stale_evaluations >= (config.patience or math.inf)
@@ -176,15 +204,18 @@ def open_base(config: TrainConfig) -> LoadedModel:
     return replace(base, tokenizer=tokenizer, settings=replace(base.settings, max_length=config.max_length))
 
 
-def guide_vectors(config: TrainConfig, base: LoadedModel, data: TrainingData) -> Tensor | None:
+def guide_vectors(config: TrainConfig, base: LoadedModel, data: TrainingData, ranks: Ranks) -> Tensor | None:
     """Unit vectors (N, G) of the distinct texts by the frozen model that --guide names: once, before training."""
     if config.guide is None:
         return None
     guide = base if config.guide == "base" else open_model(weights.resolve(config.guide))
     guide.encoder.to(torch.device(config.device or default_device()))
-    with Progress("guide", len(data.texts), "texts") as progress:
-        vectors = encode_texts(guide.encoder, guide.tokenizer, data.texts, normalize=True, progress=progress.at)
-    return torch.from_numpy(vectors)
+    with Progress("guide", ranks.part(len(data.texts)).stop, "texts") as progress:
+
+        def encode(texts: Sequence[str]) -> np.ndarray:
+            return encode_texts(guide.encoder, guide.tokenizer, texts, normalize=True, progress=progress.at)
+
+        return torch.from_numpy(ranks.share_out(encode, data.texts))
 
 
 # Flags that change neither a number nor a log line: an unfinished run may go on with others.
@@ -213,14 +244,15 @@ def started_with(config: TrainConfig, base: LoadedModel) -> dict[str, Any]:
     return json.loads(json.dumps({**flags, **data, **models}))  # type: ignore[no-any-return]
 
 
-def refuse_finished(out: Path, run: Path, overwrite: bool) -> None:
-    """UserError where `out` stands already, unless it may be replaced; then an unfinished run's leftovers go too."""
+def refuse_finished(out: Path, run: Path, overwrite: bool, *, restarted: bool = False) -> None:
+    """UserError where `out` stands already, unless it may be replaced; then an unfinished run's leftovers go too, but
+    not where torchrun has restarted us: they are our own."""
     folders.recover(out)
     for place in (out, run):
         files.clean_stale(place.parent, place.name)
     if out.exists() and not overwrite:
         raise UserError(f"{out}: a finished model stands there; choose another --out, or replace it with --overwrite")
-    if overwrite and run.exists():
+    if overwrite and run.exists() and not restarted:
         folders.discard(run)
 
 
@@ -229,9 +261,8 @@ def begin_or_resume(run: Path, asked: dict[str, Any], trainer: Trainer) -> Posit
     started = run / "run.json"
     if not started.exists():
         files.make_folder(run)
-        said = {"asked": asked, "threads": torch.get_num_threads(), "torch": torch.__version__}
         # In a manifest's form, which carries a sum of itself: a record that was damaged is noticed.
-        files.write_bytes(started, manifest.to_bytes({}, said))
+        files.write_bytes(started, manifest.to_bytes({}, {"asked": asked, **decides_last_bits(trainer)}))
         return Position()
     recorded = manifest.read_manifest(run, started.name)
     checkpoint.refuse_other_run(recorded["asked"], asked, run)
@@ -241,11 +272,16 @@ def begin_or_resume(run: Path, asked: dict[str, Any], trainer: Trainer) -> Posit
         say(f"left out a damaged state, {folder.name}: {reason}")
     if newest.path is None:
         return Position()
-    if (recorded["threads"], recorded["torch"]) != (torch.get_num_threads(), torch.__version__):
-        say("the run began with another number of threads or version of torch: its last bits will differ")
+    if any(recorded.get(name, value) != value for name, value in decides_last_bits(trainer).items()):
+        say("the run began with another number of ranks or threads or version of torch: its last bits will differ")
     position = trainer.restore(newest.path)
     say(f"going on from {newest.path} at step {position.step} of {trainer.total}")
     return position
+
+
+def decides_last_bits(trainer: Trainer) -> dict[str, Any]:
+    """What an unfinished run may go on without, but then not to the bit."""
+    return {"ranks": trainer.ranks.world, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
 def describe(trainer: Trainer, held_out: HeldOut | None) -> None:
@@ -261,6 +297,7 @@ def describe(trainer: Trainer, held_out: HeldOut | None) -> None:
     say(
         f"{trainer.total} steps of {config.batch_size} rows ({epochs:.3g} epochs), "
         f"learning rate {config.learning_rate:g} falling to 0{warm}, seed {config.seed}, on {trainer.device}"
+        + (f" of {trainer.ranks.world} ranks" if trainer.ranks.world > 1 else "")
     )
     for path, places, lost in zip(config.train, data.places, trainer.plan.left_out(0), strict=True):
         say(f"{path}: {summary(count_repeats(places[:, 0], places[:, 1], config.batch_size))}")

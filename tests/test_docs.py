@@ -63,3 +63,9 @@ def test_the_table_of_the_campaign_is_the_scorecards():
     from tests.faults.campaign import SCORECARD, table
 
     assert table(json.loads(SCORECARD.read_bytes())["rows"]) in (ROOT / "docs/reliability.md").read_text("utf-8")
+
+
+def test_every_flag_that_evaluation_names_is_one_of_its_commands():
+    named = set(re.findall(r"`(--[a-z0-9-]+)", (ROOT / "docs/evaluation.md").read_text("utf-8")))
+    assert named <= flags_of("evaluate") | flags_of("paraphrases") | {"--peer"}  # of benchmarks/metrics.py
+    assert {"--split", "--run", "--duplicates"} <= named

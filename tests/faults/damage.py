@@ -23,6 +23,7 @@ from minilm_retriever.checkpoint import Position
 from minilm_retriever.config import EncodeConfig
 from minilm_retriever.encoder import Encoder
 from minilm_retriever.errors import UserError
+from minilm_retriever.index_folder import make_index, open_index
 from minilm_retriever.model_folder import open_model
 from minilm_retriever.trainer import Trainer
 from minilm_retriever.training import train
@@ -73,13 +74,16 @@ def vector_folder(format: str) -> Callable[[Scene], Kept]:
     """What encode.py writes, in one of its formats."""
 
     def make(scene: Scene) -> Kept:
-        out = scene.room(f"vectors-{format}") / "out"
+        number = scene.notes.setdefault("folders of vectors", 0)
+        scene.notes["folders of vectors"] += 1
+        out = scene.room(f"vectors-{number}-{format}") / "out"
         config = EncodeConfig(
             inputs=(str(texts_file(scene.place, 40)),),
             model=str(tiny_model(scene.place)),
             out=str(out),
             shard_size=20,
             shard_format=format,  # type: ignore[arg-type]
+            id="id",
             device="cpu",
         )
         with redirect_stderr(io.StringIO()):
@@ -96,6 +100,14 @@ def single_npy(scene: Scene) -> Kept:
     with redirect_stderr(io.StringIO()):
         encode_files(EncodeConfig(inputs=(source,), model=model, out=str(out), device="cpu"))
     return kept(out, lambda: open_vectors(out), verify_command(out))
+
+
+def vector_index(scene: Scene) -> Kept:
+    """An approximate index over vectors, with a document deleted."""
+    vectors, out = vector_folder("npy")(scene).place, scene.room("index") / "out"
+    with redirect_stderr(io.StringIO()):
+        make_index(vectors, out, kind="hnsw", delete=["a3"])
+    return kept(out, lambda: open_index(out), verify_command(out))
 
 
 def kept(place: Path, *openers: Callable[[], object]) -> Kept:
@@ -124,6 +136,7 @@ FOLDERS: tuple[Callable[[Scene], Kept], ...] = (
     vector_folder("safetensors"),
     vector_folder("parquet"),
     single_npy,
+    vector_index,
 )
 
 
