@@ -1,4 +1,4 @@
-"""The whole story in a few minutes: fetch, fine-tune, compare, encode, search. `make demo` runs this.
+"""The whole story in a few minutes: fetch, fine-tune, compare, encode, search, from Python. `make demo` runs this.
 
 Each step is a command that you can run yourself; it is printed before it runs. What is there already is used again.
 """
@@ -42,11 +42,13 @@ def main() -> None:
         run("python", "train.py", *data, "--out", TUNED)
     for held_out in ("unseen_wordings", "unseen_occupations"):
         corpus = ["--corpus", f"{DATA}/corpus.csv"]
-        run("minilm-retriever", "evaluate", f"{DATA}/{held_out}.csv", *corpus, "--model", BASE, "--model", TUNED)
+        models = [word for model in ("bm25", BASE, TUNED) for word in ("--model", model)]
+        run("minilm-retriever", "evaluate", f"{DATA}/{held_out}.csv", *corpus, *models)
     if not (ROOT / VECTORS).exists():
         flags = ["--text", "skills", "--id", "title", "--model", TUNED, "--out", VECTORS]
         run("python", "encode.py", f"{DATA}/corpus.csv", *flags)
     run("minilm-retriever", "search", VECTORS, *QUERIES, "-k", "3", "--model", TUNED)
+    run("python", "examples/retrieval.py")
     print(f"\ndone in {time.monotonic() - began:.0f} s")
 
 

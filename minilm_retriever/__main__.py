@@ -52,18 +52,62 @@ def parser() -> argparse.ArgumentParser:
     add_flags(mine, MineConfig, positional=["pairs"])
     mine.set_defaults(command=run_mine)
 
-    search = commands.add_parser("search", help="search a folder that encode.py wrote")
-    search.add_argument("folder", metavar="DIR", help="what encode.py wrote")
-    search.add_argument("queries", metavar="QUERY", nargs="+", help="texts to search for")
+    closest = commands.add_parser("paraphrases", help="the closest pairs of texts within one file")
+    closest.add_argument("file", metavar="FILE", help="texts: lines, CSV, TSV, JSONL or Parquet")
+    closest.add_argument("--text", metavar="COLUMN", help="the column that holds the text")
+    closest.add_argument("--id", metavar="COLUMN", help="the column that holds the id (default: the row's number)")
+    closest.add_argument("-n", type=int, metavar="N", help="the best N pairs (default 100, or all with --threshold)")
+    closest.add_argument("--threshold", type=float, metavar="X", help="pairs with a cosine of at least X")
+    closest.add_argument("--duplicates", action="store_true", help="pair copies of a text, too, each with the first")
+    closest.add_argument("--model", default=BASE_FOLDER, help=f"a model folder or a hub name (default {BASE_FOLDER})")
+    closest.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+    closest.add_argument("--out", metavar="FILE", help="write .csv, .tsv or .jsonl (default: a table on stdout)")
+    closest.add_argument("--overwrite", action="store_true", help="replace what is there")
+    closest.set_defaults(command=run_paraphrases)
+
+    index = commands.add_parser("index", help="make an index of vectors, or add documents to one and delete some")
+    index.add_argument("folder", metavar="DIR", help="what encode.py wrote, or an index")
+    index.add_argument("--out", required=True, metavar="INDEX", help="the index to write")
+    index.add_argument(
+        "--kind", choices=("exact", "hnsw", "ivfpq"), help="build it anew of this kind (default: by the number of rows)"
+    )
+    index.add_argument("--add", nargs="+", default=[], metavar="DIR", help="further folders that encode.py wrote")
+    index.add_argument(
+        "--delete", nargs="+", default=[], metavar="ID", help="ids to leave out, or @FILE with an id a line"
+    )
+    index.add_argument("--overwrite", action="store_true", help="replace what is there")
+    index.set_defaults(command=run_index)
+
+    search = commands.add_parser("search", help="search a folder that encode.py wrote, or an index")
+    search.add_argument("folder", metavar="DIR", help="what encode.py or index wrote")
+    search.add_argument("queries", metavar="QUERY", nargs="*", help="texts to search for (default: standard input)")
+    search.add_argument("--queries", dest="file", metavar="FILE", help="a file of queries: text, CSV, TSV, JSONL, ...")
+    search.add_argument("--text", metavar="COLUMN", help="its column of texts")
+    search.add_argument("--id", metavar="COLUMN", help="its column of ids")
     search.add_argument("-k", type=int, default=10, help="results a query (default 10)")
     search.add_argument("--model", default=BASE_FOLDER, help=f"the model it was encoded with (default {BASE_FOLDER})")
+    search.add_argument("--out", metavar="FILE", help="where to write (default: standard output)")
+    search.add_argument(
+        "--format", choices=("text", "jsonl", "trec"), help="of the answers (default: by --out's ending, else text)"
+    )
+    search.add_argument("--rescore", metavar="DIR", help="binary vectors: rank what they find by these, of more bits")
+    search.add_argument(
+        "--effort", type=int, metavar="N", help="hnsw, ivfpq: candidates kept, or lists looked through, while searching"
+    )
     search.set_defaults(command=run_search)
 
-    evaluate = commands.add_parser("evaluate", help="measure retrieval, or similarity, of one model or two")
+    evaluate = commands.add_parser("evaluate", help="measure retrieval, or similarity, of models side by side")
     evaluate.add_argument("data", metavar="DATA", help="pairs, a BEIR-style folder, or an STS file")
     evaluate.add_argument("--columns", nargs=2, metavar="NAME", help="query and document columns of a pairs file")
     evaluate.add_argument("--corpus", metavar="FILE", help="documents to search besides those of the pairs")
-    evaluate.add_argument("--model", action="append", help=f"a model; give two to compare (default {BASE_FOLDER})")
+    evaluate.add_argument(
+        "--split", default="test", help="judgements of a BEIR-style folder: qrels/SPLIT.tsv (default test)"
+    )
+    evaluate.add_argument(
+        "--model", action="append", help=f"a model, or bm25; several are compared in turn (default {BASE_FOLDER})"
+    )
+    evaluate.add_argument("--run", action="append", metavar="FILE", help="write a model's ranking as a TREC run")
+    evaluate.add_argument("--overwrite", action="store_true", help="replace TREC runs that are there")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     evaluate.set_defaults(command=run_evaluate)
 
@@ -117,6 +161,27 @@ def run_mine(args: argparse.Namespace) -> None:
     sys.stderr.write(f"{mine(config)}\n")
 
 
+def run_paraphrases(args: argparse.Namespace) -> None:
+    """The closest pairs, into a file or onto stdout."""
+    from minilm_retriever.paraphrases import paraphrases
+
+    rows, told = paraphrases(
+        args.file,
+        args.model,
+        text=args.text,
+        id=args.id,
+        count=args.n,
+        threshold=args.threshold,
+        duplicates=args.duplicates,
+        out=args.out,
+        overwrite=args.overwrite,
+        device=args.device,
+    )
+    for rank, (score, one, other, left, right) in enumerate(() if args.out else rows, 1):
+        print(f"{rank:4}  {score:.4f}  {one}  {left}\n{'':14}{other}  {right}")
+    sys.stderr.write(f"{told}\n")
+
+
 def run_encode(args: argparse.Namespace) -> None:
     """Flags -> config -> encode."""
     config = from_args(EncodeConfig, args)
@@ -130,32 +195,64 @@ def run_encode(args: argparse.Namespace) -> None:
         sys.stderr.write(f"{said}\n")
 
 
+def run_index(args: argparse.Namespace) -> None:
+    """Make an index, or change one."""
+    from minilm_retriever.data import read_texts
+    from minilm_retriever.index_folder import make_index
+
+    ids: list[str] = []
+    for word in args.delete:
+        ids += [record.text for record in read_texts(word[1:], format="txt")] if word.startswith("@") else [word]
+    made = make_index(
+        Path(args.folder),
+        Path(args.out),
+        kind=args.kind,
+        add=[Path(name) for name in args.add],
+        delete=ids,
+        overwrite=args.overwrite,
+    )
+    gone = f", {len(made.deleted):,} deleted" if len(made.deleted) else ""
+    if made.engine is not None and made.engine.ntotal > 1.25 * len(made):
+        gone += f"; they make it slower: --kind {made.plan.kind} builds it anew without them"
+    sys.stderr.write(f"{args.out}: {made.plan.kind} over {len(made):,} documents{gone}\n")
+
+
 def run_search(args: argparse.Namespace) -> None:
     """Rank, score, id and text of the nearest documents of each query."""
     if args.k < 1:
         raise UserError(f"-k must be at least 1, not {args.k}")
-    from minilm_retriever.encoder import Encoder
-    from minilm_retriever.search import top_k
-    from minilm_retriever.vectors import open_vectors
+    if args.file and args.queries:
+        raise UserError("queries as arguments and --queries exclude each other")
+    if args.out and not (args.file or args.queries):
+        raise UserError("--out needs queries: as arguments, or in a file (--queries FILE)")
+    from minilm_retriever import searching
 
-    documents = open_vectors(Path(args.folder))
-    encoder = Encoder.from_pretrained(args.model)
-    if encoder.model.fingerprint() != documents.info["model"]:
-        raise UserError(f"{args.folder} was encoded with another model than {args.model}: name that with --model")
-    queries, offsets = documents.queries(encoder.encode_query(args.queries))
-    scores, rows = top_k(queries, documents.shards, args.k)
-    scores += offsets[:, None]
-    for query, query_scores, query_rows in zip(args.queries, scores, rows, strict=True):
-        print(f"\n{query}")
-        for rank, (score, (name, text)) in enumerate(zip(query_scores, documents.rows(query_rows), strict=True), 1):
-            print(f"{rank:4}  {score:.4f}  {name}  {text}")
+    form = searching.format_of(args.out, args.format)
+    finer = Path(args.rescore) if args.rescore else None
+    index, encoder = searching.open_for(Path(args.folder), args.model, effort=args.effort, finer=finer)
+    if not (args.file or args.queries):
+        searching.converse(index, encoder, args.k, form)
+        return
+    given = (searching.Query(str(number), text) for number, text in enumerate(args.queries))
+    queries = searching.queries_of(args.file, args.text, args.id) if args.file else given
+    count = searching.write_all(index, encoder, queries, args.k, form, args.out)
+    if args.out:
+        sys.stderr.write(f"{args.out}: {count:,} queries\n")
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
-    """Metrics of one model, or of two with the interval of their difference."""
+    """Metrics of models, each with the interval of its gain over the one before."""
     from minilm_retriever.evaluation import evaluate_models
 
-    report = evaluate_models(args.data, args.model or [BASE_FOLDER], columns=args.columns, corpus=args.corpus)
+    report = evaluate_models(
+        args.data,
+        args.model or [BASE_FOLDER],
+        columns=args.columns,
+        corpus=args.corpus,
+        split=args.split,
+        runs=args.run or (),
+        overwrite=args.overwrite,
+    )
     print(json.dumps(report.as_json(), indent=2) if args.json else report.as_text())
 
 

@@ -16,9 +16,10 @@ from minilm_retriever.data import Pairs, read_pairs
 from minilm_retriever.distributed import ALONE, Ranks
 from minilm_retriever.encoding import encode_texts
 from minilm_retriever.errors import UserError
-from minilm_retriever.evaluation import RetrievalTask, evaluate_retrieval, read_beir, retrieval_from_pairs
+from minilm_retriever.evaluation import evaluate_retrieval
 from minilm_retriever.loss import in_batch_negatives
 from minilm_retriever.model import SentenceEncoder
+from minilm_retriever.tasks import RetrievalTask, read_beir, retrieval_from_pairs
 from minilm_retriever.tokenization import TextTokenizer
 
 

@@ -7,9 +7,6 @@ at least `margin` below that of the row's own document (what is as close may wel
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from minilm_retriever import files
 from minilm_retriever.batching import deduplicate
 from minilm_retriever.config import MineConfig
 from minilm_retriever.data import Pairs, read_pairs, read_texts
@@ -26,6 +22,7 @@ from minilm_retriever.encoding import encode_texts
 from minilm_retriever.errors import UserError
 from minilm_retriever.progress import Progress
 from minilm_retriever.search import top_k
+from minilm_retriever.tables import check_table, write_table
 
 Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -35,10 +32,7 @@ QUERIES = 4096  # searched at a time: bounds the memory of what is found
 def mine(config: MineConfig) -> str:
     """Write the pairs with `negatives` further columns; returns a line that says how it went."""
     out = Path(config.out)
-    if out.suffix not in (".csv", ".tsv", ".jsonl"):
-        raise UserError(f"--out {out}: the name has to end in .csv, .tsv or .jsonl")
-    if out.exists() and not config.overwrite:
-        raise UserError(f"{out}: exists; choose another --out, or replace it with --overwrite")
+    check_table(out, config.overwrite)
     pairs = read_pairs(config.pairs, config.columns[:2] or None)
     queries, query_of = deduplicate([text.strip() for text in pairs.texts[0]])
     further = [record.text.strip() for record in read_texts(config.corpus)] if config.corpus else []
@@ -56,7 +50,7 @@ def mine(config: MineConfig) -> str:
     document_vectors = encode(encoder, documents, "documents")
     found = choose(query_vectors, document_vectors, query_of, own, known, config)
     names = (*pairs.columns[:2], *negative_names(config.negatives))
-    write(out, names, rows_of(pairs, documents, found.rows))
+    write_table(out, names, rows_of(pairs, documents, found.rows))
     return (
         f"{out}: {len(pairs):,} rows with {config.negatives} hard negatives each, at a mean cosine of "
         f"{found.mean_cosine:.3f} (their own documents: {found.mean_own:.3f}); {found.drawn:,} were drawn at random, "
@@ -151,17 +145,3 @@ def rows_of(pairs: Pairs, documents: Sequence[str], negatives: Ids) -> Iterator[
     """Each pair with its negatives."""
     for query, document, places in zip(*pairs.texts[:2], negatives.tolist(), strict=True):
         yield [query, document, *(documents[place] for place in places)]
-
-
-def write(path: Path, names: Sequence[str], rows: Iterator[list[str]]) -> None:
-    """A CSV, TSV or JSONL file, whole or not at all."""
-    with files.writing(path) as stream:
-        text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
-        if path.suffix == ".jsonl":
-            text.writelines(json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) + "\n" for row in rows)
-        else:
-            writer = csv.writer(text, delimiter="\t" if path.suffix == ".tsv" else ",", lineterminator="\n")
-            writer.writerow(names)
-            writer.writerows(rows)
-        text.flush()
-        text.detach()

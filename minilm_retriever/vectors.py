@@ -19,17 +19,21 @@ from typing import Any, overload
 
 import numpy as np
 
-from minilm_retriever import manifest
+from minilm_retriever import folders, manifest
 from minilm_retriever.errors import UserError
-from minilm_retriever.quantization import DTYPES, Floats, Ranges, fold, to_float, truncate, width
-from minilm_retriever.shards import STATE, Array, beside, file_names, open_shard, read_rows
+from minilm_retriever.quantization import DTYPES, Floats, Ranges, calibrate, fold, quantize, to_float, truncate, width
+from minilm_retriever.shards import SHARD_SIZE, STATE, Array, beside, file_names, open_shard, read_rows, write_shard
 
 
 class MappedShards(Sequence[Array]):
-    """The vectors of each shard (rows, width) as they are kept, opened when they are asked for."""
+    """The vectors of each shard (rows, width) as they are kept, opened when they are asked for.
+
+    A map stays open, for it holds no memory; what has to be read (Parquet) is read each time.
+    """
 
     def __init__(self, paths: Sequence[Path], rows: Sequence[int], dtype: str, wide: int) -> None:
         self.paths, self.rows, self.dtype, self.width = paths, rows, dtype, wide
+        self.maps: dict[int, Array] = {}
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -43,9 +47,13 @@ class MappedShards(Sequence[Array]):
     def __getitem__(self, number: int | slice) -> Array | list[Array]:
         if isinstance(number, slice):
             return [self[n] for n in range(*number.indices(len(self)))]
+        if number in self.maps:
+            return self.maps[number]
         vectors = open_shard(self.paths[number], DTYPES[self.dtype], self.width)
         if len(vectors) != self.rows[number]:
             raise UserError(f"{self.paths[number]}: {len(vectors)} rows, its manifest says {self.rows[number]}")
+        if isinstance(vectors, np.memmap):
+            self.maps[number] = vectors
         return vectors
 
 
@@ -63,6 +71,11 @@ class VectorFolder:
         return self.starts[-1]
 
     @property
+    def dtype(self) -> str:
+        """As what the numbers are kept."""
+        return str(self.info["dtype"])
+
+    @property
     def ranges(self) -> Ranges | None:
         """What int8 was calibrated to."""
         return Ranges.of_json(self.info["ranges"])
@@ -71,12 +84,21 @@ class VectorFolder:
         """Some rows of a shard (N, width) as float32 vectors (N, H)."""
         return to_float(kept, self.info["dtype"], self.ranges)
 
+    def cut(self, queries: Floats) -> Floats:
+        """A model's query vectors (B, H), with as many dimensions as these have."""
+        if queries.shape[1] < self.info["dimension"]:
+            raise UserError(
+                f"the queries have {queries.shape[1]} dimensions and the vectors in {self.folder} "
+                f"{self.info['dimension']}: encode both with the same model"
+            )
+        return truncate(queries, self.info["dimension"], unit=self.info["unit"])
+
     def queries(self, vectors: Floats) -> tuple[Floats, Floats]:
         """A model's query vectors (B, H) as these shards want them, and what to add to each one's inner products (B,).
 
         Cut to as many dimensions, and scaled by int8's steps; binary has no inner products, see floats().
         """
-        asked = truncate(vectors, self.info["dimension"], unit=self.info["unit"])
+        asked = self.cut(vectors)
         return fold(asked, self.ranges) if self.ranges else (asked, np.zeros(len(asked), np.float32))
 
     def rows(self, numbers: Sequence[int]) -> list[tuple[str, str]]:
@@ -125,3 +147,43 @@ def open_vectors(folder: Path, *, verify: bool = True) -> VectorFolder:
     if starts[-1] != info["rows"]:
         raise UserError(f"{folder}: its shards hold {starts[-1]} rows, its manifest says {info['rows']}")
     return VectorFolder(folder, info, shards, starts, row_files)
+
+
+def save_vectors(
+    folder: Path,
+    ids: Sequence[str],
+    texts: Sequence[str] | None,
+    vectors: Floats,
+    *,
+    model: str,
+    dtype: str = "float32",
+    ranges: Ranges | None = None,
+    unit: bool = True,
+    shard_size: int = SHARD_SIZE,
+    overwrite: bool = False,
+) -> None:
+    """Write vectors (N, H) that are at hand as a folder that can be searched, indexed and added to an index.
+
+    `model` tells who made them: `encoder.model.fingerprint()`. int8 spans `ranges`, or else these vectors.
+    """
+    ranges = (ranges or calibrate(vectors)) if dtype == "int8" else None
+    starts = range(0, len(vectors), shard_size)
+    info = {
+        "model": model,
+        "rows": len(vectors),
+        "dimension": vectors.shape[1],
+        "dtype": dtype,
+        "unit": unit,
+        "similarity": "cosine" if unit else "dot",
+        "ranges": ranges.as_json() if ranges else None,
+        "texts": texts is not None,
+        "shard_format": "npy",
+        "shard_size": shard_size,
+        "shards": [len(vectors[start : start + shard_size]) for start in starts],
+        "asked": {},
+    }
+    with folders.publish_folder(folder, overwrite=overwrite, extra={"vectors": info}) as making:
+        for number, start in enumerate(starts):
+            part = slice(start, start + shard_size)
+            kept = quantize(vectors[part], dtype, ranges)
+            write_shard(making, number, ids[part], texts[part] if texts is not None else None, kept)

@@ -95,6 +95,7 @@ def test_missing_files_and_folders_in_place_of_files(capsys, tmp_path, tiny_fold
         ("encode", tmp_path / "absent.txt", *model, *out),
         ("encode", tmp_path / "absent.txt", *model),
         ("search", tmp_path / "absent", "query"),
+        ("index", tmp_path / "absent", *out),
         ("evaluate", tmp_path / "absent.csv", *model),
         ("evaluate", tmp_path, *model),
         ("inspect", tmp_path / "absent.csv"),
@@ -153,6 +154,111 @@ def test_search_with_another_model_is_refused(capsys, tmp_path, tiny_folder, tin
     (tiny_copy / "sentence_bert_config.json").write_text('{"max_seq_length": 32}')
     status, _, err = run(capsys, "search", tmp_path / "v", "x", "--model", tiny_copy)
     assert status == 2 and "another model" in err[-1]
+
+
+@pytest.fixture()
+def vectors(capsys, tmp_path, tiny_folder):
+    """Three texts, encoded."""
+    (tmp_path / "texts.csv").write_text("id,body\na,bread and soup\nb,plumbing\nc,care\n", encoding="utf-8")
+    encode = ["encode", tmp_path / "texts.csv", "--text", "body", "--id", "id", "--model", tiny_folder]
+    assert run(capsys, *encode, "--out", tmp_path / "v")[0] == 0
+    return tmp_path / "v"
+
+
+def test_queries_from_a_file_give_json_lines_or_a_trec_run(capsys, tmp_path, tiny_folder, vectors):
+    (tmp_path / "q.jsonl").write_text('{"_id": "q7", "text": "care"}\n{"_id": "q8", "text": "plumbing"}\n')
+    search = ["search", vectors, "--queries", tmp_path / "q.jsonl", "--model", tiny_folder, "-k", "2"]
+    status, out, _ = run(capsys, *search, "--format", "jsonl")
+    first, second = map(json.loads, out.splitlines())
+    assert status == 0 and (first["id"], first["query"], second["id"]) == ("q7", "care", "q8")
+    assert [hit["rank"] for hit in first["hits"]] == [1, 2]
+    assert first["hits"][0]["id"] == "c" and first["hits"][0]["text"] == "care"
+    assert first["hits"][0]["score"] == pytest.approx(1, abs=1e-5)
+    assert run(capsys, *search, "--out", tmp_path / "run.trec")[0] == 0
+    lines = [line.split(" ") for line in (tmp_path / "run.trec").read_text().splitlines()]
+    assert [(line[0], line[1], line[2], line[3]) for line in lines[::2]] == [
+        ("q7", "Q0", "c", "1"),
+        ("q8", "Q0", "b", "1"),
+    ]
+    assert all(len(line) == 6 and line[5] == "minilm-retriever" for line in lines)
+    (tmp_path / "q.txt").write_text("care\n")
+    status, out, _ = run(capsys, "search", vectors, "--queries", tmp_path / "q.txt", "--model", tiny_folder)
+    assert status == 0 and out.splitlines()[1] == "care" and len(out.splitlines()) == 5
+
+
+def test_lines_piped_in_are_queries(vectors, tiny_folder):
+    search = [sys.executable, "-m", "minilm_retriever", "search", str(vectors), "-k", "1", "--model", str(tiny_folder)]
+    done = subprocess.run(search, input="care\n\nplumbing\n", capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    shown = [line.split() for line in done.stdout.splitlines() if line]
+    assert [line[-1] for line in shown] == ["care", "care", "plumbing", "plumbing"] and shown[1][2] == "c"
+
+
+def test_a_prompt_answers_lines_until_the_end(capsys, monkeypatch, vectors, tiny_folder):
+    typed = iter(["care", "plumbing"])
+
+    def line(prompt):
+        assert prompt == "\nsearch> "
+        try:
+            return next(typed)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", line)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    status, out, err = run(capsys, "search", vectors, "-k", "1", "--model", tiny_folder)
+    assert status == 0 and err[0].startswith("3 documents")
+    assert [found.split()[2:] for found in out.splitlines() if found.startswith("   1")] == [
+        ["c", "care"],
+        ["b", "plumbing"],
+    ]
+
+
+def test_an_index_is_made_searched_changed_and_verified(capsys, tmp_path, tiny_folder, vectors):
+    index, model = tmp_path / "i", ("--model", tiny_folder)
+    status, _, err = run(capsys, "index", vectors, "--kind", "hnsw", "--out", index)
+    assert status == 0 and "hnsw over 3 documents" in err[-1]
+    status, out, _ = run(capsys, "search", index, "plumbing", "-k", "1", "--effort", "8", *model)
+    assert status == 0 and out.split()[-2:] == ["b", "plumbing"]
+    (tmp_path / "more.csv").write_text("id,body\nb,pipes\nd,a violin\n", encoding="utf-8")
+    encode = ["encode", tmp_path / "more.csv", "--text", "body", "--id", "id", *model, "--out", tmp_path / "more"]
+    assert run(capsys, *encode)[0] == 0
+    change = ["index", index, "--add", tmp_path / "more", "--out", index]
+    assert "exists" in run(capsys, *change)[2][-1]
+    assert "has a document 'b' already" in run(capsys, *change, "--overwrite")[2][-1]
+    (tmp_path / "gone.txt").write_text("b\nc\n")
+    status, _, err = run(capsys, *change, "--overwrite", "--delete", f"@{tmp_path / 'gone.txt'}")
+    assert status == 0 and "hnsw over 3 documents, 2 deleted" in err[-1]
+    status, out, _ = run(capsys, "search", index, "plumbing", *model)
+    assert status == 0 and sorted(line.split()[2] for line in out.splitlines()[2:]) == ["a", "b", "d"]
+    assert run(capsys, "verify", index)[0] == 0
+    assert "no document has the id 'x'" in run(capsys, "index", index, "--delete", "x", "--out", tmp_path / "j")[2][-1]
+    assert not (tmp_path / "j").exists()
+
+
+def test_what_search_cannot_do_is_one_line(capsys, tmp_path, tiny_folder, tiny_copy, vectors):
+    model = ("--model", tiny_folder)
+    (tmp_path / "q.txt").write_text("care\n")
+    for words, message in {
+        ("care", "-k", "0"): "-k must be at least 1",
+        ("care", "--queries", tmp_path / "q.txt"): "exclude each other",
+        ("--out", tmp_path / "o"): "--out needs queries",
+        ("--queries", tmp_path / "none.txt"): "none.txt",
+        ("--queries", tmp_path / "q.txt", "--text", "x"): "q.txt",
+        ("care", "--effort", "0"): "at least 1",
+        ("care", "--rescore", vectors): "only binary vectors",
+    }.items():
+        status, out, err = run(capsys, "search", vectors, *words, *model)
+        assert status == 2 and out == "" and len(err) == 1 and message in err[0], (words, err)
+    (tiny_copy / "sentence_bert_config.json").write_text('{"max_seq_length": 32}')
+    assert run(capsys, "index", vectors, "--kind", "hnsw", "--out", tmp_path / "i")[0] == 0
+    status, _, err = run(capsys, "search", tmp_path / "i", "x", "--model", tiny_copy)
+    assert status == 2 and "another model" in err[-1]
+    (tmp_path / "texts.csv").write_text("id,body\na b,bread\n", encoding="utf-8")
+    encode = ["encode", tmp_path / "texts.csv", "--text", "body", "--id", "id", *model, "--out", tmp_path / "w"]
+    assert run(capsys, *encode)[0] == 0
+    status, _, err = run(capsys, "search", tmp_path / "w", "x", *model, "--out", tmp_path / "run.trec")
+    assert status == 2 and "'a b' cannot stand in a TREC run" in err[-1] and not (tmp_path / "run.trec").exists()
 
 
 def test_one_npy_with_its_ids(capsys, tmp_path, tiny_folder):

@@ -39,3 +39,9 @@ def test_every_default_in_hyperparameters_is_the_published_one():
             ), name
             checked += 1
     assert checked >= 10
+
+
+def test_every_flag_that_evaluation_names_is_one_of_its_commands():
+    named = set(re.findall(r"`(--[a-z0-9-]+)", (ROOT / "docs/evaluation.md").read_text("utf-8")))
+    assert named <= flags_of("evaluate") | flags_of("paraphrases") | {"--peer"}  # of benchmarks/metrics.py
+    assert {"--split", "--run", "--duplicates"} <= named

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import csv
 import re
+import runpy
 from collections import Counter
 
 import numpy as np
 import pytest
 
+from minilm_retriever import Encoder
+from minilm_retriever.bm25 import rank_by_terms
+from minilm_retriever.evaluation import judge
+from minilm_retriever.tasks import retrieval_from_pairs
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "examples" / "job_skills"
@@ -69,15 +74,34 @@ def test_no_six_words_are_repeated():
 
 
 def test_it_is_hard_enough_for_bm25_and_neither_hopeless_nor_easy_for_the_base_model(base):
-    bm25s = pytest.importorskip("bm25s")
-    retriever = bm25s.BM25()
+    pytest.importorskip("bm25s")
     documents = [row["skills"] for row in CORPUS]
-    retriever.index(bm25s.tokenize(documents, stopwords="en", show_progress=False), show_progress=False)
     queries = [row["description"] for row in ROWS]
-    found, _ = retriever.retrieve(
-        bm25s.tokenize(queries, stopwords="en", show_progress=False), k=1, show_progress=False
-    )
+    task = retrieval_from_pairs(queries, [row["skills"] for row in ROWS], documents)
+    assert judge(task, rank_by_terms(task, 1), (1,)).metrics["accuracy@1"] <= 0.6
     right = np.array([documents.index(row["skills"]) for row in ROWS])
-    assert (found[:, 0] == right).mean() <= 0.6
     nearest = (base.encode(queries) @ base.encode(documents).T).argmax(axis=1)
     assert 0.4 <= (nearest == right).mean() <= 0.85
+
+
+@pytest.mark.filterwarnings("ignore:.*failed to converge")
+@pytest.mark.parametrize(
+    ("name", "printed"),
+    [
+        ("retrieval", r"(0\.\d{4}  .+\n){2}nDCG@10 0\.\d{4}\n"),
+        ("clustering", r"( *\d+  [^\n]+, [^\n]+\n){12}"),
+        ("classification", r"accuracy on 282 descriptions, 282 occupations: 0\.\d{4}\nby the nearest .*: 0\.\d{4}\n"),
+    ],
+)
+def test_the_python_examples_run(name, printed, tiny, monkeypatch, capsys):
+    if name != "retrieval":
+        pytest.importorskip("sklearn")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(Encoder, "from_pretrained", lambda model: tiny)
+    runpy.run_path(str(ROOT / "examples" / f"{name}.py"))
+    assert re.fullmatch(printed, capsys.readouterr().out)
+
+
+def test_readme_shows_the_retrieval_example():
+    code = (ROOT / "examples/retrieval.py").read_text("utf-8").split("\n\n", 1)[1]
+    assert code in (ROOT / "README.md").read_text("utf-8")

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from minilm_retriever.errors import UserError
-from minilm_retriever.search import ExactIndex, InMemory, find, top_k
+from minilm_retriever.indexes import ExactIndex, InMemory, find
+from minilm_retriever.search import top_k
 
 
 def plain_top_k(queries: np.ndarray, documents: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -86,6 +87,15 @@ def test_other_dtypes_are_multiplied_as_they_are(dtype):
     expected_scores, expected_rows = plain_top_k(queries, documents, 10)
     np.testing.assert_array_equal(rows, expected_rows)
     np.testing.assert_allclose(scores, expected_scores, rtol=1e-6)
+
+
+def test_rows_that_do_not_lie_one_after_the_other():
+    rng = np.random.default_rng(7)
+    wide, queries = unit_rows(rng, 300, 32), unit_rows(rng, 20, 16)
+    for documents in (wide[:, :16], wide[::2, 16:], np.asfortranarray(wide[:, :16])):
+        for count in (1, 20):
+            _, rows = top_k(queries[:count], documents, 5)
+            np.testing.assert_array_equal(rows, plain_top_k(queries[:count], documents, 5)[1])
 
 
 def test_scores_may_be_large_small_negative_or_zero():

@@ -1,0 +1,295 @@
+"""Indexes of every kind and dtype against float64 brute force; adding, deleting, saving, damage and crashes."""
+
+from __future__ import annotations
+
+import builtins
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minilm_retriever import approximate
+from minilm_retriever.approximate import choose
+from minilm_retriever.errors import UserError
+from minilm_retriever.index_folder import make_index, open_index
+from minilm_retriever.indexes import ExactIndex, InMemory, find
+from minilm_retriever.manifest import verify_folder
+from minilm_retriever.search import nearest_bits, top_k
+from minilm_retriever.vectors import open_vectors, save_vectors
+from tests.faulty_disk import every_crash
+
+MODEL = "a" * 64
+H = 32
+
+
+def unit_rows(seed: int, rows: int, width: int = H) -> np.ndarray:
+    x = np.random.default_rng(seed).standard_normal((rows, width), dtype=np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def save(folder: Path, vectors: np.ndarray, first: int = 0, **said) -> Path:
+    ids = [f"d{n}" for n in range(first, first + len(vectors))]
+    said = {"model": MODEL, "shard_size": 100} | said
+    save_vectors(folder, ids, [f"text {name}" for name in ids], vectors, **said)
+    return folder
+
+
+def best(queries: np.ndarray, documents: np.ndarray, k: int, without=()) -> tuple[np.ndarray, np.ndarray]:
+    scores = queries.astype(np.float64) @ documents.astype(np.float64).T
+    scores[:, list(without)] = -np.inf
+    rows = np.argsort(-scores.astype(np.float32), axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(scores, rows, axis=1), rows
+
+
+def recall(rows: np.ndarray, right: np.ndarray) -> float:
+    return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(rows.tolist(), right.tolist(), strict=True)]))
+
+
+# --- exact ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_every_dtype_is_searched_as_the_vectors_that_it_keeps(tmp_path, dtype, count):
+    vectors = open_vectors(save(tmp_path / "v", unit_rows(0, 345), dtype=dtype))
+    kept = np.concatenate([vectors.floats(shard) for shard in vectors.shards])
+    queries = unit_rows(1, count)
+    scores, rows = open_index(tmp_path / "v").search(queries, 7)
+    expected, right = best(queries, kept, 7)
+    np.testing.assert_array_equal(rows, right)
+    np.testing.assert_allclose(scores, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("width", [8, 48, 64, 96])
+@pytest.mark.parametrize("count", [1, 5, 30])
+@pytest.mark.parametrize("block", [None, 64])
+def test_bits_choose_the_documents_that_differ_in_the_fewest(width, count, block):
+    documents, queries = (np.packbits(unit_rows(seed, n, width) > 0, axis=1) for seed, n in ((0, 500), (1, count)))
+    differing = np.unpackbits(documents[None] ^ queries[:, None], axis=2).sum(axis=2, dtype=np.int64)
+    right = np.argsort(differing, axis=1, kind="stable")
+    shards = [documents[:3], documents[3:200], documents[200:]]
+    np.testing.assert_array_equal(nearest_bits(queries, shards, 20, block=block), right[:, :20])
+    gone = np.unique(right[:, :4])
+    left = np.array([[row for row in found if row not in set(gone.tolist())] for found in right.tolist()])
+    np.testing.assert_array_equal(nearest_bits(queries, shards, 9, without=gone, block=block), left[:, :9])
+
+
+def test_binary_vectors_are_ranked_by_the_querys_own_numbers(tmp_path):
+    x, queries = unit_rows(0, 90), unit_rows(1, 4)
+    save(tmp_path / "bits", x, dtype="binary")
+    scores, rows = open_index(tmp_path / "bits").search(queries, 10)  # all 90 are candidates: the order is exact
+    expected, right = best(queries, np.where(x > 0, 1, -1) / np.sqrt(H), 10)
+    np.testing.assert_array_equal(rows, right)
+    np.testing.assert_allclose(scores, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_binary_vectors_may_be_ranked_by_finer_ones(tmp_path, dtype):
+    x, queries = unit_rows(0, 95), unit_rows(1, 4)
+    save(tmp_path / "bits", x, dtype="binary")
+    fine = open_vectors(save(tmp_path / "fine", x, dtype=dtype))
+    scores, rows = open_index(tmp_path / "bits", finer=tmp_path / "fine").search(queries, 10)
+    expected, right = best(queries, np.concatenate([fine.floats(shard) for shard in fine.shards]), 10)
+    np.testing.assert_array_equal(rows, right)
+    np.testing.assert_allclose(scores, expected, atol=1e-6)
+    with pytest.raises(UserError, match="only binary vectors"):
+        open_index(tmp_path / "fine", finer=tmp_path / "bits")
+    with pytest.raises(UserError, match="searched exactly, which is no matter of effort"):
+        open_index(tmp_path / "fine", effort=5)
+    save(tmp_path / "fewer", x[:90])
+    with pytest.raises(UserError, match="90 rows, not 95"):
+        open_index(tmp_path / "bits", finer=tmp_path / "fewer")
+
+
+def test_rows_left_out_are_never_found():
+    x, queries = unit_rows(0, 300), unit_rows(1, 20)
+    for without in ([0], [5, 6, 299], range(0, 300, 2), range(20, 300)):
+        gone = np.array(without)
+        for count, block in ((1, None), (20, 32)):
+            scores, rows = top_k(queries[:count], x, 30, without=gone, block=block)
+            k = min(30, 300 - len(gone))
+            np.testing.assert_array_equal(rows, best(queries[:count], x, k, gone)[1])
+            assert np.isfinite(scores).all() and scores.shape == (count, k)
+    assert top_k(queries, x, 5, without=np.arange(300))[0].shape == (20, 0)
+
+
+def test_documents_at_hand_are_an_index_too():
+    index = ExactIndex(InMemory(np.eye(3, dtype=np.float32), ["a", "b", "c"], ["an apple", "a bee", "a cat"]))
+    hits = find(index, np.array([[0, 1, 0.5]], np.float32), 2)
+    assert [(hit.id, hit.text, hit.score) for hit in hits[0]] == [("b", "a bee", 1), ("c", "a cat", 0.5)]
+
+
+def test_queries_of_another_width_are_refused(tmp_path):
+    save(tmp_path / "v", unit_rows(0, 5))
+    for folder in (tmp_path / "v", make_index(tmp_path / "v", tmp_path / "i", kind="hnsw").folder):
+        with pytest.raises(UserError, match="16 dimensions and the vectors in .* 32"):
+            open_index(folder).search(unit_rows(0, 1, 16), 3)
+
+
+# --- approximate ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivfpq"])
+@pytest.mark.parametrize("dtype", ["float32", "int8", "binary"])
+def test_approximate_indexes_find_the_exact_scores_of_nearly_all(tmp_path, kind, dtype, capsys):
+    vectors = open_vectors(save(tmp_path / "v", unit_rows(0, 1500), dtype=dtype))
+    kept = np.concatenate([vectors.floats(shard) for shard in vectors.shards])
+    make_index(tmp_path / "v", tmp_path / "i", kind=kind)
+    assert f"{kind}: " in capsys.readouterr().err
+    queries = unit_rows(1, 30)
+    index = open_index(tmp_path / "i")
+    scores, rows = index.search(queries, 10)
+    expected, right = best(queries, kept, 10)
+    assert recall(rows, right) > 0.9
+    same = rows == right
+    np.testing.assert_allclose(scores[same], expected[same], atol=1e-6)
+    assert (np.diff(scores, axis=1) <= 0).all()
+    assert find(index, kept[[7]], 1)[0][0][:2] == ("d7", "text d7")
+    assert open_index(tmp_path / "i", effort=1).search(queries, 10)[1].shape == (30, 10)
+    assert index.search(queries[:1], 5000)[1].shape == (1, 1500)
+
+
+@pytest.mark.parametrize("kind", ["exact", "hnsw", "ivfpq"])
+def test_documents_are_added_and_deleted_and_come_back_after_saving(tmp_path, kind):
+    x = unit_rows(0, 2400)
+    save(tmp_path / "old", x[:1800])
+    save(tmp_path / "new", x[1800:2300], first=1800, dtype="float16" if kind == "exact" else "float32")
+    queries = unit_rows(1, 20)
+    make_index(tmp_path / "old", tmp_path / "i", kind=kind)
+    _, right = best(queries, x[:1800], 1)
+    gone = sorted({f"d{row}" for row in right[:, 0].tolist()})
+    made = make_index(tmp_path / "i", tmp_path / "j", add=[tmp_path / "new"], delete=gone)
+    assert len(made) == 2300 - len(gone) and made.plan.kind == kind
+    for index in (made, open_index(tmp_path / "j")):
+        _, rows = index.search(queries, 10)
+        right = best(queries, x[:2300], 10, [int(name[1:]) for name in gone])[1]
+        assert recall(rows, right) == 1 if kind == "exact" else recall(rows, right) > 0.9
+        assert not {name for name, _ in index.rows(rows.flatten().tolist())} & set(gone)
+    assert rows.max() > 1800 and index.rows([2000]) == [("d2000", "text d2000")]
+    # What was deleted may come again, and a kind that is named builds anew: no deleted document in faiss.
+    save_vectors(tmp_path / "again", gone, None, x[[int(name[1:]) for name in gone]], model=MODEL)
+    back = make_index(tmp_path / "j", tmp_path / "j", kind=kind, add=[tmp_path / "again"], overwrite=True)
+    assert len(back) == 2300 and len(back.deleted) == len(gone)
+    if kind != "exact":
+        assert open_index(tmp_path / "j").engine.ntotal == 2300
+    assert verify_folder(tmp_path / "j")
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivfpq"])
+def test_what_is_left_is_found_where_nearly_all_was_deleted(tmp_path, kind):
+    x = unit_rows(0, 1100)
+    save(tmp_path / "v", x)
+    make_index(tmp_path / "v", tmp_path / "i", kind=kind)
+    gone = [n for n in range(1100) if n % 50]
+    index = make_index(tmp_path / "i", tmp_path / "j", delete=[f"d{n}" for n in gone])
+    scores, rows = index.search(unit_rows(1, 10), 10)
+    assert len(index) == 22 and (rows >= 0).all() and np.isfinite(scores).all()
+    assert recall(rows, best(unit_rows(1, 10), x, 10, gone)[1]) > 0.9
+    assert index.search(unit_rows(1, 2), 30)[1].shape == (2, 22)
+
+
+def test_what_cannot_be_changed_is_one_line_and_nothing_is_written(tmp_path):
+    x = unit_rows(0, 60)
+    v, i, o = save(tmp_path / "v", x[:50]), tmp_path / "i", tmp_path / "o"
+    make_index(v, i, kind="hnsw")
+    other = save(tmp_path / "other", x[50:], first=50, model="b" * 64)
+    narrow = save(tmp_path / "narrow", unit_rows(0, 5, 16), first=50)
+    for base in (v, i):
+        for message, change in {
+            "no document has the id 'x' .and 1 more.": {"delete": ["d1", "x", "y"]},
+            "other: of another model": {"add": [other]},
+            "narrow: of another dimension": {"add": [narrow]},
+            "has a document 'd0' already": {"add": [v]},
+            "none is left": {"delete": [f"d{n}" for n in range(50)]},
+            "ivfpq learns from 1,024": {"kind": "ivfpq"},
+        }.items():
+            with pytest.raises(UserError, match=message):
+                make_index(base, o, **change)
+    with pytest.raises(UserError, match="exists; choose another --out"):
+        make_index(v, i)
+    assert not o.exists() and len(open_index(i)) == 50
+    replaced = make_index(i, o, delete=["d3"], add=[save(tmp_path / "one", x[55:56], first=3)])
+    assert len(replaced) == 50 and replaced.search(x[55:56], 1)[1].tolist() == [[50]]
+
+
+def test_a_damaged_index_or_other_vectors_are_one_line(tmp_path):
+    save(tmp_path / "v", unit_rows(0, 300))
+    make_index(tmp_path / "v", tmp_path / "i", kind="hnsw", delete=["d3"])
+    for name in ("faiss.index", "deleted.npy", "manifest.json"):
+        path = tmp_path / "i" / name
+        whole = path.read_bytes()
+        for damaged in (whole[:-7], whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]):
+            path.write_bytes(damaged)
+            with pytest.raises(UserError, match=name):
+                open_index(tmp_path / "i")
+        path.write_bytes(whole)
+    shutil.copytree(tmp_path, tmp_path / "moved")
+    assert open_index(tmp_path / "moved" / "i").sources[0].folder == tmp_path / "moved" / "v"
+    (tmp_path / "v").rename(tmp_path / "w")
+    with pytest.raises(UserError, match="its vectors are not at .*v any more"):
+        open_index(tmp_path / "i")
+    save(tmp_path / "v", unit_rows(5, 300))
+    with pytest.raises(UserError, match="other vectors than those it was built of"):
+        open_index(tmp_path / "i")
+
+
+def test_without_the_extra_there_is_one_line(tmp_path, monkeypatch):
+    save(tmp_path / "v", unit_rows(0, 20))
+    real = builtins.__import__
+
+    def missing(name, *rest):
+        if name == "faiss":
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(UserError, match=r"minilm_retriever\[faiss\]"):
+        make_index(tmp_path / "v", tmp_path / "i", kind="hnsw")
+    assert make_index(tmp_path / "v", tmp_path / "i").plan.kind == "exact"
+
+
+def test_a_crash_leaves_the_old_index_or_the_new_one(tmp_path):
+    save(tmp_path / "v", unit_rows(0, 30))
+    make_index(tmp_path / "v", tmp_path / "first", kind="exact")
+
+    def prepare():
+        shutil.rmtree(tmp_path / "i", ignore_errors=True)
+        shutil.copytree(tmp_path / "first", tmp_path / "i")
+        return lambda: make_index(tmp_path / "i", tmp_path / "i", delete=["d3"], overwrite=True)
+
+    outcomes = set()
+    for _ in every_crash(prepare):
+        if not (tmp_path / "i").exists():  # between the two renames: the next command brings the old one back
+            with pytest.raises(UserError, match="ivfpq learns"):
+                make_index(tmp_path / "v", tmp_path / "i", kind="ivfpq", overwrite=True)
+            (old,) = tmp_path.glob(".i.old-*")
+            old.rename(tmp_path / "i")
+        outcomes.add(len(open_index(tmp_path / "i")))
+    assert outcomes == {29, 30}
+
+
+def test_the_kind_follows_from_the_size_and_the_memory():
+    gigabytes = 1 << 30
+    assert [choose(rows, 384, memory=32 * gigabytes).kind for rows in (1, 49_999, 50_000, 5_000_000, 5_000_001)] == [
+        "exact", "exact", "hnsw", "hnsw", "ivfpq",
+    ]  # fmt: skip
+    assert choose(1_000_000, 384, memory=2 * gigabytes).kind == "ivfpq"
+    plan = choose(1_000_000, 384, "ivfpq")
+    assert plan.parameters == {"lists": 4096, "code_bytes": 96, "effort": 256} and 1e8 < plan.bytes < 1.2e8
+    assert str(plan) == "ivfpq: lists 4,096, code_bytes 96, effort 256; about 110 MB"
+    with pytest.raises(UserError, match="no index is called 'flat'"):
+        choose(10, 384, "flat")
+
+
+def test_codes_are_learned_from_a_sample_and_documents_come_in_blocks(monkeypatch):
+    monkeypatch.setattr(approximate, "BLOCK", 64)
+    x = unit_rows(0, 1000)
+    documents = InMemory(x, [], [])
+    parts = list(approximate.blocks([documents, documents], without=np.array([0, 1500]), first=5))
+    assert max(len(rows) for rows, _ in parts) <= 64
+    rows = np.concatenate([rows for rows, _ in parts])
+    assert len(rows) == 2000 - 1 and rows[0] == 5 and 1500 not in rows
+    np.testing.assert_array_equal(np.concatenate([v for _, v in parts]), np.concatenate([x, x])[rows - 5])
+    sampled = np.concatenate([rows for rows, _ in approximate.blocks([documents], step=7)])
+    np.testing.assert_array_equal(sampled, np.arange(0, 1000, 7))
