@@ -15,5 +15,9 @@ interop:  ## against sentence-transformers 3.4.1 and 6.2.0, each in an environme
 	test -d checkpoints/interop || .venv/bin/python train.py --train examples/job_skills/train.csv --max-steps 5 --out checkpoints/interop
 	.venv/bin/python tests/reference/interop.py --folder checkpoints/interop
 
+faults:   ## faults put in on purpose and counted, under an hour; writes tests/faults/scorecard.json
+	./setup.sh && .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,fuzz]'
+	.venv/bin/minilm-retriever fetch && .venv/bin/python -m tests.faults.campaign
+
 bench:    ## beside sentence-transformers, onnxruntime and fastembed; DATA=path and COLUMNS="a b" add other pairs
 	./setup.sh && .venv/bin/minilm-retriever fetch && .venv/bin/python benchmarks/bench.py $(if $(DATA),--data $(DATA)) $(if $(COLUMNS),--columns $(COLUMNS))

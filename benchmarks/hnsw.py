@@ -28,7 +28,7 @@ from minilm_retriever.index_folder import IndexFolder, make_index, open_index
 from minilm_retriever.quantization import Floats
 
 K = 10
-EFFORTS = {"hnsw": (16, 32, 48, 64, 96, 128, 192, 256, 512), "ivfpq": (1, 2, 4, 8, 16, 32, 64, 128, 256)}
+EFFORTS = {"hnsw": (32, 64, 128, 256, 512), "ivfpq": (4, 16, 64, 128, 256)}
 
 
 def draw(index: IndexFolder, count: int) -> tuple[np.ndarray, Floats]:
@@ -86,7 +86,7 @@ def draw_picture(rows: list[dict], path: Path, documents: int) -> None:
     import matplotlib
 
     matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "recall"
+    matplotlib.rcParams.update({"svg.hashsalt": "recall", "svg.fonttype": "none"})
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6.4, 3.8), layout="constrained")

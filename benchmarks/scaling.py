@@ -180,16 +180,17 @@ def kills(args: argparse.Namespace, place: Path) -> dict[str, Any]:
 
 
 def timed_steps(config: TrainConfig, path: str, threads: int) -> None:
-    """Seconds of each of a few steps, the first left out, and those of summing gradients alone."""
+    """Seconds of a step, the first left out, processor seconds of all ranks, and seconds of summing gradients alone."""
     torch.set_num_threads(threads)
     with join("cpu") as ranks:
         _, trainer = prepare(config, ranks)
-        times, sums = [], []
+        times, work, sums = [], [], []
         for number, batches in enumerate(trainer.plan.steps(0, 5)):
             ranks.wait()
-            began = time.perf_counter()
+            began, worked = time.perf_counter(), time.process_time()
             trainer.step(number, batches)
             times.append(time.perf_counter() - began)
+            work.append(ranks.total(time.process_time() - worked))
         for parameter in trainer.parameters:
             parameter.grad = torch.zeros_like(parameter)
         for _ in range(3):
@@ -198,7 +199,9 @@ def timed_steps(config: TrainConfig, path: str, threads: int) -> None:
             ranks.add_gradients(trainer.parameters)
             sums.append(time.perf_counter() - began)
         if ranks.first:
-            Path(path).write_text(json.dumps([statistics.median(times[1:]), statistics.median(sums)]), "utf-8")
+            Path(path).write_text(
+                json.dumps([statistics.median(part) for part in (times[1:], work[1:], sums)]), "utf-8"
+            )
         ranks.leave()
 
 
@@ -221,7 +224,8 @@ def speed(args: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
         one, two = ([statistics.median(column) for column in zip(*seen[world], strict=True)] for world in seen)
         ratios = [b[0] / a[0] for a, b in zip(seen[1], seen[2], strict=True)]
         line = {"batch": batch, "1 rank, 2 threads: s a step": one[0], "2 ranks, 1 thread: s a step": two[0]}
-        line |= {"ratio": statistics.median(ratios), "of rounds": [min(ratios), max(ratios)], "s to sum": two[1]}
+        line |= {"ratio": statistics.median(ratios), "of rounds": [min(ratios), max(ratios)], "s to sum": two[2]}
+        line |= {"processor s a step": [one[1], two[1]], "ratio of these": two[1] / one[1]}
         print(json.dumps(line), file=sys.stderr)
         found.append(line)
     return found

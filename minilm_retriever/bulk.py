@@ -65,11 +65,11 @@ def encode_files(config: EncodeConfig, maker: Maker | None = None) -> str:
     maker: what makes the shards and returns their number, in place of this process or of torchrun's ranks.
     Raises UserError for a mistake in the inputs (path:line), a finished output, or an unfinished one made otherwise.
     """
-    refuse_inside(config)
-    paths = input_files(config.inputs, config.format)
-    for path in paths:
-        kind_of(path, config.format)  # a missing input is told before anything is written, be it a lock
     with distributed.join(config.device) as ranks:
+        refuse_inside(config)
+        paths = input_files(config.inputs, config.format)
+        for path in paths:
+            kind_of(path, config.format)  # a missing input is told before anything is written, be it a lock
         if config.dry_run:
             return Job.plan(config, paths).estimate() if ranks.first else ""
         run = UnfinishedRun(Path(config.out))

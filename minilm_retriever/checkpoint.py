@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from minilm_retriever import files, folders
 from minilm_retriever.errors import UserError
 
+LOG = "metrics.jsonl"  # the run's log, of which every state holds a copy
+
 
 @dataclass
 class Position:
@@ -46,11 +48,13 @@ def save_state(run: Path, encoder: nn.Module, optimizer: torch.optim.Optimizer, 
         save_tensors(making / "optimizer.safetensors", optimizer_tensors(encoder, optimizer))
         save_tensors(making / "random.safetensors", random_state())
         files.write_json(making / "state.json", asdict(position))
+        if (run / LOG).exists():  # so that the two can't part, whatever becomes of the log
+            files.write_bytes(making / LOG, (run / LOG).read_bytes())
     return folder
 
 
 def load_state(folder: Path, encoder: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
-    """Put a state back (but for the random generators: see restore_random) and return the position.
+    """Put a state back, the run's log with it (but for the random generators: see restore_random); the position.
 
     Raises UserError where the state is of another model.
     """
@@ -60,6 +64,8 @@ def load_state(folder: Path, encoder: nn.Module, optimizer: torch.optim.Optimize
         raise UserError(f"{folder}: the state of another model")
     encoder.load_state_dict(weights)
     restore_optimizer(encoder, optimizer, load_tensors(folder / "optimizer.safetensors"))
+    if (folder / LOG).exists():
+        files.write_bytes(folder.parent / LOG, (folder / LOG).read_bytes())
     return Position(**json.loads((folder / "state.json").read_bytes()))
 
 
@@ -101,9 +107,13 @@ def restore_random(folder: Path) -> None:
         torch.cuda.set_rng_state_all([states[f"cuda:{i}"] for i in range(len(states))])
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors to a safetensors file in a folder that is being made."""
-    safetensors.torch.save_file({n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}, path)
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors to a safetensors file in a folder that is being made; UserError where the disk refuses."""
+    own = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
+    try:
+        safetensors.torch.save_file(own, path, metadata=metadata)
+    except safetensors.SafetensorError as problem:  # the library's word for a full disk
+        raise UserError(f"{path}: cannot be written: {problem}") from problem
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

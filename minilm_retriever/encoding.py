@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from minilm_retriever.batching import deduplicate, length_batches
+from minilm_retriever.errors import UserError
 from minilm_retriever.model import SentenceEncoder
 from minilm_retriever.tokenization import TextTokenizer, TokenizedTexts, check_texts
 
@@ -37,7 +38,8 @@ def encode_texts(
     batch_size: at most so many texts a batch; without it a budget of tokens alone decides. normalize: unit rows or
     not; None leaves it to the model. prompt_tokens: as many leading tokens of each text are not pooled. progress:
     called after each batch with how many texts are done, repeats counted.
-    Raises UserError (a ValueError) naming the index of a text that is no str or holds a lone surrogate.
+    Raises UserError (a ValueError) naming the index of a text that is no str or holds a lone surrogate, or whose vector
+    is not finite.
     """
     check_texts(texts)  # before repeats are folded: the index in an error is the caller's
     distinct, inverse = deduplicate(texts)
@@ -49,7 +51,16 @@ def encode_texts(
         prompt_tokens=prompt_tokens,
         progress=(lambda done, _: progress(len(texts) * done // len(distinct))) if progress else None,
     )
-    return vectors if len(distinct) == len(texts) else vectors[inverse]
+    vectors = vectors if len(distinct) == len(texts) else vectors[inverse]
+    refuse_non_finite(vectors, lambda row: f"text {row}")
+    return vectors
+
+
+def refuse_non_finite(vectors: Vectors, name: Callable[[int], str]) -> None:
+    """UserError with the name of the first of N vectors (N, H) that is not finite."""
+    if not math.isfinite(float(vectors.sum(dtype=np.float64))):  # one pass, where all is well
+        row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
+        raise UserError(f"the vector of {name(row)} is not finite: are the model's weights damaged, or far too large?")
 
 
 @torch.inference_mode()

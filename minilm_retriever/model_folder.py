@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import safetensors.torch
 import torch
 
 from minilm_retriever import files, manifest
+from minilm_retriever.checkpoint import save_tensors
 from minilm_retriever.errors import UserError
 from minilm_retriever.model import BertConfig, SentenceEncoder, bert_from_tensors
 from minilm_retriever.tokenization import TextTokenizer
@@ -183,9 +184,11 @@ def inside(folder: Path, relative: str, named_in: Path) -> Path:
 def read_file(path: Path, largest: int = LARGEST_JSON) -> bytes:
     """A file's bytes; UserError where it is missing, unreadable, or larger than `largest` bytes."""
     try:
-        size = path.stat().st_size
-        if size > largest:
-            raise UserError(f"{path}: {size} bytes is too large for such a file (at most {largest})")
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise UserError(f"{path}: not a regular file")  # a device has no end, a pipe may have no beginning
+        if found.st_size > largest:
+            raise UserError(f"{path}: {found.st_size} bytes is too large for such a file (at most {largest})")
         return path.read_bytes()
     except OSError as problem:
         raise UserError(f"{path}: {problem.strerror or problem}") from None
@@ -212,8 +215,7 @@ def write_model(
     weights: BertModel-named tensors to write in place of the model's own (a best checkpoint's).
     """
     settings = model.settings
-    tensors = {n: t.detach().cpu().contiguous() for n, t in (weights or model.encoder.bert.state_dict()).items()}
-    safetensors.torch.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(folder / "model.safetensors", weights or model.encoder.bert.state_dict(), {"format": "pt"})
     for name, value in layout_files(model).items():
         (folder / name).parent.mkdir(exist_ok=True)
         files.write_json(folder / name, value)

@@ -16,6 +16,7 @@ from minilm_retriever import checkpoint, files, folders, manifest, weights
 from minilm_retriever.checkpoint import Position
 from minilm_retriever.config import TrainConfig
 from minilm_retriever.data import Pairs
+from minilm_retriever.encoding import encode_texts
 from minilm_retriever.held_out import HeldOut
 from minilm_retriever.model_card import model_card
 from minilm_retriever.model_folder import LoadedModel, write_model
@@ -48,6 +49,8 @@ def publish(
     if position.step < log.total:
         notes.append(f"Training stopped early, after {position.step} of {log.total} steps.")
     base.encoder.eval()
+    # Finite weights may still be too large to compute with: what gives no vectors is not published.
+    encode_texts(base.encoder, base.tokenizer, [texts[0] for texts in sources[0].texts])
     record = record_of(out, base, config, sources, position, log, held_out, notes)
     with folders.publish_folder(out, overwrite=config.overwrite, extra={"run": {"steps": position.step}}) as making:
         write_model(making, base, card=model_card(record))

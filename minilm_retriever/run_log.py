@@ -9,15 +9,13 @@ from typing import Any
 
 from minilm_retriever import files
 from minilm_retriever.batching import Plan
-from minilm_retriever.checkpoint import Position
+from minilm_retriever.checkpoint import LOG, Position
 from minilm_retriever.errors import UserError
 from minilm_retriever.record import MetricRow
 
-NAME = "metrics.jsonl"
-
 
 class RunLog:
-    """Appends to run/metrics.jsonl; a resumed run first cuts it back to its state, so no step is told twice."""
+    """Appends to run/metrics.jsonl; a state that a run goes on from puts its own copy back: no step is told twice."""
 
     def __init__(
         self,
@@ -32,7 +30,7 @@ class RunLog:
     ) -> None:
         """every: steps between loss lines; None is the published recipe's 500, or a tenth of a short run. kept: whether
         anything is written (by one rank alone)."""
-        self.path, self.plan, self.total = run / NAME, plan, total
+        self.path, self.plan, self.total = run / LOG, plan, total
         self.every = every or min(500, max(1, total // 10))
         self.kept, self.events = kept, None
         if not kept:

@@ -11,7 +11,7 @@ import numpy as np
 
 from minilm_retriever.batching import deduplicate
 from minilm_retriever.encoder import Encoder
-from minilm_retriever.encoding import Vectors, encode_tokens
+from minilm_retriever.encoding import Vectors, encode_tokens, refuse_non_finite
 from minilm_retriever.errors import UserError
 from minilm_retriever.prompts import Prompt
 from minilm_retriever.quantization import Ranges, calibrate, clipped, quantize, truncate
@@ -61,10 +61,7 @@ class ShardEncoder:
     def encode(self, shard: Shard, progress: Callable[[Counts], Any] | None = None) -> tuple[Array, Counts]:
         """What is kept of the shard's vectors, (N, width) of the dtype, and the counts."""
         vectors, counts = self.floats(shard.texts, progress)
-        finite = np.isfinite(vectors).all(axis=1)
-        if not finite.all():
-            name = shard.ids[int(np.argmin(finite))]
-            raise UserError(f"the vector of row {name!r} is not finite: are the model's weights damaged?")
+        refuse_non_finite(vectors, lambda row: f"row {shard.ids[row]!r}")
         if self.dtype == "int8" and self.ranges is None:
             if shard.number:
                 raise UserError(f"shard {shard.number} needs the int8 ranges that the first shard or --calibrate gave")

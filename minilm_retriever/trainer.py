@@ -153,14 +153,27 @@ class Trainer:
         if math.isfinite(value):
             return
         where = [self.data.sources[source].where(int(row)) for source, rows in batches for row in rows]
-        newest = folders.latest(self.run).path
         raise UserError(
             f"the {what} of step {number + 1} is not finite, so the step was not taken; its rows: {', '.join(where)}; "
-            f"the last good state is {newest or 'the base model'}; try a lower --learning-rate or --precision fp32"
+            f"{self.last_good()}; try a lower --learning-rate or --precision fp32"
         )
 
+    def last_good(self) -> str:
+        """The newest intact state, in words."""
+        return f"the last good state is {folders.latest(self.run).path or 'the base model'}"
+
+    def refuse_ruined_weights(self, when: str, instead: str) -> None:
+        """UserError where a weight is not finite: it is neither kept, nor gone on from, nor published."""
+        for name, tensor in self.encoder.named_parameters():
+            if not bool(tensor.isfinite().all()):
+                raise UserError(f"the weights {when} are not finite, the first is {name}; {instead}")
+
     def save(self, position: Position) -> None:
-        """Write a state and remove those that are no longer needed; the first rank does it."""
+        """Write a state and remove those that are no longer needed; the first rank does it.
+
+        UserError where the weights are not finite, in every rank, since all have the same.
+        """
+        self.refuse_ruined_weights(f"after step {position.step}", f"{self.last_good()}; try a lower --learning-rate")
         if not self.ranks.first:
             return
         if self.scaler.is_enabled():
@@ -173,6 +186,7 @@ class Trainer:
         """Go on from a state. The random generators come last, just before the next forward pass."""
         position = checkpoint.load_state(folder, self.encoder, self.optimizer)
         self.restore_scale(position)
+        self.refuse_ruined_weights(f"in {folder}", "remove that state, or start anew with --overwrite")
         checkpoint.restore_random(folder)
         return position
 

@@ -35,7 +35,7 @@ from minilm_retriever.errors import UserError
 from minilm_retriever.held_out import HeldOut
 from minilm_retriever.inspection import summary
 from minilm_retriever.model import SelfAttention
-from minilm_retriever.model_folder import LoadedModel, open_model, read_json
+from minilm_retriever.model_folder import LoadedModel, open_model
 from minilm_retriever.objective import Objective, refuse_no_negatives
 from minilm_retriever.progress import Progress
 from minilm_retriever.publishing import publish
@@ -248,6 +248,8 @@ def refuse_finished(out: Path, run: Path, overwrite: bool, *, restarted: bool = 
     """UserError where `out` stands already, unless it may be replaced; then an unfinished run's leftovers go too, but
     not where torchrun has restarted us: they are our own."""
     folders.recover(out)
+    for place in (out, run):
+        files.clean_stale(place.parent, place.name)
     if out.exists() and not overwrite:
         raise UserError(f"{out}: a finished model stands there; choose another --out, or replace it with --overwrite")
     if overwrite and run.exists() and not restarted:
@@ -256,14 +258,14 @@ def refuse_finished(out: Path, run: Path, overwrite: bool, *, restarted: bool = 
 
 def begin_or_resume(run: Path, asked: dict[str, Any], trainer: Trainer) -> Position:
     """Put back the newest intact state of an unfinished run of the same data, model and flags; else begin one."""
-    files.clean_stale(run.parent, run.name)
     started = run / "run.json"
     if not started.exists():
         files.make_folder(run)
-        files.write_json(started, {"asked": asked, **decides_last_bits(trainer)})
+        # In a manifest's form, which carries a sum of itself: a record that was damaged is noticed.
+        files.write_bytes(started, manifest.to_bytes({}, {"asked": asked, **decides_last_bits(trainer)}))
         return Position()
-    recorded = read_json(started)
-    checkpoint.refuse_other_run(recorded.get("asked", {}), asked, run)
+    recorded = manifest.read_manifest(run, started.name)
+    checkpoint.refuse_other_run(recorded["asked"], asked, run)
     files.clean_stale(run)
     newest = folders.latest(run)
     for folder, reason in newest.skipped:

@@ -172,6 +172,8 @@ class UnfinishedRun:
             if self.state.exists():
                 folders.discard(self.state)
             files.clean_stale(self.folder)
+            with files.blamed(self.folder):
+                files.fsync(self.folder)  # what is removed must not be back, inside the output, when the power has gone
             folders.move_into_place(self.folder, self.out, overwrite=overwrite)
         return info
 

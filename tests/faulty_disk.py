@@ -6,9 +6,12 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
+from safetensors import SafetensorError
 
 from minilm_retriever import files
 
@@ -39,11 +42,16 @@ class FaultyDisk:
         if isinstance(self.how, int):
             if here or (self.struck and self.stuck):
                 self.struck = True
+                if name == "save_file":
+                    raise SafetensorError(f"I/O error: {os.strerror(self.how)} (os error {self.how})")
                 raise OSError(self.how, os.strerror(self.how))
         elif here:
             self.struck = True
             if self.how == "half" and name == "write":
                 real(args[0], bytes(args[1])[: len(args[1]) // 2])
+            if self.how == "half" and name == "save_file":
+                real(*args)
+                os.truncate(args[1], Path(args[1]).stat().st_size // 2)
             if self.how == "after":
                 real(*args)
             raise Dead
@@ -55,6 +63,13 @@ class FaultyDisk:
             for name in OPERATIONS:
                 real = getattr(files._os, name)
                 patch.setattr(files._os, name, lambda *args, _n=name, _r=real: self.run(_n, _r, *args))
+            # Weights are written by their own library, into a folder that `files` made.
+            save_file = safetensors.torch.save_file
+            patch.setattr(
+                safetensors.torch,
+                "save_file",
+                lambda t, path, metadata=None: self.run("save_file", save_file, t, path, metadata),
+            )
             yield self
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 
 import pytest
@@ -41,7 +43,35 @@ def test_every_default_in_hyperparameters_is_the_published_one():
     assert checked >= 10
 
 
+def test_every_test_and_row_that_reliability_names_exists():
+    from tests.faults.campaign import ROWS
+
+    text = (ROOT / "docs/reliability.md").read_text("utf-8")
+    named = re.findall(r"`(tests/test_\w+\.py)((?:::\w+)+)`", text)
+    assert len(named) > 20
+    for file, path in named:
+        node: ast.AST = ast.parse((ROOT / file).read_text("utf-8"))
+        for name in path.split("::")[1:]:
+            inside = {getattr(inner, "name", ""): inner for inner in ast.iter_child_nodes(node)}
+            assert name in inside, f"{file}{path}"
+            node = inside[name]
+    held = set(re.findall(r"(?:rows?|and) ((?:[a-z]+-)+[a-z]+|places|fuzz)\b", text))
+    assert {name for name in held if "-" in name} <= set(ROWS) and len(held) > 8
+
+
+def test_the_table_of_the_campaign_is_the_scorecards():
+    from tests.faults.campaign import SCORECARD, table
+
+    assert table(json.loads(SCORECARD.read_bytes())["rows"]) in (ROOT / "docs/reliability.md").read_text("utf-8")
+
+
 def test_every_flag_that_evaluation_names_is_one_of_its_commands():
     named = set(re.findall(r"`(--[a-z0-9-]+)", (ROOT / "docs/evaluation.md").read_text("utf-8")))
     assert named <= flags_of("evaluate") | flags_of("paraphrases") | {"--peer"}  # of benchmarks/metrics.py
     assert {"--split", "--run", "--duplicates"} <= named
+
+
+def test_every_flag_that_retrieval_names_is_one_of_its_commands():
+    named = set(re.findall(r"`[^`\n]*?(--[a-z0-9-]+)", (ROOT / "docs/retrieval.md").read_text("utf-8")))
+    assert named <= flags_of("search") | flags_of("index") | {"--k", "--rounds"}  # of benchmarks/search.py
+    assert {"--queries", "--rescore", "--effort", "--kind", "--delete"} <= named

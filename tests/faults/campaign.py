@@ -1,0 +1,231 @@
+"""The whole campaign: every fault of every row, two rows at a time, and the scorecard of what came of them.
+
+    python -m tests.faults.campaign                          all of it; writes tests/faults/scorecard.json
+    python -m tests.faults.campaign --share 0.05             a twentieth of each row
+    python -m tests.faults.campaign --rows power-loss fuzz   some rows
+
+A row runs in a process of its own, with a time limit, in a folder that is removed afterwards. Exit status 1 where
+anything was silent, skipped, below its volume, or where a mutation (a check switched off) was not noticed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import ROOT
+from tests.faults import (
+    bad_rows,
+    crashes,
+    damage,
+    full_disk,
+    fuzz,
+    hostile_strings,
+    kills,
+    non_finite,
+    places,
+    power,
+    strangers,
+)
+from tests.faults.row import Outcome, Row, Scene, Skipped, Tally
+
+FAMILIES = (kills, crashes, power, full_disk, damage, bad_rows, hostile_strings, strangers, non_finite, places, fuzz)
+ROWS: dict[str, Row] = {row.name: row for family in FAMILIES for row in family.ROWS}
+SCORECARD = Path(__file__).with_name("scorecard.json")
+ALL = 1 << 40  # as many faults as there are
+TOLD = 10  # silent ones are told in full up to so many
+
+
+def run_row(row: Row, place: Path, seed: int, share: float) -> dict[str, Any]:
+    """One row and its mutations, in this process."""
+    began = time.monotonic()
+    volume = max(1, round(row.volume * share))
+    exhaustive = row.name in EXHAUSTIVE and share == 1
+    scene, tally, skipped = Scene(place / "row", seed), Tally(), None
+    scene.place.mkdir(parents=True)
+    try:
+        for outcome in row.inject(scene, ALL if exhaustive else volume):
+            tally.add(outcome)
+    except Skipped as reason:
+        skipped = str(reason)
+    except Exception as fault:
+        tally.add(Outcome("silent", f"the campaign itself: {type(fault).__name__}: {fault}"))
+    mutations = {}
+    if not skipped:
+        for name in row.mutations:
+            mutations[name] = mutated(row, name, place / "mutated", seed)
+            shutil.rmtree(place / "mutated", ignore_errors=True)
+    found = {
+        "fault": row.fault,
+        "must hold": row.holds,
+        "volume": volume,
+        "injected": tally.injected,
+        **{kind: tally.counts[kind] for kind in ("survived", "detected", "silent")},
+        "skipped": skipped,
+        "seconds": round(time.monotonic() - began, 1),
+        "mutations": mutations,
+    }
+    return (
+        found
+        | ({"notes": scene.notes} if scene.notes else {})
+        | ({"told": tally.silent[:TOLD]} if tally.silent else {})
+    )
+
+
+# Rows that put in every fault there is; their volume is the least that this has to come to.
+EXHAUSTIVE = {"crash-at-every-operation", "refusal-at-every-operation", "bad-rows", "non-finite", "hostile-folders"}
+
+
+def mutated(row: Row, name: str, place: Path, seed: int) -> dict[str, int]:
+    """The row's faults with a check switched off: how many were put in, and how many of these showed."""
+    scene, tally = Scene(place, seed), Tally()
+    place.mkdir(parents=True)
+    with row.mutations[name]():
+        for outcome in row.inject(scene, row.mutated):
+            tally.add(outcome)
+    return {"injected": tally.injected, "caught": tally.counts["silent"]}
+
+
+def failures(name: str, found: dict[str, Any]) -> list[str]:
+    """Why a row fails."""
+    said = []
+    if found["skipped"]:
+        said.append(f"SKIPPED: {found['skipped']}")
+    elif found["injected"] < found["volume"]:
+        said.append(f"{found['injected']} injected, {found['volume']} wanted")
+    if found["silent"]:
+        said += [f"SILENT: {where}" for where in found.get("told", [])]
+    for mutation, counts in found["mutations"].items():
+        if not counts["caught"]:
+            said.append(f"the mutation {mutation!r} was not noticed in {counts['injected']} faults")
+    return [f"{name}: {words}" for words in said]
+
+
+def in_a_process(row: Row, seed: int, share: float) -> dict[str, Any]:
+    """A row in a process group of its own: what hangs is ended, what is left is removed."""
+    place = Path(tempfile.mkdtemp(prefix="faults-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    place.chmod(0o755)
+    result, said = place / "result.json", place / "said"
+    command = [sys.executable, "-m", "tests.faults.campaign", "--one", row.name, str(place), str(seed), str(share)]
+    if row.name == "full-file-system" and os.geteuid():
+        command = ["unshare", "--user", "--map-root-user", "--mount", *command]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    try:
+        with said.open("wb") as file:
+            process = subprocess.Popen(
+                command, stdout=file, stderr=file, cwd=ROOT, env=environment, start_new_session=True
+            )
+            try:
+                process.wait(60 * row.minutes)
+            except subprocess.TimeoutExpired:
+                pass
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+        if result.exists():
+            return dict(json.loads(result.read_bytes()))
+        words = said.read_text("utf-8", "replace").strip().splitlines()
+        reason = f"no result after {row.minutes:g} minutes, or ended with {process.returncode}: {' '.join(words[-3:])}"
+        empty = {"fault": row.fault, "must hold": row.holds, "volume": max(1, round(row.volume * share)), "injected": 0}
+        return {**empty, "survived": 0, "detected": 0, "silent": 0, "skipped": reason, "seconds": 0, "mutations": {}}
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def machine() -> dict[str, Any]:
+    """What it ran on."""
+    packages = ("torch", "tokenizers", "safetensors", "numpy", "transformers", "pyarrow", "hypothesis")
+    return {
+        "system": f"{platform.system()} {platform.release()}",
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+def commit() -> str:
+    """The commit that the files are of, and whether they differ from it."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = " and changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+    return (git("rev-parse", "HEAD") or "unknown") + changed
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """The scorecard for people, in Markdown."""
+    lines = [
+        "| fault | injected | survived | detected | silent | switched off -> caught |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, found in rows.items():
+        caught = "; ".join(f"{m}: {c['caught']} of {c['injected']}" for m, c in found["mutations"].items())
+        silent = "SKIPPED" if found["skipped"] else f"**{found['silent']}**"
+        counts = " | ".join(f"{found[kind]:,}" for kind in ("injected", "survived", "detected"))
+        lines.append(f"| {name} | {counts} | {silent} | {caught} |")
+    return "\n".join(lines)
+
+
+def campaign(names: list[str], seed: int, share: float, scorecard: Path | None) -> int:
+    """Run rows, two at a time, the longest first; returns the exit status."""
+    began, rows, made_from = time.monotonic(), dict[str, dict[str, Any]](), commit()
+
+    def one(name: str) -> None:
+        found = rows[name] = in_a_process(ROWS[name], seed, share)
+        word = "SKIPPED" if found["skipped"] else f"{found['silent']} silent"
+        print(f"{name}: {found['injected']} injected, {word}, {found['seconds']} s", flush=True)
+        if scorecard:
+            ordered = {known: rows[known] for known in ROWS if known in rows}
+            head = {"commit": made_from, "seed": seed, "share": share, "seconds": round(time.monotonic() - began)}
+            head |= {"machine": machine(), "rows": ordered}
+            scorecard.write_text(json.dumps(head, indent=1) + "\n", "utf-8")
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(one, sorted(names, key=lambda name: -ROWS[name].minutes)))
+    rows = {name: rows[name] for name in ROWS if name in rows}
+    print(f"\n{table(rows)}\n\nseed {seed}, {made_from}, {(time.monotonic() - began) / 60:.1f} minutes")
+    said = [line for name, found in rows.items() for line in failures(name, found)]
+    print("\n".join(said) or "nothing silent, nothing skipped, every mutation noticed")
+    return 1 if said else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line."""
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["--one"]:
+        name, place, seed, share = words[1:]
+        found = run_row(ROWS[name], Path(place), int(seed), float(share))
+        (Path(place) / "result.tmp").write_text(json.dumps(found), "utf-8")
+        (Path(place) / "result.tmp").rename(Path(place) / "result.json")
+        return 0
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
+    parser.add_argument("--share", type=float, default=1.0, help="of each row's volume (default 1)")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default 0)")
+    parser.add_argument("--scorecard", type=Path, help=f"where to write it (default {SCORECARD.name}, for the whole)")
+    args = parser.parse_args(words)
+    whole = args.share == 1 and len(args.rows) == len(ROWS)
+    return campaign(args.rows, args.seed, args.share, args.scorecard or (SCORECARD if whole else None))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
