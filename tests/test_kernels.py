@@ -1,4 +1,4 @@
-"""kernels.py and layout.py: every faster path against the plain one."""
+"""kernels.py, packed.py and layout.py: every faster path against the plain one."""
 
 from __future__ import annotations
 
@@ -7,96 +7,98 @@ import pickle
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from minilm_retriever import kernels
-from minilm_retriever.kernels import FusedLinear, drop_out
+from minilm_retriever.kernels import drop_out
 from minilm_retriever.layout import layout_of
-from minilm_retriever.model import bert_from_tensors
+from minilm_retriever.model import BertConfig, bert_from_tensors
 from tests.tiny import tiny_weights
 
 ONEDNN = pytest.mark.skipif(not kernels.ONEDNN, reason="this torch has no oneDNN")
+IDS = torch.randint(0, 600, (5, 9), generator=torch.Generator().manual_seed(1))
+MASK = (torch.arange(9) < torch.tensor([[9], [1], [4], [9], [7]])).long()
 
 
-def linears(count=1, inputs=48, outputs=32, seed=0):
-    torch.manual_seed(seed)
-    return [nn.Linear(inputs, outputs) for _ in range(count)]
+def tiny_bert(seed=0, **changes):
+    from tests.tiny import FFN, HEADS, HIDDEN, LAYERS, MAX_TOKENS
+
+    weights = tiny_weights(seed)
+    vocabulary = len(weights["embeddings.word_embeddings.weight"])
+    config = BertConfig(vocabulary, HIDDEN, LAYERS, HEADS, FFN, MAX_TOKENS, **changes)
+    return bert_from_tensors(config, weights, "tiny")
 
 
-def plain(layers, x, activation=None, residual=None):
-    """The same in plain torch."""
-    y = torch.cat([layer(x) for layer in layers], dim=1)
-    if activation:
-        y = y.relu() if activation == "relu" else F.gelu(y, approximate=kernels.ACTIVATIONS[activation])
-    return y if residual is None else y + residual
+def plain(bert, ids=IDS, mask=MASK):
+    """States (B, T, H) by plain torch: what a model does that needs gradients."""
+    with torch.enable_grad():
+        return bert(ids, mask).detach()
 
 
 @ONEDNN
-@pytest.mark.parametrize("rows", [0, 1, 7, 300])
-@pytest.mark.parametrize("activation", [None, *kernels.ACTIVATIONS])
-def test_packed_linear_layers_give_the_plain_numbers(rows, activation):
-    layers, x = linears(3), torch.randn(rows, 48)
-    fused = FusedLinear(*layers, activation=activation)
-    with torch.inference_mode():
-        torch.testing.assert_close(fused(x), plain(layers, x, activation), atol=1e-6, rtol=0)
-    assert fused.packed is not None
-    residual = torch.randn(rows, 32)
+@pytest.mark.parametrize("activation", kernels.ACTIVATIONS)
+def test_packed_layers_give_the_plain_numbers(activation):
+    bert = tiny_bert(hidden_act=activation)
+    for rows in (0, 1, 5):
+        for mode in (torch.inference_mode, torch.no_grad):
+            with mode():
+                states = bert(IDS[:rows], MASK[:rows])
+            torch.testing.assert_close(states, plain(bert, IDS[:rows], MASK[:rows]), atol=5e-6, rtol=0)
+    assert len(bert.packed.packed) == 2
+
+
+def test_with_gradients_and_in_training_nothing_is_packed():
+    bert = tiny_bert()
+    bert(IDS, MASK).sum().backward()
+    assert bert.encoder["layer"][0].output.dense.weight.grad.abs().sum() > 0
     with torch.no_grad():
-        torch.testing.assert_close(
-            FusedLinear(layers[0])(x, residual), plain(layers[:1], x, None, residual), atol=1e-6, rtol=0
-        )
+        bert.train()(IDS, MASK)
+    assert not bert.packed.packed
 
 
-def test_with_gradients_it_is_plain_torch_and_nothing_is_packed():
-    layers, x = linears(3), torch.randn(5, 48)
-    fused = FusedLinear(*layers, activation="gelu")
-    fused(x).sum().backward()
-    gradients = [layer.weight.grad.clone() for layer in layers]
-    for layer in layers:
-        layer.zero_grad()
-    plain(layers, x, "gelu").sum().backward()
-    for layer, gradient in zip(layers, gradients, strict=True):
-        torch.testing.assert_close(gradient, layer.weight.grad, atol=1e-6, rtol=1e-5)
-    assert fused.packed is None
+def optimizer_step(bert):
+    bert(IDS, MASK).square().sum().backward()
+    torch.optim.AdamW(bert.parameters(), lr=0.1, fused=True).step()
 
 
-def optimizer_step(layer):
-    layer(torch.ones(1, 48)).sum().backward()
-    torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True).step()
+def first_dense(bert):
+    return bert.encoder["layer"][0].output.dense
 
 
 CHANGES = {
     "a step of the optimizer": optimizer_step,
-    "load_state_dict": lambda layer: layer.load_state_dict(linears(seed=5)[0].state_dict()),
-    "load_state_dict that assigns": lambda layer: layer.load_state_dict(linears(seed=6)[0].state_dict(), assign=True),
-    "new parameters": lambda layer: setattr(layer, "weight", nn.Parameter(torch.ones(32, 48))),
-    "other memory": lambda layer: setattr(layer.weight, "data", torch.ones(32, 48)),
-    "the bias alone": lambda layer: layer.bias.detach().add_(1),
+    "load_state_dict": lambda bert: bert.load_state_dict(tiny_bert(5).state_dict()),
+    "load_state_dict that assigns": lambda bert: bert.load_state_dict(tiny_bert(6).state_dict(), assign=True),
+    "new parameters": lambda bert: setattr(first_dense(bert), "weight", nn.Parameter(torch.ones(32, 64))),
+    "other memory": lambda bert: setattr(first_dense(bert).weight, "data", torch.ones(32, 64)),
+    "the bias alone": lambda bert: first_dense(bert).bias.detach()[:9].add_(3),
+    "a norm": lambda bert: bert.encoder["layer"][1].output.LayerNorm.weight.detach().mul_(2),
+    "another module": lambda bert: setattr(
+        bert.encoder["layer"][1].output, "dense", nn.Sequential(first_dense(bert), nn.Tanh())
+    ),
 }
 
 
 @ONEDNN
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
 def test_a_change_to_the_weights_is_seen(change):
-    (layer,), x = linears(), torch.randn(3, 48)
-    fused = FusedLinear(layer)
-    for _ in range(3):
-        with torch.inference_mode():
-            torch.testing.assert_close(fused(x), layer(x), atol=1e-5, rtol=0)
-        change(layer)
+    bert = tiny_bert()
     with torch.inference_mode():
-        torch.testing.assert_close(fused(x), layer(x), atol=1e-5, rtol=0)
+        before = bert(IDS, MASK)
+    change(bert)
+    with torch.inference_mode():
+        after = bert(IDS, MASK)
+    assert not torch.allclose(before, after, atol=1e-3)
+    torch.testing.assert_close(after, plain(bert), atol=1e-4, rtol=0)
 
 
 def test_other_types_and_autocast_are_left_to_torch():
-    (layer,) = linears()
-    fused = FusedLinear(layer)
+    bert = tiny_bert()
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        assert fused(torch.randn(3, 48)).dtype == torch.bfloat16
+        torch.testing.assert_close(bert(IDS, MASK).float(), plain(bert), atol=0.2, rtol=0)
     with torch.inference_mode():
-        assert FusedLinear(nn.Linear(48, 32).double())(torch.randn(3, 48).double()).dtype == torch.float64
-    assert fused.packed is None
+        assert bert.double()(IDS, MASK).dtype == torch.float64
+    assert not bert.packed.packed
 
 
 def test_a_model_that_was_used_can_be_copied_and_pickled(tiny):
@@ -176,12 +178,9 @@ def test_every_real_token_is_in_one_group_and_comes_back_to_its_place(mask, slac
 
 
 @pytest.mark.parametrize("mask", masks().values(), ids=masks().keys())
-def test_training_and_inference_compute_the_same_states(mask, tiny_folder):
+def test_training_and_inference_compute_the_same_states(mask):
     """Dropout aside: padded groups and attention by hand against exact groups, oneDNN and torch's own attention."""
-    from minilm_retriever.model import BertConfig
-    from minilm_retriever.model_folder import read_json
-
-    bert = bert_from_tensors(BertConfig.from_dict(read_json(tiny_folder / "config.json")), tiny_weights(), "tiny")
+    bert = tiny_bert()
     ids = torch.randint(0, 600, mask.shape, generator=torch.Generator().manual_seed(1)) * mask
     with torch.inference_mode():
         inference = bert(ids, mask)

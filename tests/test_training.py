@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from minilm_retriever import Encoder, checkpoint, folders, training
+from minilm_retriever import Encoder, checkpoint, folders, trainer, training
 from minilm_retriever.config import TrainConfig
 from minilm_retriever.errors import UserError
 from minilm_retriever.trainer import Trainer, lr_at
@@ -409,3 +409,41 @@ def test_flags_out_of_range_are_one_line():
     ]:
         with pytest.raises(UserError, match=message):
             TrainConfig(**changes)
+
+
+def steps_of(config, count=6, *, learn_all):
+    """A trainer after some steps; learn_all: the whole table of word vectors takes part."""
+    with pytest.MonkeyPatch.context() as patch:
+        if learn_all:
+            patch.setattr(trainer, "rows_that_learn", lambda *_: None)
+        _, made = prepare(config)
+    for number, batches in enumerate(made.plan.steps(0, count)):
+        made.step(number, batches)
+    return made
+
+
+def test_rows_of_words_that_no_text_has_need_no_optimizer(config):
+    """A table of the rows in use alone learns the same bits, where clipping does not sum in another order."""
+    unclipped = config(max_grad_norm=1e9)
+    whole, small = (steps_of(unclipped, learn_all=learn_all) for learn_all in (True, False))
+    tables = [made.encoder.bert.embeddings.word_embeddings for made in (whole, small)]
+    assert tables[0].learned is None and 0 < len(tables[1].learned) < len(tables[1].weight) / 2
+    states = [made.encoder.state_dict() for made in (whole, small)]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    moved = (states[1]["bert.embeddings.word_embeddings.weight"] != whole_base(unclipped)).any(dim=1)
+    assert torch.equal(moved.nonzero()[:, 0], tables[1].in_use.sort().values)
+    clipped = [steps_of(config(), learn_all=learn_all).encoder.state_dict() for learn_all in (True, False)]
+    for name in clipped[0]:
+        torch.testing.assert_close(clipped[0][name], clipped[1][name], atol=2e-6, rtol=0)
+    moments = checkpoint.optimizer_tensors(small.encoder, small.optimizer)
+    assert moments["exp_avg/bert.embeddings.word_embeddings.learned"].shape == tables[1].learned.shape
+
+
+def whole_base(config):
+    """The base model's table of word vectors."""
+    return load_file(f"{config.model}/model.safetensors")["embeddings.word_embeddings.weight"]
+
+
+def test_all_rows_learn_where_weights_decay(config):
+    assert steps_of(config(weight_decay=0.01), 1, learn_all=False).words.learned is None
