@@ -251,14 +251,16 @@ def _connect(device: str | None) -> Ranks:
         raise UserError(f"rank {place} of this machine has no GPU: it has {torch.cuda.device_count()}; start fewer")
     if gpu:
         torch.cuda.set_device(place)
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     try:
         store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
+        # torchrun's store outlives a restart: the addresses and words of those who died must not be taken for ours.
+        store = PrefixStore(f"attempt {restarts}", store)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if gpu else "gloo", store=store, rank=rank, world_size=world, timeout=PATIENCE
         )
     except (ValueError, RuntimeError) as fault:
         raise UserError(f"the ranks do not find each other ({fault}); start them with torchrun") from None
-    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     return Ranks(rank, world, restarts, PrefixStore("ours", store))
 
 
