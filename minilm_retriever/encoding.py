@@ -20,7 +20,7 @@ Vectors = npt.NDArray[np.float32]
 
 # Padded tokens a batch: enough rows for the matrix multiplications to run at full speed; on a CPU no more than what
 # keeps a layer's activations near the caches.
-BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
+BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}
 
 
 def encode_texts(
@@ -82,7 +82,7 @@ def encode_tokens(
     training = encoder.training
     if training:
         encoder.eval()
-    waiting = length_batches(tokens.lengths, BATCH_TOKENS.get(device.type, 4096), batch_size)[::-1]
+    waiting = length_batches(tokens.lengths, BATCH_TOKENS.get(device.type, 1024), batch_size)[::-1]
     most, done, real = math.inf, 0, 0  # padded tokens that are known to fit; texts that are done, and their tokens
     while waiting:
         rows = waiting.pop()
