@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minilm_retriever.errors import UserError
-from minilm_retriever.kernels import ACTIVATIONS, Dropout, activate, attention
+from minilm_retriever.kernels import ACTIVATIONS, Dropout, activate, attention, linear
 from minilm_retriever.layout import Layout, layout_of
 from minilm_retriever.packed import PackedLayers
 
@@ -79,10 +79,14 @@ class BertConfig:
 
 
 class Linear(nn.Linear):
-    """nn.Linear whose weights are not drawn at random: they always come from a file."""
+    """nn.Linear by `linear`, whose weights are not drawn at random: they always come from a file."""
 
     def reset_parameters(self) -> None:
         """Leave the memory as it is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(S, inputs) -> (S, outputs)."""
+        return linear(x, self.weight, self.bias)
 
 
 class Embedding(nn.Embedding):
@@ -181,7 +185,7 @@ class SelfAttention(nn.Module):
         """(S, H) -> (S, H)."""
         layers = (self.query, self.key, self.value)  # side by side: one multiplication
         weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
-        return attention(F.linear(x, weight, bias), layout, self.heads, self.dropout if self.training else 0.0)
+        return attention(linear(x, weight, bias), layout, self.heads, self.dropout if self.training else 0.0)
 
 
 class Residual(nn.Module):

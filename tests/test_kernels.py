@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from minilm_retriever import kernels
@@ -113,6 +114,26 @@ def test_a_model_that_was_used_can_be_copied_and_pickled(tiny):
         copied.bert.encoder["layer"][0].output.dense.weight.zero_()
         assert not torch.allclose(copied(ids, mask), expected)  # the copy's own weights, not the original's
         assert torch.equal(tiny.model.encoder(ids, mask), expected)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 300])
+def test_linear_layers_and_their_gradients_are_the_plain_ones(rows):
+    torch.manual_seed(0)
+    exact = [torch.randn(*shape, dtype=torch.float64) for shape in ((rows, 48), (32, 48), (32,), (rows, 32))]
+    found, wanted = (
+        [part.to(kind).requires_grad_(number < 3) for number, part in enumerate(exact)]
+        for kind in (torch.float32, torch.float64)
+    )
+    out = kernels.linear(*found[:3])
+    torch.testing.assert_close(out, F.linear(*wanted[:3]).float(), atol=1e-5, rtol=1e-5)
+    (out * found[3]).sum().backward()
+    (F.linear(*wanted[:3]) * wanted[3]).sum().backward()
+    for ours, theirs in zip(found[:3], wanted[:3], strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad.float(), atol=2e-5, rtol=2e-5)
+    if rows:  # a gradient that does not lie in rows
+        found[0].grad = None
+        kernels.linear(*found[:3]).sum().backward()
+        torch.testing.assert_close(found[0].grad, found[1].sum(dim=0).expand(rows, -1), atol=2e-5, rtol=2e-5)
 
 
 def test_dropout_zeroes_the_right_share_and_keeps_the_mean():
