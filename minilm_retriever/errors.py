@@ -9,6 +9,10 @@ from collections.abc import Callable
 class UserError(ValueError):
     """What is wrong, where (`path:line`, column, row), and how to mend it, in one line."""
 
+    def __init__(self, message: str) -> None:
+        # A path or a column that is quoted may hold line breaks: whoever logs the error gets one line all the same.
+        super().__init__(" ".join(message.splitlines()))
+
 
 def run_command(command: Callable[[], int | None]) -> int:
     """Run a command to its exit status: a user's mistake is one line and 2, Ctrl-C is 130, a bug its traceback."""

@@ -495,6 +495,10 @@ class TestPairs:
         path = put(tmp_path, '{"a": "x", "b": "y"}\n{"a": "x"}\n', "a.jsonl")
         assert mistake(lambda: data.read_pairs(path)) == f"{path}:2: no column 'b'; there are: a"
 
+    def test_a_column_name_with_line_breaks_stays_in_one_line(self, tmp_path):
+        path = put(tmp_path, '"one\ncolumn"\nx\n')
+        assert mistake(lambda: data.read_pairs(path)).endswith("pairs need two columns, there is only one column")
+
     def test_a_file_that_reads_like_a_table_but_is_ragged_late(self, tmp_path):
         path = put(tmp_path, "a,b\n" + "1,2\n" * 500 + "1,2,3\n")
         assert mistake(lambda: data.read_pairs(path)).startswith(f"{path}:502: 3 fields, but the header has 2")

@@ -122,7 +122,7 @@ def fuzz_all(scene: Scene, count: int, environment: dict[str, str]) -> Iterator[
         if done.returncode:
             found = [
                 line
-                for line in done.stderr.splitlines()
+                for line in (done.stdout + done.stderr).splitlines()
                 if re.match(r"\w*(Error|Exception|Other)\b|==\d+== ERROR", line.strip())
             ]
             yield Outcome("silent", f"{kind}: {' '.join(found[:2]) or done.stderr[-300:]}")
