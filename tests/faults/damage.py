@@ -295,7 +295,8 @@ def damage_without_a_manifest(scene: Scene, count: int) -> Iterator[Outcome]:
 
     for number, said in limited(work, count):
         path, good = targets[number % len(targets)]
-        mend(path, good)
+        if said.startswith(("hung", "the process ended")):  # else it was mended, and the next one may be reading it
+            mend(path, good)
         kind = said.partition(" ")[0]
         yield Outcome(kind, said) if kind in ("survived", "detected") else Outcome("silent", f"{path.name}: {said}")  # type: ignore[arg-type]
 
