@@ -19,5 +19,8 @@ faults:   ## faults put in on purpose and counted, under an hour; writes tests/f
 	./setup.sh && .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,fuzz]'
 	.venv/bin/minilm-retriever fetch && .venv/bin/python -m tests.faults.campaign
 
-bench:    ## beside sentence-transformers, onnxruntime and fastembed; DATA=path and COLUMNS="a b" add other pairs
+bench:    ## beside sentence-transformers, onnxruntime, fastembed, faiss and trec_eval; DATA=path and COLUMNS="a b" add other pairs
 	./setup.sh && .venv/bin/minilm-retriever fetch && .venv/bin/python benchmarks/bench.py $(if $(DATA),--data $(DATA)) $(if $(COLUMNS),--columns $(COLUMNS))
+	.venv/bin/python benchmarks/search.py --k 10 100
+	.venv/bin/python benchmarks/metrics.py
+	.venv/bin/python benchmarks/bootstrap_coverage.py
