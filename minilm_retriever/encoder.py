@@ -15,10 +15,13 @@ from torch import Tensor
 from minilm_retriever import folders, weights
 from minilm_retriever.encoding import Vectors, encode_texts
 from minilm_retriever.errors import UserError
+from minilm_retriever.memory import keep_freed_memory
 from minilm_retriever.model_folder import LoadedModel, open_model, plain_card, write_model
 from minilm_retriever.progress import Progress
 from minilm_retriever.prompts import DOCUMENT, QUERY, Prompt, find_prompt
 from minilm_retriever.shards import SHARD_SIZE, group
+
+KEPT_MEMORY = 256 << 20  # bytes of freed memory kept for the next batch, far more than one takes on a CPU
 
 Array = TypeVar("Array", npt.NDArray[np.float32], Tensor)
 
@@ -35,6 +38,8 @@ class Encoder:
         self.model = model
         self.device = torch.device(device or default_device())
         model.encoder.to(self.device)
+        if self.device.type == "cpu":
+            keep_freed_memory(KEPT_MEMORY)
 
     @classmethod
     def from_pretrained(cls, model: str | Path, *, device: str | torch.device | None = None) -> Encoder:

@@ -23,11 +23,13 @@ from minilm_retriever.encoder import default_device
 from minilm_retriever.encoding import out_of_memory
 from minilm_retriever.errors import UserError
 from minilm_retriever.loss import Ids
+from minilm_retriever.memory import keep_freed_memory
 from minilm_retriever.model import SentenceEncoder
 from minilm_retriever.objective import Objective
 from minilm_retriever.progress import duration
 from minilm_retriever.tokenization import TextTokenizer, TokenizedTexts
 
+KEPT_MEMORY = (1 << 31) - 1  # bytes of freed memory kept for the next step, whose backward pass frees most of it
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -94,6 +96,8 @@ class Trainer:
         self.run = Path(f"{config.out}.run")
         self.device = torch.device(config.device or default_device())
         encoder.to(self.device)
+        if self.device.type == "cpu":
+            keep_freed_memory(KEPT_MEMORY)
         encoder.bert.checkpoint_layers = config.gradient_checkpointing
         self.words = encoder.bert.embeddings.word_embeddings
         if (used := rows_that_learn(data.tokens, len(self.words.weight), config)) is not None:
