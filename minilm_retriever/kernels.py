@@ -7,6 +7,9 @@ each brings.
 from __future__ import annotations
 
 import math
+import re
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,7 +41,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class OneDnnLinear(torch.autograd.Function):
-    """A linear layer whose output and whose input's gradient oneDNN computes; the weight's is faster as it was."""
+    """A linear layer whose output and whose input's gradient oneDNN computes, and the weight's where MKL is slow."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -52,7 +55,25 @@ class OneDnnLinear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         (gradient,) = (g.contiguous() for g in gradients)
         for_x = torch.ops.mkldnn._linear_pointwise(gradient, weight.t(), None, "none", [], "")
+        if mkl_is_slow():
+            own = gradient.to_mkldnn(), x.to_mkldnn()  # oneDNN's own tensors: copies, for there is no other way in
+            return for_x, *torch.ops.aten.mkldnn_linear_backward_weights(*own, weight, True)
         return for_x, gradient.t() @ x, gradient.sum(dim=0)
+
+
+@cache
+def mkl_is_slow() -> bool:
+    """Whether MKL, which has only 256-bit kernels for AMD's processors, meets one that multiplies 512 at once (Zen 5).
+
+    By the processor's name and not by a trial: the choice decides the last bits of a run.
+    """
+    try:
+        facts = Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        return False  # not Linux
+    family = re.search(r"^cpu family\s*: (\d+)$", facts, re.MULTILINE)
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return wide and "AuthenticAMD" in facts and family is not None and int(family[1]) >= 26
 
 
 def activate(x: Tensor, activation: str) -> Tensor:
@@ -64,22 +85,69 @@ def activate(x: Tensor, activation: str) -> Tensor:
 def attention(projected: Tensor, layout: Layout, heads: int, dropout: float = 0.0) -> Tensor:
     """Scaled dot-product attention of every token to the tokens of its own row: query, key and value side by side
     (S, 3H) -> (S, H)."""
-    mixed = [attend(projected[group.start : group.stop], group, heads, dropout) for group in layout.groups]
-    return mixed[0] if len(mixed) == 1 else torch.cat([projected[:0, : projected.shape[1] // 3], *mixed])
+    counts = [group.stop - group.start for group in layout.groups]
+    *parts, spare = projected.split([*counts, layout.spare])  # type: ignore[no-untyped-call]
+    mixed = [attend(part, group, heads, dropout) for part, group in zip(parts, layout.groups, strict=True)]
+    if len(mixed) == 1 and not layout.spare:
+        return mixed[0]
+    return torch.cat([*mixed, torch.zeros_like(spare[:, : projected.shape[1] // 3])])
 
 
 def attend(projected: Tensor, group: Group, heads: int, dropout: float) -> Tensor:
     """The same for the tokens of one group, (n, 3H) -> (n, H)."""
-    rectangle = group.pad(projected).view(group.rows, group.width, 3, heads, -1)
-    query, key, value = rectangle.permute(2, 0, 3, 1, 4).unbind(0)  # (R, A, W, H / A) each
-    if dropout and query.device.type == "cpu":  # torch's own kernel takes a detour over a dozen passes there
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)  # (R, A, W, W)
-        if group.mask is not None:
-            scores.masked_fill_(~group.mask, -math.inf)
-        mixed = drop_out(scores.softmax(dim=-1), dropout) @ value
+    rows, width = group.rows, group.width
+    parts = group.pad(projected).view(rows, width, 3, heads, -1).permute(2, 0, 3, 1, 4)  # (3, R, A, W, H / A)
+    if dropout and projected.device.type == "cpu":  # torch's own kernel takes a detour over a dozen passes there
+        together = parts.reshape(3, rows * heads, width, -1)
+        mixed = AttentionWithDropout.apply(together, group.mask, dropout)  # type: ignore[no-untyped-call]
+        mixed = mixed.view(rows, heads, width, -1)
     else:
+        query, key, value = parts.unbind(0)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=group.mask, dropout_p=dropout)
     return group.drop(mixed.transpose(1, 2))
+
+
+class AttentionWithDropout(torch.autograd.Function):
+    """Scaled dot-product attention on a CPU with dropout of its weights, forward and backward in few passes.
+
+    N = R * A matrices, each of W tokens and D = H / A numbers a token.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, parts: Tensor, mask: Tensor | None, p: float) -> Tensor:
+        """Query, key and value (3, N, W, D), mask (R, 1, 1, W) True at real tokens or None -> (N, W, D)."""
+        query, key, value = parts.unbind(0)
+        scale = query.shape[-1] ** -0.5
+        if mask is None:
+            scores = torch.baddbmm(query.new_empty(1, 1, 1), query, key.transpose(1, 2), beta=0, alpha=scale)
+        else:
+            hidden = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, -math.inf)
+            hidden = hidden.expand(-1, len(query) // len(mask), -1, -1).flatten(0, 1)  # (N, 1, W)
+            scores = torch.baddbmm(hidden, query, key.transpose(1, 2), alpha=scale)
+        weights = scores.softmax(dim=-1)  # (N, W, W)
+        keep, ctx.rescaled = random_keep(weights, p)
+        ctx.save_for_backward(parts, weights, keep)
+        return weighted_sum(weights * keep, value, ctx.rescaled)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient of query, key and value for that of the output (N, W, D)."""
+        parts, weights, keep = ctx.saved_tensors
+        (gradient,) = (g.contiguous() for g in gradients)
+        (query, key, value), scale = parts.unbind(0), parts.shape[-1] ** -0.5
+        out = torch.empty_like(parts)
+        weighted_sum((weights * keep).transpose(1, 2), gradient, ctx.rescaled, out[2])
+        for_weights = weighted_sum(gradient, value.transpose(1, 2), ctx.rescaled).mul_(keep)
+        for_scores = torch._softmax_backward_data(for_weights, weights, -1, weights.dtype)
+        weighted_sum(for_scores, key, scale, out[0])
+        weighted_sum(for_scores.transpose(1, 2), query, scale, out[1])
+        return out, None, None
+
+
+def weighted_sum(weights: Tensor, values: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
+    """scale * weights (N, W, V) @ values (N, V, D) -> (N, W, D), the scaling at no cost."""
+    nothing = weights.new_empty(1, 1, 1)
+    return torch.baddbmm(nothing, weights, values, beta=0, alpha=scale, out=out)
 
 
 class Dropout(nn.Dropout):
@@ -89,17 +157,46 @@ class Dropout(nn.Dropout):
         """x with elements zeroed at random while training."""
         return drop_out(x, self.p) if self.training and self.p else x
 
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        """The same, and the residual added."""
+        if not (self.training and self.p) or x.device.type != "cpu" or x.dtype != residual.dtype:
+            return self.forward(x) + residual
+        return DropoutPlus.apply(x, residual, self.p)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class DropoutPlus(torch.autograd.Function):
+    """Dropout on a CPU and a residual sum in one pass, and one back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, residual: Tensor, p: float) -> Tensor:
+        """As drop_out(x, p) + residual."""
+        keep, ctx.rescaled = random_keep(x, p)
+        ctx.save_for_backward(keep)
+        return torch.addcmul(residual, x, keep, value=ctx.rescaled)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        """The gradients of x and of the residual."""
+        (keep,), (gradient,) = ctx.saved_tensors, gradients
+        return torch.addcmul(gradient.new_zeros(()), gradient, keep, value=ctx.rescaled), gradient, None
+
 
 def drop_out(x: Tensor, p: float) -> Tensor:
-    """x with each element zeroed with probability p (to 1 / 65536), the others scaled up to keep the mean.
-
-    On a CPU 16 random bits of the global generator decide on an element: torch's own draws 64 for each, on one thread,
-    and takes five times as long.
-    """
+    """x with each element zeroed with probability p (to 1 / 65536), the others scaled up to keep the mean."""
     if x.device.type != "cpu":
         return F.dropout(x, p)
+    keep, rescaled = random_keep(x, p)
+    return x * keep.mul_(rescaled)
+
+
+def random_keep(x: Tensor, p: float) -> tuple[Tensor, float]:
+    """On a CPU: a tensor like x of ones, zeros with probability p (to 1 / 65536), and what to scale the kept up by.
+
+    16 random bits of the global generator decide on an element: torch's own dropout draws 64 for each, on one thread,
+    and takes five times as long.
+    """
     dropped = min(round(p * 65536), 65535)
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     keep = torch.empty(x.shape, dtype=x.dtype)
     torch.ge(words.view(torch.int16)[: x.numel()].view(x.shape), dropped - 32768, out=keep)
-    return x * keep.mul_(65536 / (65536 - dropped))
+    return keep, 65536 / (65536 - dropped)

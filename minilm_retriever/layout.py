@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -31,34 +32,48 @@ class Group(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """The S real tokens of a (B, T) batch, its rows in order of length, longest first."""
+    """The real tokens of a (B, T) batch, its rows in order of length, longest first; S counts them and a few spare."""
 
-    places: Tensor | None  # (S,) places in the flattened rectangle; None where nothing is padded
+    places: Tensor | None  # (S - spare,) places in the flattened rectangle; None where nothing is padded
     positions: Tensor  # (S,) position of each token in its row
     groups: tuple[Group, ...]
+    spare: int = 0  # tokens at the end that are computed and thrown away: see spare_tokens
 
     def drop(self, ids: Tensor) -> Tensor:
-        """The real tokens (S,) of a rectangle (B, T)."""
-        return ids.flatten() if self.places is None else ids.flatten().index_select(0, self.places)
+        """The real tokens of a rectangle (B, T), and the spare ones, (S,)."""
+        flat = ids.flatten() if self.places is None else ids.flatten().index_select(0, self.places)
+        return F.pad(flat, (0, self.spare)) if self.spare else flat
 
     def pad(self, x: Tensor, batch: int, width: int) -> Tensor:
-        """Tokens (S, H) put back into the rectangle (B, T, H), zeros at padding."""
+        """The real ones of tokens (S, H) put back into the rectangle (B, T, H), zeros at padding."""
+        x = x[: len(x) - self.spare] if self.spare else x
         if self.places is not None:
             x = x.new_zeros(batch * width, x.shape[-1]).index_copy(0, self.places, x)
         return x.view(batch, width, x.shape[-1])
 
 
-def layout_of(attention_mask: Tensor, slack: float = 0.0) -> Layout:
+def spare_tokens(count: int) -> int:
+    """How many spare tokens bring `count` to one of 16 sizes an octave: none up to 31, then 2 % more, 6 % at most.
+
+    oneDNN makes a kernel for each number of tokens that it meets, which takes 2 ms and keeps half a megabyte for every
+    linear layer; so few sizes are worth a few tokens.
+    """
+    return -count % (1 << max(0, count.bit_length() - 5))
+
+
+def layout_of(attention_mask: Tensor, slack: float = 0.0, *, few_sizes: bool = False) -> Layout:
     """The layout of an attention mask (B, T) of zeros and ones.
 
     slack: how much shorter than the longest row of its group a row may be, as a share of it. With 0 only equals go
-    together and nothing is padded at all; more makes fewer, larger groups; with 1 there is one.
+    together and nothing is padded at all; more makes fewer, larger groups; with 1 there is one. few_sizes: add
+    `spare_tokens`.
     """
     batch, width = attention_mask.shape
     if bool(attention_mask.all()):
         positions = torch.arange(width, device=attention_mask.device).repeat(batch)
         whole = Group(0, batch * width, batch, width)
-        return Layout(None, positions, (whole,) if batch * width else ())
+        spare = spare_tokens(batch * width) if few_sizes else 0
+        return Layout(None, F.pad(positions, (0, spare)), (whole,) if batch * width else (), spare)
     lengths, order = attention_mask.bool().sum(dim=1).sort(descending=True, stable=True)
     row, positions = attention_mask.index_select(0, order).nonzero(as_tuple=True)
     places = order.index_select(0, row) * width + positions
@@ -70,7 +85,8 @@ def layout_of(attention_mask: Tensor, slack: float = 0.0) -> Layout:
             last += 1
         groups.append(group_of(start, lengths[first:last], sizes[first:last]))
         first, start = last, groups[-1].stop
-    return Layout(places, positions, tuple(groups))
+    spare = spare_tokens(len(places)) if few_sizes else 0
+    return Layout(places, F.pad(positions, (0, spare)), tuple(groups), spare)
 
 
 def group_of(start: int, lengths: Tensor, sizes: list[int]) -> Group:

@@ -199,7 +199,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         """x (S, inputs), residual (S, H) -> (S, H)."""
-        out: Tensor = self.LayerNorm(self.dropout(self.dense(x)) + residual)
+        out: Tensor = self.LayerNorm(self.dropout.plus(self.dense(x), residual))
         return out
 
 
@@ -243,8 +243,8 @@ class Bert(nn.Module):
         """
         if input_ids.shape[1] > self.config.max_position_embeddings:
             raise ValueError(f"{input_ids.shape[1]} tokens, but only {self.config.max_position_embeddings} positions")
-        slack = TRAINING_SLACK if self.training else INFERENCE_SLACK
-        layout = layout_of(attention_mask, slack if input_ids.device.type == "cpu" else GPU_SLACK)
+        slack, on_cpu = TRAINING_SLACK if self.training else INFERENCE_SLACK, input_ids.device.type == "cpu"
+        layout = layout_of(attention_mask, slack if on_cpu else GPU_SLACK, few_sizes=on_cpu)
         x = self.embeddings(layout.drop(input_ids), layout.positions)  # (S, H)
         if not self.training and self.packed.can_run(x):
             return layout.pad(self.packed(x, layout), *input_ids.shape)

@@ -12,7 +12,7 @@ from torch import nn
 
 from minilm_retriever import kernels
 from minilm_retriever.kernels import drop_out
-from minilm_retriever.layout import layout_of
+from minilm_retriever.layout import layout_of, spare_tokens
 from minilm_retriever.model import BertConfig, bert_from_tensors
 from tests.tiny import tiny_weights
 
@@ -116,8 +116,10 @@ def test_a_model_that_was_used_can_be_copied_and_pickled(tiny):
         assert torch.equal(tiny.model.encoder(ids, mask), expected)
 
 
+@pytest.mark.parametrize("slow_mkl", [False, True])
 @pytest.mark.parametrize("rows", [0, 1, 300])
-def test_linear_layers_and_their_gradients_are_the_plain_ones(rows):
+def test_linear_layers_and_their_gradients_are_the_plain_ones(rows, slow_mkl, monkeypatch):
+    monkeypatch.setattr(kernels, "mkl_is_slow", lambda: slow_mkl)
     torch.manual_seed(0)
     exact = [torch.randn(*shape, dtype=torch.float64) for shape in ((rows, 48), (32, 48), (32,), (rows, 32))]
     found, wanted = (
@@ -159,6 +161,41 @@ def test_dropout_follows_the_global_generator_and_its_gradient_is_its_mask():
     torch.testing.assert_close(x.grad * x, y)
 
 
+def same_dropout(function, *rest):
+    """The function with the same elements dropped at every call."""
+
+    def seeded(*inputs):
+        torch.manual_seed(5)
+        return function(*inputs, *rest)
+
+    return seeded
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_gradients_through_dropout_are_those_of_the_function(padded):
+    torch.manual_seed(0)
+    parts = torch.randn(3, 4, 5, 3, dtype=torch.float64, requires_grad=True)  # 2 rows of 2 heads
+    mask = (torch.arange(5) < torch.tensor([[5], [3]]))[:, None, None] if padded else None
+    attend = same_dropout(kernels.AttentionWithDropout.apply, mask, 0.3)
+    assert torch.autograd.gradcheck(attend, parts)
+    x, residual = (torch.randn(6, 7, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    plus = same_dropout(kernels.Dropout(0.4).plus)
+    assert torch.autograd.gradcheck(plus, (x, residual))
+    torch.testing.assert_close(plus(x, residual) - residual, same_dropout(drop_out, 0.4)(x), atol=1e-12, rtol=0)
+
+
+def test_attention_drops_weights_and_keeps_their_mean():
+    torch.manual_seed(0)
+    parts = torch.randn(3, 1, 6, 4)
+    query, key, value = parts
+    exact = F.scaled_dot_product_attention(query, key, value)
+    many = kernels.AttentionWithDropout.apply(parts.repeat(1, 40_000, 1, 1), None, 0.2)
+    torch.testing.assert_close(many.mean(dim=0), exact[0], atol=0.02, rtol=0)
+    weights = (query @ key.transpose(1, 2) / 2).softmax(dim=-1)[0]
+    variance = (weights**2) @ (value[0] ** 2) * 0.2 / 0.8  # each weight by itself, zero or 1 / 0.8 of it
+    torch.testing.assert_close(many.var(dim=0), variance, atol=0.02, rtol=0.05)
+
+
 def masks():
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(0, 20, (30,), generator=generator)
@@ -173,14 +210,16 @@ def masks():
     }
 
 
+@pytest.mark.parametrize("few_sizes", [False, True])
 @pytest.mark.parametrize("slack", [0.0, 0.25, 1.0])
 @pytest.mark.parametrize("mask", masks().values(), ids=masks().keys())
-def test_every_real_token_is_in_one_group_and_comes_back_to_its_place(mask, slack):
-    layout = layout_of(mask, slack)
+def test_every_real_token_is_in_one_group_and_comes_back_to_its_place(mask, slack, few_sizes):
+    layout = layout_of(mask, slack, few_sizes=few_sizes)
     batch, width = mask.shape
     states = torch.arange(1.0, mask.numel() + 1).view(batch, width)
     x = layout.drop(states)[:, None]
-    assert len(x) == mask.sum() == sum(group.stop - group.start for group in layout.groups)
+    assert len(x) == len(layout.positions)
+    assert len(x) - layout.spare == mask.sum() == sum(group.stop - group.start for group in layout.groups)
     assert torch.equal(layout.pad(x, batch, width)[..., 0], states * mask)
     start = 0
     for group in layout.groups:
@@ -196,6 +235,29 @@ def test_every_real_token_is_in_one_group_and_comes_back_to_its_place(mask, slac
         for row in rectangle[..., 0]:  # the tokens of one row of the batch, in order
             assert len({int(place - 1) // width for place in row[row > 0]}) == 1
     assert len(layout.groups) <= (1 if slack == 1 else batch)
+
+
+def test_few_sizes_of_batches_and_few_spare_tokens():
+    sizes = [count + spare_tokens(count) for count in range(5000)]
+    assert sizes[:32] == list(range(32))
+    assert all(count <= size <= count * 1.0625 for count, size in enumerate(sizes))
+    assert len(set(sizes)) < 32 + 16 * 8
+
+
+def test_spare_tokens_change_no_state_and_no_gradient():
+    """7 rows of 10 tokens are computed as 72 tokens, a row alone as 10; float64 would show any trace of the others."""
+    bert = tiny_bert().double()
+    ids = torch.randint(0, 600, (7, 10), generator=torch.Generator().manual_seed(1))
+    assert layout_of(torch.ones_like(ids), few_sizes=True).spare == 2
+    states = bert(ids, torch.ones_like(ids))
+    states.square().sum().backward()
+    gradients = {name: part.grad for name, part in bert.named_parameters()}
+    bert.zero_grad()
+    alone = torch.cat([bert(row, torch.ones_like(row)) for row in ids.split(1)])
+    torch.testing.assert_close(states, alone, atol=1e-12, rtol=0)
+    alone.square().sum().backward()
+    for name, part in bert.named_parameters():
+        torch.testing.assert_close(gradients[name], part.grad, atol=1e-9, rtol=1e-9)
 
 
 @pytest.mark.parametrize("mask", masks().values(), ids=masks().keys())
