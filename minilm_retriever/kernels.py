@@ -97,14 +97,36 @@ def attend(projected: Tensor, group: Group, heads: int, dropout: float) -> Tenso
     """The same for the tokens of one group, (n, 3H) -> (n, H)."""
     rows, width = group.rows, group.width
     parts = group.pad(projected).view(rows, width, 3, heads, -1).permute(2, 0, 3, 1, 4)  # (3, R, A, W, H / A)
-    if dropout and projected.device.type == "cpu":  # torch's own kernel takes a detour over a dozen passes there
-        together = parts.reshape(3, rows * heads, width, -1)
-        mixed = AttentionWithDropout.apply(together, group.mask, dropout)  # type: ignore[no-untyped-call]
-        mixed = mixed.view(rows, heads, width, -1)
-    else:
+    if not faster_by_hand(projected, dropout):
         query, key, value = parts.unbind(0)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=group.mask, dropout_p=dropout)
-    return group.drop(mixed.transpose(1, 2))
+        return group.drop(mixed.transpose(1, 2))
+    together = parts.reshape(3, rows * heads, width, -1)
+    if dropout:
+        mixed = AttentionWithDropout.apply(together, group.mask, dropout)  # type: ignore[no-untyped-call]
+    else:
+        query, key, value = together.unbind(0)
+        mixed = attention_weights(query, key, group.mask) @ value
+    return group.drop(mixed.view(rows, heads, width, -1).transpose(1, 2))
+
+
+def faster_by_hand(projected: Tensor, dropout: float) -> bool:
+    """Whether to leave torch's attention: on a CPU it takes a detour over a dozen passes with dropout, and with several
+    threads loses a microsecond at each of its small multiplications, which tells where they are many."""
+    if dropout or projected.device.type != "cpu":
+        return dropout > 0 and projected.device.type == "cpu"
+    many = len(projected) >= 64 and projected.dtype in (torch.float32, torch.float64)
+    return many and torch.get_num_threads() > 1 and not torch.is_grad_enabled()
+
+
+def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax of the scaled scores of query and key (N, W, D), mask (R, 1, 1, W) True at real tokens -> (N, W, W)."""
+    scale, hidden = query.shape[-1] ** -0.5, query.new_empty(1, 1, 1)
+    if mask is not None:
+        hidden = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, -math.inf)
+        hidden = hidden.expand(-1, len(query) // len(mask), -1, -1).flatten(0, 1)  # (N, 1, W)
+    scores = torch.baddbmm(hidden, query, key.transpose(1, 2), beta=0 if mask is None else 1, alpha=scale)
+    return torch.softmax(scores, dim=-1, out=scores)
 
 
 class AttentionWithDropout(torch.autograd.Function):
@@ -117,14 +139,7 @@ class AttentionWithDropout(torch.autograd.Function):
     def forward(ctx: Any, parts: Tensor, mask: Tensor | None, p: float) -> Tensor:
         """Query, key and value (3, N, W, D), mask (R, 1, 1, W) True at real tokens or None -> (N, W, D)."""
         query, key, value = parts.unbind(0)
-        scale = query.shape[-1] ** -0.5
-        if mask is None:
-            scores = torch.baddbmm(query.new_empty(1, 1, 1), query, key.transpose(1, 2), beta=0, alpha=scale)
-        else:
-            hidden = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, -math.inf)
-            hidden = hidden.expand(-1, len(query) // len(mask), -1, -1).flatten(0, 1)  # (N, 1, W)
-            scores = torch.baddbmm(hidden, query, key.transpose(1, 2), alpha=scale)
-        weights = scores.softmax(dim=-1)  # (N, W, W)
+        weights = attention_weights(query, key, mask)  # (N, W, W)
         keep, ctx.rescaled = random_keep(weights, p)
         ctx.save_for_backward(parts, weights, keep)
         return weighted_sum(weights * keep, value, ctx.rescaled)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+CPU_SCORES = 100_000  # times heads and 4 bytes: what attention takes together on a CPU stays in its caches
 
 
 class Group(NamedTuple):
@@ -61,19 +64,24 @@ def spare_tokens(count: int) -> int:
     return -count % (1 << max(0, count.bit_length() - 5))
 
 
-def layout_of(attention_mask: Tensor, slack: float = 0.0, *, few_sizes: bool = False) -> Layout:
+def layout_of(attention_mask: Tensor, slack: float = 0.0, *, on_cpu: bool = False) -> Layout:
     """The layout of an attention mask (B, T) of zeros and ones.
 
     slack: how much shorter than the longest row of its group a row may be, as a share of it. With 0 only equals go
-    together and nothing is padded at all; more makes fewer, larger groups; with 1 there is one. few_sizes: add
-    `spare_tokens`.
+    together and nothing is padded at all; more makes fewer, larger groups; with 1 there is one. on_cpu: add
+    `spare_tokens`, and let no group have more than CPU_SCORES attention scores a head.
     """
     batch, width = attention_mask.shape
+    most = CPU_SCORES if on_cpu else math.inf
     if bool(attention_mask.all()):
+        rows = max(1, int(min(batch, most / max(1, width) ** 2)))  # a group
+        groups = [
+            Group(row * width, min(row + rows, batch) * width, min(rows, batch - row), width)
+            for row in range(0, batch if width else 0, rows)
+        ]
+        spare = spare_tokens(batch * width) if on_cpu else 0
         positions = torch.arange(width, device=attention_mask.device).repeat(batch)
-        whole = Group(0, batch * width, batch, width)
-        spare = spare_tokens(batch * width) if few_sizes else 0
-        return Layout(None, F.pad(positions, (0, spare)), (whole,) if batch * width else (), spare)
+        return Layout(None, F.pad(positions, (0, spare)), tuple(groups), spare)
     lengths, order = attention_mask.bool().sum(dim=1).sort(descending=True, stable=True)
     row, positions = attention_mask.index_select(0, order).nonzero(as_tuple=True)
     places = order.index_select(0, row) * width + positions
@@ -81,11 +89,12 @@ def layout_of(attention_mask: Tensor, slack: float = 0.0, *, few_sizes: bool = F
     first = start = 0
     while first < batch and sizes[first]:
         last, least = first, max(1, sizes[first] * (1 - slack))
-        while last < batch and sizes[last] >= least:
+        end = first + max(1, int(min(batch - first, most / sizes[first] ** 2)))
+        while last < end and sizes[last] >= least:
             last += 1
         groups.append(group_of(start, lengths[first:last], sizes[first:last]))
         first, start = last, groups[-1].stop
-    spare = spare_tokens(len(places)) if few_sizes else 0
+    spare = spare_tokens(len(places)) if on_cpu else 0
     return Layout(places, F.pad(positions, (0, spare)), tuple(groups), spare)
 
 

@@ -244,7 +244,7 @@ class Bert(nn.Module):
         if input_ids.shape[1] > self.config.max_position_embeddings:
             raise ValueError(f"{input_ids.shape[1]} tokens, but only {self.config.max_position_embeddings} positions")
         slack, on_cpu = TRAINING_SLACK if self.training else INFERENCE_SLACK, input_ids.device.type == "cpu"
-        layout = layout_of(attention_mask, slack if on_cpu else GPU_SLACK, few_sizes=on_cpu)
+        layout = layout_of(attention_mask, slack if on_cpu else GPU_SLACK, on_cpu=on_cpu)
         x = self.embeddings(layout.drop(input_ids), layout.positions)  # (S, H)
         if not self.training and self.packed.can_run(x):
             return layout.pad(self.packed(x, layout), *input_ids.shape)

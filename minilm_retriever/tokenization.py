@@ -132,6 +132,8 @@ class TextTokenizer:
         """Ids of each text of one chunk."""
         plain = [text.strip().lower() if self.lower_case else text.strip() for text in texts]
         short = [self.cut(text) for text in plain] if self.cuttable else plain
+        if len(short) == 1:  # a query: the other way wakes threads
+            return [self.fast.encode(short[0]).ids]
         return [encoding.ids for encoding in self.fast.encode_batch_fast(short)]
 
     def cut(self, text: str) -> str:

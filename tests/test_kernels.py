@@ -12,7 +12,7 @@ from torch import nn
 
 from minilm_retriever import kernels
 from minilm_retriever.kernels import drop_out
-from minilm_retriever.layout import layout_of, spare_tokens
+from minilm_retriever.layout import CPU_SCORES, layout_of, spare_tokens
 from minilm_retriever.model import BertConfig, bert_from_tensors
 from tests.tiny import tiny_weights
 
@@ -210,11 +210,11 @@ def masks():
     }
 
 
-@pytest.mark.parametrize("few_sizes", [False, True])
+@pytest.mark.parametrize("on_cpu", [False, True])
 @pytest.mark.parametrize("slack", [0.0, 0.25, 1.0])
 @pytest.mark.parametrize("mask", masks().values(), ids=masks().keys())
-def test_every_real_token_is_in_one_group_and_comes_back_to_its_place(mask, slack, few_sizes):
-    layout = layout_of(mask, slack, few_sizes=few_sizes)
+def test_every_real_token_is_in_one_group_and_comes_back_to_its_place(mask, slack, on_cpu):
+    layout = layout_of(mask, slack, on_cpu=on_cpu)
     batch, width = mask.shape
     states = torch.arange(1.0, mask.numel() + 1).view(batch, width)
     x = layout.drop(states)[:, None]
@@ -244,11 +244,21 @@ def test_few_sizes_of_batches_and_few_spare_tokens():
     assert len(set(sizes)) < 32 + 16 * 8
 
 
+def test_attention_on_a_cpu_takes_few_scores_together():
+    lengths = torch.tensor([256] * 4 + [200] * 3 + [40] * 99)
+    mask = (torch.arange(256) < lengths[:, None]).long()
+    for part in (mask, mask[:4]):
+        groups = layout_of(part, 1.0, on_cpu=True).groups
+        assert all(group.rows == 1 or group.rows * group.width**2 <= CPU_SCORES for group in groups)
+        assert len(layout_of(part, 1.0).groups) == 1
+    assert [group.rows for group in groups] == [1, 1, 1, 1]
+
+
 def test_spare_tokens_change_no_state_and_no_gradient():
     """7 rows of 10 tokens are computed as 72 tokens, a row alone as 10; float64 would show any trace of the others."""
     bert = tiny_bert().double()
     ids = torch.randint(0, 600, (7, 10), generator=torch.Generator().manual_seed(1))
-    assert layout_of(torch.ones_like(ids), few_sizes=True).spare == 2
+    assert layout_of(torch.ones_like(ids), on_cpu=True).spare == 2
     states = bert(ids, torch.ones_like(ids))
     states.square().sum().backward()
     gradients = {name: part.grad for name, part in bert.named_parameters()}
