@@ -58,8 +58,8 @@ class Layout(NamedTuple):
 def spare_tokens(count: int) -> int:
     """How many spare tokens bring `count` to one of 16 sizes an octave: none up to 31, then 2 % more, 6 % at most.
 
-    oneDNN makes a kernel for each number of tokens that it meets, which takes 2 ms and keeps half a megabyte for every
-    linear layer; so few sizes are worth a few tokens.
+    oneDNN keeps half a megabyte of kernels for each number of tokens that a linear layer meets, up to 1,024 of them;
+    so few sizes are worth a few tokens.
     """
     return -count % (1 << max(0, count.bit_length() - 5))
 
