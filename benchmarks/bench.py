@@ -15,7 +15,6 @@ import argparse
 import csv
 import json
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -31,13 +30,22 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.contestants import (  # noqa: E402
+    HERE,
+    MODEL,
+    ONNX,
+    PEER,
+    Worker,
+    environment,
+    machine,
+    make_peers,
+    python_of,
+    versions,
+)
 from benchmarks.texts import distinct_texts, example_pairs, long_texts, repeated_rows, short_queries  # noqa: E402
 from minilm_retriever.data import read_pairs  # noqa: E402
 from minilm_retriever.tokenization import TextTokenizer  # noqa: E402
 
-HERE, PEERS, ONNX = ROOT / "benchmarks", ROOT / ".peers" / "bench", ROOT / ".peers" / "onnx"
-PEER = PEERS / "bin" / "python"
-MODEL = ROOT / "checkpoints" / "all-MiniLM-L6-v2"
 LAYERS, HIDDEN = 6, 384
 ENCODERS = ("ours", "sentence-transformers", "onnxruntime", "fastembed")
 COLD = {
@@ -72,48 +80,6 @@ class Bench:
     def ours_and(self, *others: str) -> list[str]:
         """Ours, other checkouts of it, and these."""
         return ["ours", *(f"ours@{path}" for path in self.against), *others]
-
-
-class Worker:
-    """A running worker.py."""
-
-    def __init__(self, name: str, kind: str, checkout: str, settings: dict[str, Any], log: Path) -> None:
-        self.name, self.log = name, log
-        self.process = subprocess.Popen(
-            [python_of(kind), str(HERE / "worker.py"), kind, json.dumps(settings)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            stderr=log.open("w", encoding="utf-8"), env=environment(checkout),
-        )  # fmt: skip
-
-    def ask(self, **command: Any) -> dict[str, Any]:
-        """One command, one answer."""
-        assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(json.dumps(command) + "\n")
-        self.process.stdin.flush()
-        return self.answer()
-
-    def answer(self) -> dict[str, Any]:
-        """The next answer."""
-        assert self.process.stdout
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.name} ended early:\n{self.log.read_text('utf-8')[-2000:]}")
-        return dict(json.loads(line))
-
-    def stop(self) -> None:
-        """No more commands: it ends."""
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
-
-
-def python_of(kind: str) -> str:
-    return sys.executable if kind in ("ours", "import torch") else str(PEER)
-
-
-def environment(checkout: str = str(ROOT)) -> dict[str, str]:
-    """Offline, quiet, and with this checkout's package before any installed one."""
-    return {**os.environ, "PYTHONPATH": checkout, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
 
 
 # --- workloads --------------------------------------------------------------------------------------------------------
@@ -330,46 +296,6 @@ def table(result: dict[str, Any]) -> str:
         cpu = f"{row['in_processor_time']:.2f} x" if name != "ours" and "in_processor_time" in row else ""
         lines.append([name, *(format(row[key], form) for key, (_, form) in used.items()), by, cpu])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def machine() -> dict[str, Any]:
-    """What it ran on."""
-    import torch
-
-    info = Path("/proc/cpuinfo").read_text("utf-8") if Path("/proc/cpuinfo").exists() else ""
-    model = next((line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")), "")
-    return {
-        "cpu": model or platform.processor(),
-        "cores": os.cpu_count(),
-        "vector_instructions": torch.backends.cpu.get_cpu_capability(),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        "system": platform.platform(),
-        "load_average": os.getloadavg(),
-    }
-
-
-def versions(python: str) -> dict[str, str]:
-    names = ("torch", "transformers", "tokenizers", "numpy", "sentence-transformers", "onnxruntime", "fastembed")
-    code = f"""
-import importlib.metadata as m, json, platform
-have = {{d.metadata["Name"].lower() for d in m.distributions()}}
-print(json.dumps({{"python": platform.python_version(), **{{n: m.version(n) for n in {names} if n in have}}}}))"""
-    found = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout
-    return dict(json.loads(found))
-
-
-def make_peers() -> None:
-    """The peers' environment and the exported model, once."""
-    stamp, wanted = PEERS / ".installed", (HERE / "peers.txt").read_text("utf-8")
-    if not stamp.exists() or stamp.read_text("utf-8") != wanted:
-        print("making .peers/bench (a minute or two) ...", flush=True)
-        flags = os.environ.get("PIP_FLAGS", "").split()
-        subprocess.run([sys.executable, "-m", "venv", str(PEERS)], check=True)
-        subprocess.run([str(PEER), "-m", "pip", "install", "-q", *flags, "-r", str(HERE / "peers.txt")], check=True)
-        stamp.write_text(wanted, encoding="utf-8")
-    if not (ONNX / "tokenizer_config.json").exists():  # written last
-        command = [str(PEER), str(HERE / "export_onnx.py"), str(MODEL), str(ONNX)]
-        subprocess.run(command, check=True, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def main() -> None:
