@@ -113,19 +113,21 @@ def attend(projected: Tensor, group: Group, heads: int, dropout: float) -> Tenso
 def faster_by_hand(projected: Tensor, dropout: float) -> bool:
     """Whether to leave torch's attention: on a CPU it takes a detour over a dozen passes with dropout, and with several
     threads loses a microsecond at each of its small multiplications, which tells where they are many."""
-    if dropout or projected.device.type != "cpu":
-        return dropout > 0 and projected.device.type == "cpu"
+    if projected.device.type != "cpu":
+        return False
     many = len(projected) >= 64 and projected.dtype in (torch.float32, torch.float64)
-    return many and torch.get_num_threads() > 1 and not torch.is_grad_enabled()
+    return dropout > 0 or (many and torch.get_num_threads() > 1 and not torch.is_grad_enabled())
 
 
 def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
     """Softmax of the scaled scores of query and key (N, W, D), mask (R, 1, 1, W) True at real tokens -> (N, W, W)."""
-    scale, hidden = query.shape[-1] ** -0.5, query.new_empty(1, 1, 1)
-    if mask is not None:
-        hidden = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, -math.inf)
-        hidden = hidden.expand(-1, len(query) // len(mask), -1, -1).flatten(0, 1)  # (N, 1, W)
-    scores = torch.baddbmm(hidden, query, key.transpose(1, 2), beta=0 if mask is None else 1, alpha=scale)
+    scale, key = query.shape[-1] ** -0.5, key.transpose(1, 2)
+    if mask is None:
+        scores = product(query, key, scale)
+    else:
+        bias = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, -math.inf)
+        bias = bias.expand(-1, len(query) // len(mask), -1, -1).flatten(0, 1)  # (N, 1, W)
+        scores = torch.baddbmm(bias, query, key, alpha=scale)
     return torch.softmax(scores, dim=-1, out=scores)
 
 
@@ -142,7 +144,7 @@ class AttentionWithDropout(torch.autograd.Function):
         weights = attention_weights(query, key, mask)  # (N, W, W)
         keep, ctx.rescaled = random_keep(weights, p)
         ctx.save_for_backward(parts, weights, keep)
-        return weighted_sum(weights * keep, value, ctx.rescaled)
+        return product(weights * keep, value, ctx.rescaled)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -151,18 +153,18 @@ class AttentionWithDropout(torch.autograd.Function):
         (gradient,) = (g.contiguous() for g in gradients)
         (query, key, value), scale = parts.unbind(0), parts.shape[-1] ** -0.5
         out = torch.empty_like(parts)
-        weighted_sum((weights * keep).transpose(1, 2), gradient, ctx.rescaled, out[2])
-        for_weights = weighted_sum(gradient, value.transpose(1, 2), ctx.rescaled).mul_(keep)
+        product((weights * keep).transpose(1, 2), gradient, ctx.rescaled, out[2])
+        for_weights = product(gradient, value.transpose(1, 2), ctx.rescaled).mul_(keep)
         for_scores = torch._softmax_backward_data(for_weights, weights, -1, weights.dtype)
-        weighted_sum(for_scores, key, scale, out[0])
-        weighted_sum(for_scores.transpose(1, 2), query, scale, out[1])
+        product(for_scores, key, scale, out[0])
+        product(for_scores.transpose(1, 2), query, scale, out[1])
         return out, None, None
 
 
-def weighted_sum(weights: Tensor, values: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
-    """scale * weights (N, W, V) @ values (N, V, D) -> (N, W, D), the scaling at no cost."""
-    nothing = weights.new_empty(1, 1, 1)
-    return torch.baddbmm(nothing, weights, values, beta=0, alpha=scale, out=out)
+def product(left: Tensor, right: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
+    """scale * left (N, I, J) @ right (N, J, K) -> (N, I, K), the scaling at no cost."""
+    nothing = left.new_empty(1, 1, 1)  # beta=0: not even read
+    return torch.baddbmm(nothing, left, right, beta=0, alpha=scale, out=out)
 
 
 class Dropout(nn.Dropout):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -72,36 +72,33 @@ def layout_of(attention_mask: Tensor, slack: float = 0.0, *, on_cpu: bool = Fals
     `spare_tokens`, and let no group have more than CPU_SCORES attention scores a head.
     """
     batch, width = attention_mask.shape
-    most = CPU_SCORES if on_cpu else math.inf
     if bool(attention_mask.all()):
-        rows = max(1, int(min(batch, most / max(1, width) ** 2)))  # a group
-        groups = [
-            Group(row * width, min(row + rows, batch) * width, min(rows, batch - row), width)
-            for row in range(0, batch if width else 0, rows)
-        ]
-        spare = spare_tokens(batch * width) if on_cpu else 0
+        places, sizes = None, [width] * batch
         positions = torch.arange(width, device=attention_mask.device).repeat(batch)
-        return Layout(None, F.pad(positions, (0, spare)), tuple(groups), spare)
-    lengths, order = attention_mask.bool().sum(dim=1).sort(descending=True, stable=True)
-    row, positions = attention_mask.index_select(0, order).nonzero(as_tuple=True)
-    places = order.index_select(0, row) * width + positions
-    groups, sizes = list[Group](), lengths.tolist()
+    else:
+        lengths, order = attention_mask.bool().sum(dim=1).sort(descending=True, stable=True)
+        row, positions = attention_mask.index_select(0, order).nonzero(as_tuple=True)
+        places, sizes = order.index_select(0, row) * width + positions, lengths.tolist()
+    groups = tuple(groups_of(sizes, slack, on_cpu, attention_mask.device))
+    spare = spare_tokens(len(positions)) if on_cpu else 0
+    return Layout(places, F.pad(positions, (0, spare)), groups, spare)
+
+
+def groups_of(sizes: list[int], slack: float, on_cpu: bool, device: torch.device) -> Iterator[Group]:
+    """Rows of these lengths, longest first, in groups: see layout_of."""
     first = start = 0
-    while first < batch and sizes[first]:
-        last, least = first, max(1, sizes[first] * (1 - slack))
-        end = first + max(1, int(min(batch - first, most / sizes[first] ** 2)))
-        while last < end and sizes[last] >= least:
-            last += 1
-        groups.append(group_of(start, lengths[first:last], sizes[first:last]))
-        first, start = last, groups[-1].stop
-    spare = spare_tokens(len(places)) if on_cpu else 0
-    return Layout(places, F.pad(positions, (0, spare)), tuple(groups), spare)
+    while first < len(sizes) and sizes[first]:
+        width = sizes[first]
+        least, most = max(1, width * (1 - slack)), max(1, CPU_SCORES // width**2) if on_cpu else len(sizes)
+        rows = [size for size in sizes[first : first + most] if size >= least]
+        yield group_of(start, rows, device)
+        first, start = first + len(rows), start + sum(rows)
 
 
-def group_of(start: int, lengths: Tensor, sizes: list[int]) -> Group:
-    """The group of rows of these lengths (R,), longest first, whose tokens begin at `start`."""
+def group_of(start: int, sizes: list[int], device: torch.device) -> Group:
+    """The group of rows of these lengths, longest first, whose tokens begin at `start`."""
     rows, width, stop = len(sizes), sizes[0], start + sum(sizes)
     if stop - start == rows * width:
         return Group(start, stop, rows, width)
-    real = torch.arange(width, device=lengths.device) < lengths[:, None]  # (R, W)
+    real = torch.arange(width, device=device) < torch.tensor(sizes, device=device)[:, None]  # (R, W)
     return Group(start, stop, rows, width, real.flatten().nonzero().squeeze(1), real[:, None, None, :])

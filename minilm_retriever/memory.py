@@ -20,7 +20,8 @@ def keep_freed_memory(most: int) -> None:
         return
     with suppress(AttributeError, OSError):  # where the C library is another than glibc
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(MMAP_THRESHOLD, min(most, 1 << 30)) or mallopt(MMAP_THRESHOLD, 1 << 25)  # older ones allow no more
+        if not mallopt(MMAP_THRESHOLD, min(most, 1 << 30)):
+            mallopt(MMAP_THRESHOLD, 1 << 25)  # older ones allow no more
         mallopt(TRIM_THRESHOLD, most)
 
 

@@ -1,10 +1,10 @@
 """A BERT encoder written by hand with BertModel's parameter names, pooling and normalisation. Torch only.
 
 Shapes in this package use one legend: B rows, T tokens, H hidden, N documents, K top-k; here also S, the real tokens
-of a batch, and A attention heads.
+of a batch (and, on a CPU, a few spare ones: see layout.py), and A attention heads.
 
-Padding is dropped before the first linear layer and put back after the last, so only real tokens are multiplied;
-attention is the one place that sees sequences.
+Padding is dropped before the first linear layer and put back after the last, so it is never multiplied; attention is
+the one place that sees sequences.
 """
 
 from __future__ import annotations

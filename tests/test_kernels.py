@@ -161,6 +161,36 @@ def test_dropout_follows_the_global_generator_and_its_gradient_is_its_mask():
     torch.testing.assert_close(x.grad * x, y)
 
 
+PROCESSORS = {
+    "Zen 5": ("AuthenticAMD", 26, "AVX512", True),
+    "Zen 4": ("AuthenticAMD", 25, "AVX512", False),
+    "AMD without AVX-512": ("AuthenticAMD", 26, "AVX2", False),
+    "Intel": ("GenuineIntel", 26, "AVX512", False),
+}
+
+
+@pytest.mark.parametrize(("vendor", "family", "capability", "slow"), PROCESSORS.values(), ids=PROCESSORS.keys())
+def test_mkl_is_slow_on_amd_with_wide_vectors(vendor, family, capability, slow, monkeypatch):
+    facts = f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\nmodel\t\t: 2\n"
+    monkeypatch.setattr(kernels.Path, "read_text", lambda *_: facts)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert kernels.mkl_is_slow.__wrapped__() is slow
+
+
+@pytest.mark.parametrize("lengths", [[24] * 5, [24, 20, 19, 24]], ids=["full", "padded"])
+def test_attention_by_hand_is_torchs(lengths, monkeypatch):
+    mask = (torch.arange(24) < torch.tensor(lengths)[:, None]).long()
+    layout = layout_of(mask, 0.25, on_cpu=True)
+    projected = torch.randn(len(layout.positions), 3 * 32, generator=torch.Generator().manual_seed(2))
+    results = []
+    for by_hand in (True, False):
+        monkeypatch.setattr(kernels, "faster_by_hand", lambda *_, by_hand=by_hand: by_hand)
+        with torch.inference_mode():
+            results.append(kernels.attention(projected, layout, 4))
+    torch.testing.assert_close(*results, atol=1e-6, rtol=0)
+    assert results[0].shape == (len(layout.positions), 32) and results[0].abs().sum() > 0
+
+
 def same_dropout(function, *rest):
     """The function with the same elements dropped at every call."""
 
