@@ -1,13 +1,14 @@
-"""Speed beside sentence-transformers, onnxruntime and fastembed: same texts, same machine, interleaved rounds.
+"""Speed beside sentence-transformers, onnxruntime and fastembed: same texts, same machine,
+interleaved rounds.
 
     make bench                                    everything (about half an hour on two quiet cores)
     make bench DATA=pairs.jsonl COLUMNS="description skills"
     .venv/bin/python benchmarks/bench.py --quick --only a b       a look
 
-Makes .peers/bench from benchmarks/peers.txt, prints a table a workload, writes benchmarks/results/NAME.json. Each
-contestant is a process of its own; one works at a time, in an order that turns with the round, and ratios are taken
-within a round, so that a busy machine disturbs all alike. Medians; the spread is the least and the greatest round.
-"""
+Makes .peers/bench from benchmarks/peers.txt, prints a table a workload, writes
+benchmarks/results/NAME.json. Each contestant is a process of its own; one works at a time, in an
+order that turns with the round, and ratios are taken within a round, so that a busy machine
+disturbs all alike. Medians; the spread is the least and the greatest round."""
 
 from __future__ import annotations
 
@@ -43,8 +44,8 @@ from benchmarks.contestants import (  # noqa: E402
     versions,
 )
 from benchmarks.texts import distinct_texts, example_pairs, long_texts, repeated_rows, short_queries  # noqa: E402
-from minilm_retriever.data import read_pairs  # noqa: E402
-from minilm_retriever.tokenization import TextTokenizer  # noqa: E402
+from minilm_retriever.data.pairs import read_pairs  # noqa: E402
+from minilm_retriever.pretrained.tokenizer import TextTokenizer  # noqa: E402
 
 LAYERS, HIDDEN = 6, 384
 ENCODERS = ("ours", "sentence-transformers", "onnxruntime", "fastembed")
@@ -75,19 +76,31 @@ class Bench:
         """A contestant in a process of its own. A name ours@PATH is another checkout's code."""
         kind, _, checkout = name.partition("@")
         settings |= {"threads": self.threads, "model": str(MODEL), "onnx": str(ONNX)}
-        return Worker(name, kind, checkout or str(ROOT), settings, self.work / f"{name.replace('/', '_')}.stderr")
+        return Worker(
+            name,
+            kind,
+            checkout or str(ROOT),
+            settings,
+            self.work / f"{name.replace('/', '_')}.stderr",
+        )
 
     def ours_and(self, *others: str) -> list[str]:
         """Ours, other checkouts of it, and these."""
         return ["ours", *(f"ours@{path}" for path in self.against), *others]
 
 
-# --- workloads --------------------------------------------------------------------------------------------------------
+# --- workloads ------------------------------------------------------------------------------------
 
 
-def encoding(bench: Bench, texts: list[str], contestants: list[str], *, others: int | None = None) -> dict[str, Any]:
-    """Rounds of encoding the same texts; contestants other than ours take only the first `others` of them."""
-    shares = {name: texts if name.startswith("ours") or not others else texts[:others] for name in contestants}
+def encoding(
+    bench: Bench, texts: list[str], contestants: list[str], *, others: int | None = None
+) -> dict[str, Any]:
+    """Rounds of encoding the same texts; contestants other than ours take only the first `others`
+    of them."""
+    shares = {
+        name: texts if name.startswith("ours") or not others else texts[:others]
+        for name in contestants
+    }
     files = {name: bench.work / f"{name.replace('/', '_')}.json" for name in contestants}
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
     workers = [bench.start(name) for name in contestants]
@@ -95,7 +108,9 @@ def encoding(bench: Bench, texts: list[str], contestants: list[str], *, others: 
     for worker in workers:
         worker.answer()
         files[worker.name].write_text(json.dumps(texts[:64]), encoding="utf-8")
-        worker.ask(texts=str(files[worker.name]), vectors=str(files[worker.name].with_suffix(".npy")))  # warms up too
+        worker.ask(
+            texts=str(files[worker.name]), vectors=str(files[worker.name].with_suffix(".npy"))
+        )  # warms up too
         files[worker.name].write_text(json.dumps(shares[worker.name]), encoding="utf-8")
     agreement = agree({name: np.load(file.with_suffix(".npy")) for name, file in files.items()})
     measurer = bench.start("ours")  # of its own: what it holds must not count for our memory
@@ -106,12 +121,21 @@ def encoding(bench: Bench, texts: list[str], contestants: list[str], *, others: 
             rounds[worker.name].append(worker.ask(texts=str(files[worker.name])))
     for worker in [*workers, measurer]:
         worker.stop()
-    result: dict[str, Any] = {"peak_gflops": peaks, "rounds": rounds, "cosine_to_ours": agreement, "summary": {}}
+    result: dict[str, Any] = {
+        "peak_gflops": peaks,
+        "rounds": rounds,
+        "cosine_to_ours": agreement,
+        "summary": {},
+    }
     for name in contestants:
         lengths = bench.tokenizer.tokenize(list(dict.fromkeys(shares[name]))).lengths.astype(float)
         per_text = [r["seconds"] / len(shares[name]) for r in rounds[name]]
         rate = [float(lengths.sum()) / r["seconds"] for r in rounds[name]]
-        flop = LAYERS * (24 * HIDDEN**2 * lengths.sum() + 4 * HIDDEN * (lengths**2).sum()) / lengths.sum()  # a token
+        flop = (
+            LAYERS
+            * (24 * HIDDEN**2 * lengths.sum() + 4 * HIDDEN * (lengths**2).sum())
+            / lengths.sum()
+        )  # a token
         base = [r["seconds"] / len(shares["ours"]) for r in rounds["ours"]]
         result["summary"][name] = {
             "texts": len(shares[name]),
@@ -120,7 +144,9 @@ def encoding(bench: Bench, texts: list[str], contestants: list[str], *, others: 
             "share_of_peak": median(r * flop / 1e9 / p for r, p in zip(rate, peaks, strict=True)),
             "memory_mb": rounds[name][-1]["memory"],
             "ours_is_faster": spread([p / b for p, b in zip(per_text, base, strict=True)]),
-            "in_processor_time": processor_time(rounds, name, len(shares["ours"]) / len(shares[name])),
+            "in_processor_time": processor_time(
+                rounds, name, len(shares["ours"]) / len(shares[name])
+            ),
         }
     return result
 
@@ -138,7 +164,9 @@ def queries(bench: Bench, texts: list[str], contestants: list[str]) -> dict[str,
         for worker in turned(workers, number):
             said = worker.ask(texts=str(file), one_by_one=True)
             p50, p95 = np.percentile(said["each"], [50, 95])
-            rounds[worker.name].append({"p50": float(p50), "p95": float(p95), "memory": said["memory"]})
+            rounds[worker.name].append(
+                {"p50": float(p50), "p95": float(p95), "memory": said["memory"]}
+            )
     for worker in workers:
         worker.stop()
     summary = {
@@ -146,26 +174,41 @@ def queries(bench: Bench, texts: list[str], contestants: list[str]) -> dict[str,
             "p50_ms": 1e3 * median(r["p50"] for r in rounds[name]),
             "p95_ms": 1e3 * median(r["p95"] for r in rounds[name]),
             "memory_mb": rounds[name][-1]["memory"],
-            "ours_is_faster": spread([p["p50"] / o["p50"] for p, o in zip(rounds[name], rounds["ours"], strict=True)]),
+            "ours_is_faster": spread(
+                [p["p50"] / o["p50"] for p, o in zip(rounds[name], rounds["ours"], strict=True)]
+            ),
         }
         for name in contestants
     }
     return {"rounds": rounds, "summary": summary}
 
 
-def training(bench: Bench, pairs: list[tuple[str, str]], batch_size: int, block: int, blocks: int) -> dict[str, Any]:
-    """Steps of the published recipe in interleaved blocks; one block before them warms up and does not count."""
+def training(
+    bench: Bench, pairs: list[tuple[str, str]], batch_size: int, block: int, blocks: int
+) -> dict[str, Any]:
+    """Steps of the published recipe in interleaved blocks; one block before them warms up and does
+    not count."""
     path = bench.work / "pairs.csv"
     rng = random.Random(0)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["sentence_0", "sentence_1"])
         writer.writerows(rng.choices(pairs, k=batch_size * block * (blocks + 1)))
-    tokens = bench.tokenizer.tokenize([text for pair in pairs for text in pair]).lengths.astype(float)
-    flop = 3 * LAYERS * (24 * HIDDEN**2 * tokens.mean() + 4 * HIDDEN * (tokens**2).mean()) * 2 * batch_size
+    tokens = bench.tokenizer.tokenize([text for pair in pairs for text in pair]).lengths.astype(
+        float
+    )
+    flop = (
+        3
+        * LAYERS
+        * (24 * HIDDEN**2 * tokens.mean() + 4 * HIDDEN * (tokens**2).mean())
+        * 2
+        * batch_size
+    )
     contestants = bench.ours_and("sentence-transformers")
     settings = {"pairs": str(path), "out": str(bench.work / "out"), "batch_size": batch_size}
-    workers = [bench.start(name, steps=block * (blocks + 1) + 1, **settings) for name in contestants]
+    workers = [
+        bench.start(name, steps=block * (blocks + 1) + 1, **settings) for name in contestants
+    ]
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
     measurer, peaks = bench.start("ours"), []
     measurer.answer()
@@ -186,7 +229,9 @@ def training(bench: Bench, pairs: list[tuple[str, str]], batch_size: int, block:
         summary[name] = {
             "ms_per_step": 1e3 * median(seconds),
             "tokens_per_s": 2 * batch_size * tokens.mean() / median(seconds),
-            "share_of_peak": median(flop / s / 1e9 / p for s, p in zip(seconds, peaks, strict=True)),
+            "share_of_peak": median(
+                flop / s / 1e9 / p for s, p in zip(seconds, peaks, strict=True)
+            ),
             "memory_mb": rounds[name][-1]["memory"],
             "loss": sum(r["loss"] for r in rounds[name]) / blocks,
             "ours_is_faster": spread([s / b for s, b in zip(seconds, base, strict=True)]),
@@ -197,7 +242,8 @@ def training(bench: Bench, pairs: list[tuple[str, str]], batch_size: int, block:
 
 
 def cold_start(bench: Bench) -> dict[str, Any]:
-    """A process: one sentence in, one vector out; and for comparison one that only imports torch."""
+    """A process: one sentence in, one vector out; and for comparison one that only imports
+    torch."""
     fill = {"model": str(MODEL), "onnx": str(ONNX), "here": str(HERE), "threads": bench.threads}
     fill["text"] = "How do I repair a leaking kitchen tap?"
     names = [*bench.ours_and(*ENCODERS[1:]), "import torch"]
@@ -214,7 +260,9 @@ def cold_start(bench: Bench) -> dict[str, Any]:
     summary = {
         name: {
             "seconds": median(rounds[name]),
-            "ours_is_faster": spread([s / o for s, o in zip(rounds[name], rounds["ours"], strict=True)]),
+            "ours_is_faster": spread(
+                [s / o for s, o in zip(rounds[name], rounds["ours"], strict=True)]
+            ),
         }
         for name in names
     }
@@ -231,13 +279,19 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": median(values), "least": min(values), "most": max(values)}
 
 
-def processor_time(rounds: dict[str, list[dict[str, float]]], name: str, scale: float = 1.0) -> float:
-    """Median ratio of processor seconds to ours: with --threads 1 it holds on a busy machine, where wall time lies."""
-    return median(scale * p["cpu"] / o["cpu"] for p, o in zip(rounds[name], rounds["ours"], strict=True))
+def processor_time(
+    rounds: dict[str, list[dict[str, float]]], name: str, scale: float = 1.0
+) -> float:
+    """Median ratio of processor seconds to ours: with --threads 1 it holds on a busy machine, where
+    wall time lies."""
+    return median(
+        scale * p["cpu"] / o["cpu"] for p, o in zip(rounds[name], rounds["ours"], strict=True)
+    )
 
 
 def agree(vectors: dict[str, Any]) -> dict[str, float]:
-    """The least cosine between each contestant's vectors and ours; all must have done the same work."""
+    """The least cosine between each contestant's vectors and ours; all must have done the same
+    work."""
     least = {name: float((v * vectors["ours"]).sum(1).min()) for name, v in vectors.items()}
     for name, value in least.items():
         if value < 0.9999:
@@ -245,10 +299,12 @@ def agree(vectors: dict[str, Any]) -> dict[str, float]:
     return least
 
 
-# --- the whole --------------------------------------------------------------------------------------------------------
+# --- the whole ------------------------------------------------------------------------------------
 
 
-def run(bench: Bench, only: list[str], pairs: list[tuple[str, str]], data: str | None) -> dict[str, Any]:
+def run(
+    bench: Bench, only: list[str], pairs: list[tuple[str, str]], data: str | None
+) -> dict[str, Any]:
     """All workloads asked for, each printed as it ends."""
     size = 4 if bench.quick else 1
     texts = distinct_texts(2000)[:: size * size]
@@ -259,23 +315,47 @@ def run(bench: Bench, only: list[str], pairs: list[tuple[str, str]], data: str |
     steps = (lambda n: max(2, n // 5)) if bench.quick else (lambda n: n)
     workloads = {
         "a": ("2,000 distinct texts with a long tail", lambda: encoding(bench, texts, everyone)),
-        "b": ("short queries one at a time", lambda: queries(bench, short_queries(200 // size), everyone)),
-        "c": ("long documents, 256 tokens", lambda: encoding(bench, long_texts(96 // size), everyone)),
-        "d0": ("the 376 distinct texts of (d) alone", lambda: encoding(bench, few, bench.ours_and())),
+        "b": (
+            "short queries one at a time",
+            lambda: queries(bench, short_queries(200 // size), everyone),
+        ),
+        "c": (
+            "long documents, 256 tokens",
+            lambda: encoding(bench, long_texts(96 // size), everyone),
+        ),
+        "d0": (
+            "the 376 distinct texts of (d) alone",
+            lambda: encoding(bench, few, bench.ours_and()),
+        ),
         "d": (
             "100,000 rows of 376 distinct texts (sentence-transformers: their first 1,000)",
-            lambda: encoding(bench, rows, bench.ours_and("sentence-transformers"), others=1000 // size),
+            lambda: encoding(
+                bench, rows, bench.ours_and("sentence-transformers"), others=1000 // size
+            ),
         ),
-        "e16": (f"training, batch 16, {on}", lambda: training(bench, pairs, 16, steps(10), bench.rounds)),
-        "e64": (f"training, batch 64, {on}", lambda: training(bench, pairs, 64, steps(4), bench.rounds)),
-        "f": (f"the recipe's first 500 steps, {on}", lambda: training(bench, pairs, 16, steps(50), 10)),
+        "e16": (
+            f"training, batch 16, {on}",
+            lambda: training(bench, pairs, 16, steps(10), bench.rounds),
+        ),
+        "e64": (
+            f"training, batch 64, {on}",
+            lambda: training(bench, pairs, 64, steps(4), bench.rounds),
+        ),
+        "f": (
+            f"the recipe's first 500 steps, {on}",
+            lambda: training(bench, pairs, 16, steps(50), 10),
+        ),
         "g": ("a process: one sentence in, one vector out", lambda: cold_start(bench)),
     }
     results = {}
     for key, (title, work) in workloads.items():
         if any(key.startswith(chosen) for chosen in only):
             began = os.getloadavg()
-            results[key] = {"title": title, **work(), "load_average": [began[0], os.getloadavg()[0]]}
+            results[key] = {
+                "title": title,
+                **work(),
+                "load_average": [began[0], os.getloadavg()[0]],
+            }
             print(f"\n({key}) {title}\n\n{table(results[key])}", flush=True)
     return results
 
@@ -288,25 +368,52 @@ def table(result: dict[str, Any]) -> str:
         "share_of_peak": ("of the peak", ".0%"), "memory_mb": ("peak MB", ".0f"), "loss": ("loss", ".4f"),
     }  # fmt: skip
     used = {key: head for key, head in heads.items() if key in result["summary"]["ours"]}
-    lines = [["", *(head for head, _ in used.values()), "ours is faster by (spread)", "in processor time"]]
+    lines = [
+        [
+            "",
+            *(head for head, _ in used.values()),
+            "ours is faster by (spread)",
+            "in processor time",
+        ]
+    ]
     lines.append(["---"] * len(lines[0]))
     for name, row in result["summary"].items():
         faster = row["ours_is_faster"]
-        by = f"{faster['median']:.2f} x ({faster['least']:.2f} to {faster['most']:.2f})" if name != "ours" else ""
-        cpu = f"{row['in_processor_time']:.2f} x" if name != "ours" and "in_processor_time" in row else ""
+        by = (
+            f"{faster['median']:.2f} x ({faster['least']:.2f} to {faster['most']:.2f})"
+            if name != "ours"
+            else ""
+        )
+        cpu = (
+            f"{row['in_processor_time']:.2f} x"
+            if name != "ours" and "in_processor_time" in row
+            else ""
+        )
         lines.append([name, *(format(row[key], form) for key, (_, form) in used.items()), by, cpu])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="pairs for the training workloads, in place of examples/job_skills")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", help="pairs for the training workloads, in place of examples/job_skills"
+    )
     parser.add_argument("--columns", nargs=2, help="its columns: query and document")
-    parser.add_argument("--only", nargs="+", default=list("abcdefg"), help="workloads: a b c d e f g")
+    parser.add_argument(
+        "--only", nargs="+", default=list("abcdefg"), help="workloads: a b c d e f g"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--quick", action="store_true", help="a look, no figures: so few texts flatter who pads least")
-    parser.add_argument("--against", nargs="+", default=[], metavar="DIR", help="other checkouts of this repository")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a look, no figures: so few texts flatter who pads least",
+    )
+    parser.add_argument(
+        "--against", nargs="+", default=[], metavar="DIR", help="other checkouts of this repository"
+    )
     parser.add_argument("--name", default="bench", help="the result's file name")
     args = parser.parse_args()
     make_peers()
@@ -323,7 +430,9 @@ def main() -> None:
     }
     print(json.dumps(about, indent=1))
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(args.rounds, args.threads, args.quick, tuple(args.against), Path(folder), tokenizer)
+        bench = Bench(
+            args.rounds, args.threads, args.quick, tuple(args.against), Path(folder), tokenizer
+        )
         results = run(bench, args.only, pairs, args.data and Path(args.data).name)
     out = HERE / "results" / f"{args.name}.json"
     out.parent.mkdir(exist_ok=True)

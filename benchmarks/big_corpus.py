@@ -1,10 +1,10 @@
-"""What an evaluation costs besides encoding: reading a BEIR-style corpus and ranking it, with vectors drawn at random.
+"""What an evaluation costs besides encoding: reading a BEIR-style corpus and ranking it, with
+vectors drawn at random.
 
 python benchmarks/big_corpus.py [--documents 1000000] [--queries 1000] [--threads 2]
 
-Writes a corpus of that size (about 400 characters a document) to a temporary folder. Memory is that of the process at
-its peak, less what it had after importing everything.
-"""
+Writes a corpus of that size (about 400 characters a document) to a temporary folder. Memory is that
+of the process at its peak, less what it had after importing everything."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from minilm_retriever.evaluation import judge  # noqa: E402
-from minilm_retriever.ranking import PORTION, rank_documents  # noqa: E402
-from minilm_retriever.tasks import read_beir  # noqa: E402
+from minilm_retriever.evaluation.evaluate import judge  # noqa: E402
+from minilm_retriever.evaluation.ranking import PORTION, rank_documents  # noqa: E402
+from minilm_retriever.evaluation.tasks import read_beir  # noqa: E402
 
 
 def write_folder(folder: Path, documents: int, queries: int) -> None:
@@ -32,15 +32,22 @@ def write_folder(folder: Path, documents: int, queries: int) -> None:
     filling = "a document of the usual length, of which there are many; " * 7
     with (folder / "corpus.jsonl").open("w", encoding="utf-8") as stream:
         for number in range(documents):
-            stream.write(json.dumps({"_id": f"d{number}", "title": f"{number}", "text": filling}) + "\n")
+            stream.write(
+                json.dumps({"_id": f"d{number}", "title": f"{number}", "text": filling}) + "\n"
+            )
     rows = [json.dumps({"_id": f"q{number}", "text": f"{number}"}) for number in range(queries)]
     (folder / "queries.jsonl").write_text("\n".join(rows) + "\n", "utf-8")
-    rows = ["query-id\tcorpus-id\tscore", *(f"q{number}\td{number}\t1" for number in range(queries))]
+    rows = [
+        "query-id\tcorpus-id\tscore",
+        *(f"q{number}\td{number}\t1" for number in range(queries)),
+    ]
     (folder / "qrels/test.tsv").write_text("\n".join(rows) + "\n", "utf-8")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--documents", type=int, default=1_000_000)
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=2)
@@ -66,8 +73,12 @@ def main() -> None:
         result = judge(task, rank_documents(task, encode, encode, 100))
         ranked = time.perf_counter() - began - encoding
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000 - before
-    print(f"{args.documents:,} documents, {args.queries:,} queries, portions of {PORTION:,}, {args.threads} threads")
-    print(f"reading and checking {read:.0f} s; ranking, without encoding, {ranked:.0f} s; {peak:,.0f} MB")
+    print(
+        f"{args.documents:,} documents, {args.queries:,} queries, portions of {PORTION:,}, {args.threads} threads"
+    )
+    print(
+        f"reading and checking {read:.0f} s; ranking, without encoding, {ranked:.0f} s; {peak:,.0f} MB"
+    )
     assert len(result.query_ids) == args.queries
 
 

@@ -1,10 +1,11 @@
-"""How often 95 % bootstrap intervals hold the truth: 1,000 draws of queries from populations whose mean is known.
+"""How often 95 % bootstrap intervals hold the truth: 1,000 draws of queries from populations whose
+mean is known.
 
 python benchmarks/bootstrap_coverage.py [--draws 1000] [--samples 2000] [--json FILE]
 
-Beside the interval of metrics.py (BCa) stands the plain percentile interval of the same resampled means. "gain" draws
-both models' values of a query together, and asks for the interval of their difference.
-"""
+Beside the interval of metrics.py (BCa) stands the plain percentile interval of the same resampled
+means. "gain" draws both models' values of a query together, and asks for the interval of their
+difference."""
 
 from __future__ import annotations
 
@@ -15,7 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from minilm_retriever.metrics import _resampled_means, bootstrap_interval, paired_bootstrap
+from minilm_retriever.evaluation.metrics import (
+    _resampled_means,
+    bootstrap_interval,
+    paired_bootstrap,
+)
 
 RECIPROCAL = np.array([1 / rank for rank in range(1, 11)] + [0.0])
 
@@ -57,7 +62,11 @@ def percentile(values: np.ndarray, samples: int) -> tuple[float, float]:
 def coverage(method: Method, name: str, queries: int, draws: int, samples: int) -> float:
     """Share of draws whose interval holds the population's mean."""
     values, shares = POPULATIONS[name]
-    truth = float(shares @ values) if values.ndim == 1 else float(shares @ (values[:, 1] - values[:, 0]))
+    truth = (
+        float(shares @ values)
+        if values.ndim == 1
+        else float(shares @ (values[:, 1] - values[:, 0]))
+    )
     rng = np.random.default_rng(0)
     held = 0
     for _ in range(draws):
@@ -67,7 +76,9 @@ def coverage(method: Method, name: str, queries: int, draws: int, samples: int) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--queries", type=int, nargs="+", default=[50, 100, 300, 1000])
@@ -82,10 +93,14 @@ def main() -> None:
                 for method in (bca, percentile)
             }
             rows.append({"population": name, "queries": queries, **covered})
-            print(f"{name:<22}{queries:>8}{covered['bca']:>9.1%}{covered['percentile']:>12.1%}", flush=True)
+            print(
+                f"{name:<22}{queries:>8}{covered['bca']:>9.1%}{covered['percentile']:>12.1%}",
+                flush=True,
+            )
     if args.json:
         args.json.write_text(
-            json.dumps({"draws": args.draws, "samples": args.samples, "rows": rows}, indent=1), "utf-8"
+            json.dumps({"draws": args.draws, "samples": args.samples, "rows": rows}, indent=1),
+            "utf-8",
         )
 
 

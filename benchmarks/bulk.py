@@ -6,8 +6,8 @@
     python benchmarks/bulk.py recall --data TEXTS         int8 and binary against float32, real model
     python benchmarks/bulk.py texts                       a 10 MB line, and 10,040 hostile strings
 
-TEXTS: files with columns of text (JSONL, CSV, ...); the first column's texts are the queries of `recall`.
-"""
+TEXTS: files with columns of text (JSONL, CSV, ...); the first column's texts are the queries of
+`recall`."""
 
 from __future__ import annotations
 
@@ -31,16 +31,18 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from minilm_retriever import Encoder, UserError, shards  # noqa: E402
-from minilm_retriever import bulk as bulk_module  # noqa: E402
+from minilm_retriever import Encoder, UserError
 from minilm_retriever.__main__ import main as command  # noqa: E402
-from minilm_retriever.bulk import Job  # noqa: E402
-from minilm_retriever.config import BASE_FOLDER, EncodeConfig  # noqa: E402
-from minilm_retriever.data import input_files  # noqa: E402
-from minilm_retriever.quantization import calibrate, quantize, to_float  # noqa: E402
-from minilm_retriever.rows import read_rows  # noqa: E402
-from minilm_retriever.unfinished import UnfinishedRun  # noqa: E402
-from minilm_retriever.vectors import open_vectors  # noqa: E402
+from minilm_retriever.data.readers import read_rows  # noqa: E402
+from minilm_retriever.data.texts import input_files  # noqa: E402
+from minilm_retriever.encoding import encode_files as bulk_module  # noqa: E402
+from minilm_retriever.encoding.config import EncodeConfig
+from minilm_retriever.encoding.encode_files import Job  # noqa: E402
+from minilm_retriever.encoding.resumable_output import UnfinishedRun  # noqa: E402
+from minilm_retriever.pretrained.hub import BASE_FOLDER  # noqa: E402
+from minilm_retriever.vectors import shards  # noqa: E402
+from minilm_retriever.vectors.quantization import calibrate, quantize, to_float  # noqa: E402
+from minilm_retriever.vectors.vector_folder import open_vectors  # noqa: E402
 from tests.texts import hostile_texts  # noqa: E402
 from tests.tiny import VOCABULARY, make_tiny_bert  # noqa: E402
 
@@ -55,7 +57,7 @@ def short_texts(path: Path, rows: int, lengths: Sequence[int] = (1, 2, 4, 6, 8))
     return path
 
 
-# --- memory -----------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 
 def memory(args: argparse.Namespace) -> dict[str, Any]:
@@ -82,19 +84,29 @@ def memory(args: argparse.Namespace) -> dict[str, Any]:
         _, status, used = os.wait4(process.pid, 0)
         assert status == 0, f"encode.py ended with {status}"
         seconds = time.monotonic() - began
-        result[f"{rows:,} rows"] = {"peak MB": round(used.ru_maxrss / 1024, 1), "rows a second": round(rows / seconds)}
+        result[f"{rows:,} rows"] = {
+            "peak MB": round(used.ru_maxrss / 1024, 1),
+            "rows a second": round(rows / seconds),
+        }
     peaks = [entry["peak MB"] for entry in result.values()]
     return {**result, "largest / smallest": round(max(peaks) / min(peaks), 3)}
 
 
-# --- throughput -------------------------------------------------------------------------------------------------------
+# --- throughput -----------------------------------------------------------------------------------
 
 
 def throughput(args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of Encoder.encode on a list and of the whole job but for opening the model, interleaved."""
+    """Seconds of Encoder.encode on a list and of the whole job but for opening the model,
+    interleaved."""
     work = Path(args.work)
     result = {}
-    cases = [("tiny", make_tiny_bert(work / "tiny"), short_texts(work / "short.txt", 30_000, (4, 5, 6, 8)))]
+    cases = [
+        (
+            "tiny",
+            make_tiny_bert(work / "tiny"),
+            short_texts(work / "short.txt", 30_000, (4, 5, 6, 8)),
+        )
+    ]
     if args.data:
         real = work / "real.txt"
         texts = [t.replace("\n", " ") for t in distinct_texts(args.data)[1]][: args.texts]
@@ -108,7 +120,9 @@ def throughput(args: argparse.Namespace) -> dict[str, Any]:
         for n in range(args.rounds):
             with listed:
                 encoder.encode(texts)
-            config = EncodeConfig(inputs=(str(source),), model=str(model), out=str(work / f"{name}{n}"))
+            config = EncodeConfig(
+                inputs=(str(source),), model=str(model), out=str(work / f"{name}{n}")
+            )
             job = Job.plan(config, [str(source)])
             run = UnfinishedRun(Path(config.out))
             with bulk:
@@ -120,7 +134,9 @@ def throughput(args: argparse.Namespace) -> dict[str, Any]:
             "texts": len(texts),
             "list s": rounded(listed.wall),
             "bulk s": rounded(bulk.wall),
-            "ratio": round(statistics.median(a / b for a, b in zip(listed.wall, bulk.wall, strict=True)), 3),
+            "ratio": round(
+                statistics.median(a / b for a, b in zip(listed.wall, bulk.wall, strict=True)), 3
+            ),
             "ratio of CPU time": round(sum(listed.cpu) / sum(bulk.cpu), 3),
         }
     return result
@@ -145,17 +161,30 @@ def rounded(values: list[float]) -> list[float]:
     return [round(value, 2) for value in values]
 
 
-# --- kills ------------------------------------------------------------------------------------------------------------
+# --- kills ----------------------------------------------------------------------------------------
 
 
 def kills(args: argparse.Namespace) -> dict[str, Any]:
-    """The same command again and again, killed at random points, until the output stands; and that so many times."""
+    """The same command again and again, killed at random points, until the output stands; and that
+    so many times."""
     work = Path(args.work)
     rows = (args.rows or [6000])[0]
     model, source = make_tiny_bert(work / "tiny"), short_texts(work / "in.txt", rows)
-    flags = ["encode", str(source), "--model", str(model), "--shard-size", str(rows // 20), "--threads", "1", "--out"]
+    flags = [
+        "encode",
+        str(source),
+        "--model",
+        str(model),
+        "--shard-size",
+        str(rows // 20),
+        "--threads",
+        "1",
+        "--out",
+    ]
     opened = Encoder.from_pretrained(model, device="cpu")
-    bulk_module.Encoder.from_pretrained = lambda *args, **kwargs: opened  # the children find it in their memory
+    bulk_module.Encoder.from_pretrained = lambda *args, **kwargs: (
+        opened
+    )  # the children find it in their memory
     began = time.monotonic()
     assert finished(start([*flags, str(work / "undisturbed")])) == 0
     length = time.monotonic() - began
@@ -167,7 +196,9 @@ def kills(args: argparse.Namespace) -> dict[str, Any]:
         while not out.exists():
             child = start([*flags, str(out)])
             if killed < args.kills:
-                time.sleep(rng.uniform(0, length / 4))  # the next attempt begins where this one ends
+                time.sleep(
+                    rng.uniform(0, length / 4)
+                )  # the next attempt begins where this one ends
                 os.kill(child, signal.SIGKILL)
             status = finished(child)
             assert status in (0, -signal.SIGKILL), f"encode ended with {status}"
@@ -189,7 +220,8 @@ def kills(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def start(arguments: list[str]) -> int:
-    """A process of its own that runs the command; forked, so that it need not import torch first."""
+    """A process of its own that runs the command; forked, so that it need not import torch
+    first."""
     child = os.fork()
     if child == 0:
         status = 70
@@ -207,10 +239,12 @@ def finished(child: int) -> int:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
-# --- recall -----------------------------------------------------------------------------------------------------------
+# --- recall ---------------------------------------------------------------------------------------
 
 
 def distinct_texts(paths: list[str]) -> tuple[list[str], list[str]]:
@@ -225,7 +259,8 @@ def distinct_texts(paths: list[str]) -> tuple[list[str], list[str]]:
 
 
 def recall(args: argparse.Namespace) -> dict[str, Any]:
-    """How many of float32's ten nearest documents are found, a query's own text left out of the documents."""
+    """How many of float32's ten nearest documents are found, a query's own text left out of the
+    documents."""
     queries, documents = distinct_texts(args.data)
     queries = queries[:: max(1, len(queries) // args.queries)]
     encoder = Encoder.from_pretrained(args.model)
@@ -235,15 +270,23 @@ def recall(args: argparse.Namespace) -> dict[str, Any]:
     truth = top(np.where(same, -np.inf, exact), 10)
     result: dict[str, Any] = {"queries": len(queries), "documents": len(documents)}
     for dimensions in (held.shape[1], 256, 128):
-        cut = [v[:, :dimensions] / np.linalg.norm(v[:, :dimensions], axis=1, keepdims=True) for v in (asked, held)]
+        cut = [
+            v[:, :dimensions] / np.linalg.norm(v[:, :dimensions], axis=1, keepdims=True)
+            for v in (asked, held)
+        ]
         result[f"{dimensions} dimensions"] = quantised(*cut, exact, same, truth)
     return result
 
 
 def quantised(
-    queries: np.ndarray, documents: np.ndarray, exact: np.ndarray, same: np.ndarray, truth: np.ndarray
+    queries: np.ndarray,
+    documents: np.ndarray,
+    exact: np.ndarray,
+    same: np.ndarray,
+    truth: np.ndarray,
 ) -> dict:
-    """recall@10 of what is kept, searched as it is and with the 40 nearest scored again by the float32 vectors."""
+    """recall@10 of what is kept, searched as it is and with the 40 nearest scored again by the
+    float32 vectors."""
     ranges = calibrate(documents[: shards.SHARD_SIZE // 10])  # as of a first shard: a part of all
     kept = {
         "float32": queries @ documents.T,
@@ -257,8 +300,13 @@ def quantised(
     for name, scores in kept.items():
         scores = np.where(same, -np.inf, scores)
         nearest = top(scores, 40)
-        again = np.take_along_axis(nearest, top(np.take_along_axis(exact, nearest, axis=1), 10), axis=1)
-        result[name] = {"recall@10": overlap(top(scores, 10), truth), "40 rescored": overlap(again, truth)}
+        again = np.take_along_axis(
+            nearest, top(np.take_along_axis(exact, nearest, axis=1), 10), axis=1
+        )
+        result[name] = {
+            "recall@10": overlap(top(scores, 10), truth),
+            "40 rescored": overlap(again, truth),
+        }
     return result
 
 
@@ -271,13 +319,15 @@ def overlap(found: np.ndarray, truth: np.ndarray) -> float:
     return round(sum(hits) / truth.size, 4)
 
 
-# --- texts ------------------------------------------------------------------------------------------------------------
+# --- texts ----------------------------------------------------------------------------------------
 
 
 def texts(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds to tokenise a line of 10 MB, and what becomes of hostile strings."""
     encoder = Encoder.from_pretrained(args.model)
-    line = ("The plumber repairs the pumps of the bakery, and nobody thanks her. " * 150_000)[: 10 << 20]
+    line = ("The plumber repairs the pumps of the bakery, and nobody thanks her. " * 150_000)[
+        : 10 << 20
+    ]
     seconds = Clock()
     for _ in range(9):
         with seconds:
@@ -296,7 +346,10 @@ def texts(args: argparse.Namespace) -> dict[str, Any]:
         (np.abs(np.linalg.norm(vectors, axis=1) - 1) > 1e-5).sum()
     )
     return {
-        "10 MB line, s": {"median": round(statistics.median(seconds.wall), 4), "best": round(min(seconds.wall), 4)},
+        "10 MB line, s": {
+            "median": round(statistics.median(seconds.wall), 4),
+            "best": round(min(seconds.wall), 4),
+        },
         "10 MB line, CPU s": round(statistics.median(seconds.cpu), 4),
         "hostile": {
             "strings": len(hostile),
@@ -307,23 +360,37 @@ def texts(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-MEASUREMENTS = {"memory": memory, "throughput": throughput, "kills": kills, "recall": recall, "texts": texts}
+MEASUREMENTS = {
+    "memory": memory,
+    "throughput": throughput,
+    "kills": kills,
+    "recall": recall,
+    "texts": texts,
+}
 
 
 def main() -> None:
     """One measurement, as JSON on stdout."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=sorted(MEASUREMENTS))
     parser.add_argument("--data", nargs="+", default=[], help="files of texts")
     parser.add_argument("--model", default=str(ROOT / BASE_FOLDER))
-    parser.add_argument("--rows", type=int, nargs="+", help="rows of each run (memory), of a run (kills)")
-    parser.add_argument("--texts", type=int, default=400, help="texts for the real model (throughput)")
+    parser.add_argument(
+        "--rows", type=int, nargs="+", help="rows of each run (memory), of a run (kills)"
+    )
+    parser.add_argument(
+        "--texts", type=int, default=400, help="texts for the real model (throughput)"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--queries", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--work", help="a folder for the files in between (default: a temporary one)")
+    parser.add_argument(
+        "--work", help="a folder for the files in between (default: a temporary one)"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as temporary:

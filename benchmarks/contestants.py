@@ -1,4 +1,5 @@
-"""Who takes part in the benchmark, each in a process of its own: the peers' environment, and what all ran on."""
+"""Who takes part in the benchmark, each in a process of its own: the peers' environment, and what
+all ran on."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ MODEL = ROOT / "checkpoints" / "all-MiniLM-L6-v2"
 class Worker:
     """A running worker.py."""
 
-    def __init__(self, name: str, kind: str, checkout: str, settings: dict[str, Any], log: Path) -> None:
+    def __init__(
+        self, name: str, kind: str, checkout: str, settings: dict[str, Any], log: Path
+    ) -> None:
         self.name, self.log = name, log
         self.process = subprocess.Popen(
             [python_of(kind), str(HERE / "worker.py"), kind, json.dumps(settings)],
@@ -55,7 +58,12 @@ def python_of(kind: str) -> str:
 
 def environment(checkout: str = str(ROOT)) -> dict[str, str]:
     """Offline, quiet, and with this checkout's package before any installed one."""
-    return {**os.environ, "PYTHONPATH": checkout, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
+    return {
+        **os.environ,
+        "PYTHONPATH": checkout,
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "true",
+    }
 
 
 def machine() -> dict[str, Any]:
@@ -63,7 +71,10 @@ def machine() -> dict[str, Any]:
     import torch
 
     info = Path("/proc/cpuinfo").read_text("utf-8") if Path("/proc/cpuinfo").exists() else ""
-    model = next((line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")), "")
+    model = next(
+        (line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")),
+        "",
+    )
     return {
         "cpu": model or platform.processor(),
         "cores": os.cpu_count(),
@@ -75,7 +86,15 @@ def machine() -> dict[str, Any]:
 
 
 def versions(python: str) -> dict[str, str]:
-    names = ("torch", "transformers", "tokenizers", "numpy", "sentence-transformers", "onnxruntime", "fastembed")
+    names = (
+        "torch",
+        "transformers",
+        "tokenizers",
+        "numpy",
+        "sentence-transformers",
+        "onnxruntime",
+        "fastembed",
+    )
     code = f"""
 import importlib.metadata as m, json, platform
 have = {{d.metadata["Name"].lower() for d in m.distributions()}}
@@ -91,8 +110,17 @@ def make_peers() -> None:
         print("making .peers/bench (a minute or two) ...", flush=True)
         flags = os.environ.get("PIP_FLAGS", "").split()
         subprocess.run([sys.executable, "-m", "venv", str(PEERS)], check=True)
-        subprocess.run([str(PEER), "-m", "pip", "install", "-q", *flags, "-r", str(HERE / "peers.txt")], check=True)
+        subprocess.run(
+            [str(PEER), "-m", "pip", "install", "-q", *flags, "-r", str(HERE / "peers.txt")],
+            check=True,
+        )
         stamp.write_text(wanted, encoding="utf-8")
     if not (ONNX / "tokenizer_config.json").exists():  # written last
         command = [str(PEER), str(HERE / "export_onnx.py"), str(MODEL), str(ONNX)]
-        subprocess.run(command, check=True, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            command,
+            check=True,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )

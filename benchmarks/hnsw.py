@@ -1,13 +1,14 @@
-"""Recall against latency of the approximate indexes over real texts, beside exact search in the same run.
+"""Recall against latency of the approximate indexes over real texts, beside exact search in the
+same run.
 
-python encode.py sentences.txt --out vectors
-python benchmarks/hnsw.py vectors [--kind hnsw ivfpq] [--queries 1000] [--picture docs/recall.svg] [--json FILE]
+python encode.py sentences.txt --out vectors python benchmarks/hnsw.py vectors [--kind hnsw ivfpq]
+[--queries 1000] [--picture docs/recall.svg] [--json FILE]
 
-The vectors of every (N / queries)-th text are the queries; each text would find itself, so that rank is not counted:
-recall@10 is the share of the ten nearest other texts, by exact search, that are found. Latency is the median of one
-query at a time through IndexFolder.search, exact scores included; exact search answers in between, on the same queries.
-The index is built as `minilm-retriever index` builds it, from the folder, into a temporary one.
-"""
+The vectors of every (N / queries)-th text are the queries; each text would find itself, so that
+rank is not counted: recall@10 is the share of the ten nearest other texts, by exact search, that
+are found. Latency is the median of one query at a time through IndexFolder.search, exact scores
+included; exact search answers in between, on the same queries. The index is built as
+`minilm-retriever index` builds it, from the folder, into a temporary one."""
 
 from __future__ import annotations
 
@@ -23,9 +24,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from minilm_retriever.approximate import import_faiss
-from minilm_retriever.index_folder import IndexFolder, make_index, open_index
-from minilm_retriever.quantization import Floats
+from minilm_retriever.search.faiss_index import import_faiss
+from minilm_retriever.search.index_folder import IndexFolder, make_index, open_index
+from minilm_retriever.vectors.quantization import Floats
 
 K = 10
 EFFORTS = {"hnsw": (32, 64, 128, 256, 512), "ivfpq": (4, 16, 64, 128, 256)}
@@ -44,7 +45,8 @@ def draw(index: IndexFolder, count: int) -> tuple[np.ndarray, Floats]:
 def others(found: np.ndarray, own: np.ndarray) -> list[set[int]]:
     """The K nearest of each query that are not itself."""
     return [
-        set([row for row in rows if row != mine][:K]) for rows, mine in zip(found.tolist(), own.tolist(), strict=True)
+        set([row for row in rows if row != mine][:K])
+        for rows, mine in zip(found.tolist(), own.tolist(), strict=True)
     ]
 
 
@@ -74,10 +76,19 @@ def measure(
             ours += one_at_a_time(trial, queries[start : start + 60])
         one, all_ = statistics.median(ours), statistics.median(brute)
         rows.append(
-            {"kind": index.plan.kind, "effort": effort, "recall": recall, "ms": one * 1e3, "exact_ms": all_ * 1e3}
+            {
+                "kind": index.plan.kind,
+                "effort": effort,
+                "recall": recall,
+                "ms": one * 1e3,
+                "exact_ms": all_ * 1e3,
+            }
         )
         name = f"{index.plan.kind:>6}{effort:>8}"
-        print(f"{name}{recall:>11.4f}{one * 1e3:>10.2f} ms{all_ * 1e3:>10.2f} ms{all_ / one:>8.1f}", flush=True)
+        print(
+            f"{name}{recall:>11.4f}{one * 1e3:>10.2f} ms{all_ * 1e3:>10.2f} ms{all_ / one:>8.1f}",
+            flush=True,
+        )
     return rows
 
 
@@ -92,12 +103,27 @@ def draw_picture(rows: list[dict], path: Path, documents: int) -> None:
     figure, axes = pyplot.subplots(figsize=(6.4, 3.8), layout="constrained")
     for kind in dict.fromkeys(row["kind"] for row in rows):
         mine = [row for row in rows if row["kind"] == kind]
-        axes.plot([row["ms"] for row in mine], [row["recall"] for row in mine], "o-", label=kind, markersize=4)
+        axes.plot(
+            [row["ms"] for row in mine],
+            [row["recall"] for row in mine],
+            "o-",
+            label=kind,
+            markersize=4,
+        )
         for row in mine:
             axes.annotate(
-                str(row["effort"]), (row["ms"], row["recall"]), (4, -9), textcoords="offset points", fontsize=7
+                str(row["effort"]),
+                (row["ms"], row["recall"]),
+                (4, -9),
+                textcoords="offset points",
+                fontsize=7,
             )
-    axes.axvline(statistics.median(row["exact_ms"] for row in rows), color="0.4", linestyle="--", label="exact")
+    axes.axvline(
+        statistics.median(row["exact_ms"] for row in rows),
+        color="0.4",
+        linestyle="--",
+        label="exact",
+    )
     axes.set(xscale="log", xlabel="one query, ms (the numbers: effort)", ylabel="recall@10")
     axes.set_title(f"{documents:,} sentences, 384 dimensions", fontsize=10)
     axes.grid(alpha=0.3)
@@ -106,12 +132,16 @@ def draw_picture(rows: list[dict], path: Path, documents: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("vectors", type=Path, help="what encode.py wrote")
     parser.add_argument("--kind", nargs="+", choices=list(EFFORTS), default=list(EFFORTS))
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--index", type=Path, help="where the indexes are kept, KIND behind it (default: not kept)")
+    parser.add_argument(
+        "--index", type=Path, help="where the indexes are kept, KIND behind it (default: not kept)"
+    )
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -130,13 +160,19 @@ def main() -> None:
                 make_index(args.vectors, place, kind=kind)
                 built[kind] = time.perf_counter() - start
             size = sum(path.stat().st_size for path in place.iterdir()) / 1e6
-            print(f"{kind}: built in {built.get(kind, 0):.0f} s, {size:.0f} MB; load {os.getloadavg()[0]:.1f}")
-            print(f"{'kind':>6}{'effort':>8}{'recall@10':>11}{'one query':>13}{'exact':>13}{'times':>8}")
+            print(
+                f"{kind}: built in {built.get(kind, 0):.0f} s, {size:.0f} MB; load {os.getloadavg()[0]:.1f}"
+            )
+            print(
+                f"{'kind':>6}{'effort':>8}{'recall@10':>11}{'one query':>13}{'exact':>13}{'times':>8}"
+            )
             rows += measure(exact, open_index(place), queries, own, right)
     if args.picture:
         draw_picture(rows, args.picture, len(exact))
     if args.json:
-        args.json.write_text(json.dumps({"documents": len(exact), "built": built, "rows": rows}, indent=1), "utf-8")
+        args.json.write_text(
+            json.dumps({"documents": len(exact), "built": built, "rows": rows}, indent=1), "utf-8"
+        )
 
 
 if __name__ == "__main__":

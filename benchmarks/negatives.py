@@ -1,13 +1,14 @@
-"""What to do about repeated rows: keep, mask, avoid, distinct, a guide. Quality against steps, on repetitive data.
+"""What to do about repeated rows: keep, mask, avoid, distinct, a guide. Quality against steps, on
+repetitive data.
 
     python benchmarks/negatives.py --out FILE.json --steps 100 --seeds 0 1 2 --sts FILE --floor PAIRS --overhead
 
-The 282 pairs of examples/job_skills/train.csv are drawn with replacement to 100,000 rows, so that the floor under the
-loss is the published run's. Each arm trains on the same rows with the same settings but for its own flags, and is
-evaluated along the way on occupations and wordings that training never sees (352 lists of skills are searched), and at
-the end on STS (Spearman), for what was forgotten. Results go to FILE.json after every run; a run that is there already
-is not done again. docs/negatives.md is written from it: --table FILE.json.
-"""
+The 282 pairs of examples/job_skills/train.csv are drawn with replacement to 100,000 rows, so that
+the floor under the loss is the published run's. Each arm trains on the same rows with the same
+settings but for its own flags, and is evaluated along the way on occupations and wordings that
+training never sees (352 lists of skills are searched), and at the end on STS (Spearman), for what
+was forgotten. Results go to FILE.json after every run; a run that is there already is not done
+again. docs/negatives.md is written from it: --table FILE.json."""
 
 from __future__ import annotations
 
@@ -24,17 +25,17 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from minilm_retriever import files
-from minilm_retriever.batching import order
-from minilm_retriever.config import TrainConfig
-from minilm_retriever.data import read_pairs, read_scored_pairs
-from minilm_retriever.encoding import encode_texts
-from minilm_retriever.loss import Ids, batch_floor
-from minilm_retriever.metrics import spearman
-from minilm_retriever.repeats import loss_floor, repeat_share
-from minilm_retriever.tokenization import TextTokenizer
-from minilm_retriever.trainer import Trainer
-from minilm_retriever.training import prepare
+from minilm_retriever.core.loss import Ids
+from minilm_retriever.core.trainer import Trainer
+from minilm_retriever.curation.duplicates import batch_floor, loss_floor, repeat_share
+from minilm_retriever.data.pairs import read_pairs, read_scored_pairs
+from minilm_retriever.encoder import encode_texts
+from minilm_retriever.evaluation.metrics import spearman
+from minilm_retriever.pretrained.tokenizer import TextTokenizer
+from minilm_retriever.storage import atomic_files
+from minilm_retriever.training.batches import order
+from minilm_retriever.training.config import TrainConfig
+from minilm_retriever.training.run import prepare
 
 EXAMPLE = Path("examples/job_skills")
 ROWS = 100_000
@@ -49,17 +50,32 @@ BASE: dict[str, float] = {}  # the base model's figures, measured once
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", default="negatives.json")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
-    parser.add_argument("--at", type=int, nargs="+", help="steps to evaluate after (default: 1/8, 1/4, 1/2, 3/4, all)")
+    parser.add_argument(
+        "--at",
+        type=int,
+        nargs="+",
+        help="steps to evaluate after (default: 1/8, 1/4, 1/2, 3/4, all)",
+    )
     parser.add_argument("--threads", type=int)
     parser.add_argument("--sts", help="scored pairs: what was forgotten")
-    parser.add_argument("--floor", help="pairs (description, skills) whose floor is predicted and measured")
-    parser.add_argument("--overhead", action="store_true", help="time what mask and avoid add to a step")
-    parser.add_argument("--table", metavar="FILE.json", help="print the tables of a finished run, and do nothing else")
+    parser.add_argument(
+        "--floor", help="pairs (description, skills) whose floor is predicted and measured"
+    )
+    parser.add_argument(
+        "--overhead", action="store_true", help="time what mask and avoid add to a step"
+    )
+    parser.add_argument(
+        "--table",
+        metavar="FILE.json",
+        help="print the tables of a finished run, and do nothing else",
+    )
     args = parser.parse_args()
     if args.table:
         print(tables(json.loads(Path(args.table).read_text("utf-8"))))
@@ -68,18 +84,18 @@ def main() -> None:
     found = json.loads(out.read_text("utf-8")) if out.exists() else {"runs": []}
     if args.floor:
         found["floor"] = floor_figures(args.floor)
-        files.write_json(out, found)
+        atomic_files.write_json(out, found)
     done = {(run["arm"], run["seed"], run["steps"]) for run in found["runs"]}
     with tempfile.TemporaryDirectory() as folder:
         train = repetitive(Path(folder) / "train.csv")
         if args.overhead:
             found["overhead"] = overhead(train, args)
-            files.write_json(out, found)
+            atomic_files.write_json(out, found)
         for seed in args.seeds:
             for arm in args.arms:
                 if (arm, seed, args.steps) not in done:
                     found["runs"].append(run_arm(arm, seed, train, args))
-                    files.write_json(out, found)
+                    atomic_files.write_json(out, found)
     print(tables(found))
 
 
@@ -97,10 +113,17 @@ def repetitive(path: Path) -> Path:
 def run_arm(arm: str, seed: int, train: Path, args: argparse.Namespace) -> dict[str, Any]:
     """One run: quality at several steps along it."""
     config = TrainConfig(
-        train=(str(train),), out="never-written", max_steps=args.steps, seed=seed, threads=args.threads, **ARMS[arm]
+        train=(str(train),),
+        out="never-written",
+        max_steps=args.steps,
+        seed=seed,
+        threads=args.threads,
+        **ARMS[arm],
     )
     base, trainer = prepare(config)
-    at = set(args.at or [args.steps // 8, args.steps // 4, args.steps // 2, args.steps * 3 // 4]) | {0, args.steps}
+    at = set(
+        args.at or [args.steps // 8, args.steps // 4, args.steps // 2, args.steps * 3 // 4]
+    ) | {0, args.steps}
     points, losses, seconds = [], [], 0.0
     for number, batches in enumerate([None, *trainer.plan.steps(0, args.steps)]):
         if batches is not None:
@@ -113,7 +136,11 @@ def run_arm(arm: str, seed: int, train: Path, args: argparse.Namespace) -> dict[
             point = {"step": number, "minutes": seconds / 60, "loss": loss, "floor": floor}
             values = {} if number else BASE  # the base model is the same for all
             if not values:
-                values.update(evaluate(trainer, base.tokenizer, args.sts if number in (0, args.steps) else None))
+                values.update(
+                    evaluate(
+                        trainer, base.tokenizer, args.sts if number in (0, args.steps) else None
+                    )
+                )
             points.append({**point, **values})
             print(arm, seed, {k: round(float(v), 4) for k, v in points[-1].items()}, flush=True)
     return {"arm": arm, "seed": seed, "steps": args.steps, "points": points}
@@ -122,7 +149,10 @@ def run_arm(arm: str, seed: int, train: Path, args: argparse.Namespace) -> dict[
 def evaluate(trainer: Trainer, tokenizer: TextTokenizer, sts: str | None) -> dict[str, float]:
     """Accuracy@1 and MRR@10 on the held-out files, over all lists of skills; Spearman on STS."""
     values = {}
-    corpus = [row["skills"] for row in csv.DictReader((EXAMPLE / "corpus.csv").open(encoding="utf-8", newline=""))]
+    corpus = [
+        row["skills"]
+        for row in csv.DictReader((EXAMPLE / "corpus.csv").open(encoding="utf-8", newline=""))
+    ]
     documents = encode_texts(trainer.encoder, tokenizer, corpus)
     for name in ("unseen_wordings", "unseen_occupations"):
         pairs = read_pairs(EXAMPLE / f"{name}.csv", ["description", "skills"])
@@ -134,14 +164,19 @@ def evaluate(trainer: Trainer, tokenizer: TextTokenizer, sts: str | None) -> dic
     if sts:
         left, right, gold = read_scored_pairs(sts)
         vectors = encode_texts(trainer.encoder, tokenizer, left + right)
-        values["sts"] = spearman((vectors[: len(left)] * vectors[len(left) :]).sum(axis=1), np.array(gold))
+        values["sts"] = spearman(
+            (vectors[: len(left)] * vectors[len(left) :]).sum(axis=1), np.array(gold)
+        )
     return values
 
 
 def overhead(train: Path, args: argparse.Namespace, rounds: int = 15) -> dict[str, float]:
-    """Milliseconds: a step, its loss with and without masks (interleaved, medians), and drawing an epoch of batches."""
+    """Milliseconds: a step, its loss with and without masks (interleaved, medians), and drawing an
+    epoch of batches."""
     trainers = {
-        arm: prepare(TrainConfig(train=(str(train),), out="never-written", threads=args.threads, **ARMS[arm]))[1]
+        arm: prepare(
+            TrainConfig(train=(str(train),), out="never-written", threads=args.threads, **ARMS[arm])
+        )[1]
         for arm in ("keep", "mask", "avoid")
     }
     times: dict[str, list[float]] = {}
@@ -188,7 +223,8 @@ def floor_figures(path: str) -> dict[str, float]:
 
 
 def tables(found: dict[str, Any]) -> str:
-    """Markdown: for each arm and step the mean over seeds and the standard deviation; and the floor."""
+    """Markdown: for each arm and step the mean over seeds and the standard deviation; and the
+    floor."""
     lines = ["| arm | steps | minutes | loss of the last 50 steps (floor) | unseen wordings acc@1, MRR@10 "
              "| unseen occupations acc@1, MRR@10 | STS |", "|---|---|---|---|---|---|---|"]  # fmt: skip
     runs = found["runs"]

@@ -1,12 +1,14 @@
-"""The closest pairs among N vectors: our time and memory beside the matrix products alone, and sentence-transformers.
+"""The closest pairs among N vectors: our time and memory beside the matrix products alone, and
+sentence-transformers.
 
-python benchmarks/paraphrases.py [--texts 50000] [-n 1000] [--threads 2] [--rounds 3] [--peer PYTHON]
+python benchmarks/paraphrases.py [--texts 50000] [-n 1000] [--threads 2] [--rounds 3] [--peer
+PYTHON]
 
-The vectors are random ones in groups of near neighbours. `products` are those of the blocks that our search goes
-through, and nothing else: no exact search can do with fewer. The peer is sentence-transformers' function
-paraphrase_mining_embeddings with its own defaults (it looks at 100 neighbours a text) in an interpreter of its own, by
-default that of .peers/bench. All take turns; memory is what the work adds to its process at the peak.
-"""
+The vectors are random ones in groups of near neighbours. `products` are those of the blocks that
+our search goes through, and nothing else: no exact search can do with fewer. The peer is
+sentence-transformers' function paraphrase_mining_embeddings with its own defaults (it looks at 100
+neighbours a text) in an interpreter of its own, by default that of .peers/bench. All take turns;
+memory is what the work adds to its process at the peak."""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.search import memory_of  # noqa: E402
-from minilm_retriever.paraphrases import LEFT, RIGHT, closest_pairs  # noqa: E402
+from minilm_retriever.curation.paraphrases import LEFT, RIGHT, closest_pairs  # noqa: E402
 
 PEER = """
 import json, sys, time, torch, numpy as np
@@ -69,7 +71,9 @@ def timed(work: object) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--texts", type=int, default=50_000)
     parser.add_argument("-n", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=2)
@@ -98,10 +102,14 @@ def main() -> None:
                 ]
                 told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
                 theirs.append(json.loads(told.splitlines()[-1]))
-    print(f"{args.texts:,} vectors of {vectors.shape[1]}, the best {args.n:,} pairs, {args.threads} threads")
+    print(
+        f"{args.texts:,} vectors of {vectors.shape[1]}, the best {args.n:,} pairs, {args.threads} threads"
+    )
     print(f"{'ours':<24}{statistics.median(ours):8.1f} s{memory:8.0f} MB")
     ratio = statistics.median(a / b for a, b in zip(ours, bare, strict=True))
-    print(f"{'products alone':<24}{statistics.median(bare):8.1f} s            ours takes {ratio:.2f} x as long")
+    print(
+        f"{'products alone':<24}{statistics.median(bare):8.1f} s            ours takes {ratio:.2f} x as long"
+    )
     if theirs:
         seconds = [one["s"] for one in theirs]
         ratio = statistics.median(b / a for a, b in zip(ours, seconds, strict=True))

@@ -1,11 +1,12 @@
-"""The published run again: rows drawn to 100,000, the printed recipe, fit()'s, and the closest that was found.
+"""The published run again: rows drawn to 100,000, the printed recipe, fit()'s, and the closest that
+was found.
 
     python benchmarks/reproduction.py --data ROWS.jsonl --steps 2000 --threads 2
 
-ROWS.jsonl has a `description` and a `skills` field in each line, with the frequencies of the published data. Prints the
-mean loss of every 500 steps beside the published one and beside the floor that duplicated positives put under it, and
-writes benchmarks/results/reproduction.json as it goes.
-"""
+ROWS.jsonl has a `description` and a `skills` field in each line, with the frequencies of the
+published data. Prints the mean loss of every 500 steps beside the published one and beside the
+floor that duplicated positives put under it, and writes benchmarks/results/reproduction.json as it
+goes."""
 
 from __future__ import annotations
 
@@ -20,10 +21,10 @@ from math import log
 from pathlib import Path
 from typing import Any
 
-from minilm_retriever import files
-from minilm_retriever.config import RECIPES, TrainConfig
-from minilm_retriever.trainer import Trainer
-from minilm_retriever.training import prepare
+from minilm_retriever.core.trainer import Trainer
+from minilm_retriever.storage import atomic_files
+from minilm_retriever.training.config import RECIPES, TrainConfig
+from minilm_retriever.training.run import prepare
 
 ROWS, LOG_STEPS = 100_000, 500
 RUNS: dict[str, dict[str, Any]] = {
@@ -32,15 +33,27 @@ RUNS: dict[str, dict[str, Any]] = {
     "fit": RECIPES["fit"],
 }
 # From the published card: mean loss of the 500 steps before each step.
-PUBLISHED = {500: 0.0787, 1000: 0.047, 1500: 0.0427, 2000: 0.0379, 2500: 0.039, 3000: 0.0394, 18500: 0.0361}
+PUBLISHED = {
+    500: 0.0787,
+    1000: 0.047,
+    1500: 0.0427,
+    2000: 0.0379,
+    2500: 0.039,
+    3000: 0.0394,
+    18500: 0.0361,
+}
 
 
 def main() -> None:
     """Run what is asked for and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", required=True, help="JSONL with description and skills")
     parser.add_argument("--model", default="checkpoints/all-MiniLM-L6-v2")
-    parser.add_argument("--steps", type=int, default=2000, help="of 18,750: the schedule is that of the whole run")
+    parser.add_argument(
+        "--steps", type=int, default=2000, help="of 18,750: the schedule is that of the whole run"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--out", default="benchmarks/results/reproduction.json")
@@ -51,25 +64,33 @@ def main() -> None:
         pairs = draw(Path(args.data), Path(folder) / "pairs.csv")
         for name in args.runs:
             config = TrainConfig(
-                train=(str(pairs),), model=args.model, out=folder, threads=args.threads, device="cpu", **RUNS[name]
+                train=(str(pairs),),
+                model=args.model,
+                out=folder,
+                threads=args.threads,
+                device="cpu",
+                **RUNS[name],
             )
             _, trainer = prepare(config)
             results[name] = {"settings": RUNS[name], "rows": []}
             began = time.monotonic()
             for row in windows(trainer, args.steps):
                 results[name]["rows"].append({**row, "seconds": round(time.monotonic() - began)})
-                files.make_folder(out.parent)
-                files.write_json(out, results)
+                atomic_files.make_folder(out.parent)
+                atomic_files.write_json(out, results)
                 print(name, row, flush=True)
     print(table(results))
 
 
 def draw(source: Path, target: Path) -> Path:
-    """100,000 rows with replacement, as the published data set was drawn from few distinct pairs; seeded."""
+    """100,000 rows with replacement, as the published data set was drawn from few distinct pairs;
+    seeded."""
     rows = [json.loads(line) for line in source.read_text("utf-8").splitlines()]
     drawn = random.Random(0).choices(rows, k=ROWS)
     with target.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("sentence_0", "sentence_1"), *((r["description"], r["skills"]) for r in drawn)])
+        csv.writer(file).writerows(
+            [("sentence_0", "sentence_1"), *((r["description"], r["skills"]) for r in drawn)]
+        )
     return target
 
 
@@ -86,7 +107,8 @@ def windows(trainer: Trainer, steps: int) -> Any:
 
 
 def floor(positives: list[str]) -> float:
-    """Mean of log(1 + K) over a batch, K the other copies of a row's positive: no model can go below."""
+    """Mean of log(1 + K) over a batch, K the other copies of a row's positive: no model can go
+    below."""
     counts = Counter(positives)
     return sum(log(counts[text]) for text in positives) / len(positives)
 
@@ -100,9 +122,13 @@ def table(results: dict[str, Any]) -> str:
     ]
     found = {name: {row["step"]: row for row in results[name]["rows"]} for name in names}
     for step in sorted({step for rows in found.values() for step in rows}):
-        cells = [f"{found[name][step]['loss']:.4f}" if step in found[name] else "" for name in names]
+        cells = [
+            f"{found[name][step]['loss']:.4f}" if step in found[name] else "" for name in names
+        ]
         floors = {found[name][step]["floor"] for name in names if step in found[name]}
-        lines.append(f"| {step} | {PUBLISHED.get(step, '')} | {' | '.join(cells)} | {max(floors):.4f} |")
+        lines.append(
+            f"| {step} | {PUBLISHED.get(step, '')} | {' | '.join(cells)} | {max(floors):.4f} |"
+        )
     return "\n".join(lines)
 
 

@@ -1,4 +1,5 @@
-"""Several processes against one, as JSON: the same numbers, what is left when one is killed, and what it costs.
+"""Several processes against one, as JSON: the same numbers, what is left when one is killed, and
+what it costs.
 
     python benchmarks/scaling.py parity                   2 and 4 ranks against one process, 50 steps, one global batch
     python benchmarks/scaling.py kills --kills 20         a rank killed in a step or in the writing of a state
@@ -7,8 +8,7 @@
     python benchmarks/scaling.py reading --rows 200000    what one reader of rows gives
     python benchmarks/scaling.py pieces                   a rank's part of the mask and scores of 65,536 rows; search
 
-docs/scaling.md is written from what these print.
-"""
+docs/scaling.md is written from what these print."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from minilm_retriever.storage import tensors
+from minilm_retriever.training import checkpoint
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -32,15 +35,18 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from minilm_retriever import checkpoint, folders, ray_engine  # noqa: E402
-from minilm_retriever.bulk import RowReader, encode_files  # noqa: E402
-from minilm_retriever.config import BASE_FOLDER, EncodeConfig, TrainConfig  # noqa: E402
-from minilm_retriever.data import read_pairs  # noqa: E402
+from minilm_retriever.core.loss import in_batch_negatives
+from minilm_retriever.core.trainer import Trainer  # noqa: E402
+from minilm_retriever.data.pairs import read_pairs  # noqa: E402
 from minilm_retriever.distributed import join  # noqa: E402
-from minilm_retriever.loss import in_batch_negatives, known_pairs  # noqa: E402
-from minilm_retriever.search import top_k  # noqa: E402
-from minilm_retriever.trainer import Trainer  # noqa: E402
-from minilm_retriever.training import prepare, train  # noqa: E402
+from minilm_retriever.encoding import ray_engine
+from minilm_retriever.encoding.config import EncodeConfig
+from minilm_retriever.encoding.encode_files import RowReader, encode_files  # noqa: E402
+from minilm_retriever.pretrained.hub import BASE_FOLDER
+from minilm_retriever.search.exact import top_k  # noqa: E402
+from minilm_retriever.training.config import TrainConfig  # noqa: E402
+from minilm_retriever.training.objective import known_pairs  # noqa: E402
+from minilm_retriever.training.run import prepare, train  # noqa: E402
 from tests import tiny  # noqa: E402
 from tests.ranks import launch  # noqa: E402
 
@@ -48,7 +54,9 @@ EXAMPLE = ROOT / "examples/job_skills/train.csv"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=list(WORK))
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
@@ -71,14 +79,15 @@ def with_negatives(place: Path) -> str:
     pairs = read_pairs(EXAMPLE)
     queries, documents = pairs.texts
     rows = [
-        (q, d, documents[(i * 7 + 3) % len(documents)]) for i, (q, d) in enumerate(zip(queries, documents, strict=True))
+        (q, d, documents[(i * 7 + 3) % len(documents)])
+        for i, (q, d) in enumerate(zip(queries, documents, strict=True))
     ]
     with (place / "pairs.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("sentence_0", "sentence_1", "negative"), *rows])
     return str(place / "pairs.csv")
 
 
-# --- the same numbers -------------------------------------------------------------------------------------------------
+# --- the same numbers -----------------------------------------------------------------------------
 
 
 def fifty_steps(config: TrainConfig, path: str, double: bool) -> None:
@@ -88,15 +97,28 @@ def fifty_steps(config: TrainConfig, path: str, double: bool) -> None:
         _, trainer = prepare(config, ranks)
         if double:
             trainer.encoder.double()
-        losses = [trainer.step(number, batches).loss for number, batches in enumerate(trainer.plan.steps(0, 50))]
+        losses = [
+            trainer.step(number, batches).loss
+            for number, batches in enumerate(trainer.plan.steps(0, 50))
+        ]
         if ranks.first:
-            save_file({"losses": torch.tensor(losses, dtype=torch.float64), **trainer.encoder.state_dict()}, path)
+            save_file(
+                {
+                    "losses": torch.tensor(losses, dtype=torch.float64),
+                    **trainer.encoder.state_dict(),
+                },
+                path,
+            )
         ranks.leave()
 
 
 def parity(args: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
     """The largest differences to one process."""
-    common = {"train": (with_negatives(place),), "model": small_minilm(place), "out": str(place / "out")}
+    common = {
+        "train": (with_negatives(place),),
+        "model": small_minilm(place),
+        "out": str(place / "out"),
+    }
     common |= {"dropout": 0.0, "device": "cpu", "max_steps": 50, "batch_size": 32}
     arms: dict[str, dict[str, Any]] = {
         "plain": {"columns": ("sentence_0", "sentence_1")},
@@ -110,12 +132,23 @@ def parity(args: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
             alone = load_file(place / "alone")
             for world in (2, 4):
                 ended = launch(
-                    world, fifty_steps, config, str(place / "many"), double, place=place / "said", seconds=900
+                    world,
+                    fifty_steps,
+                    config,
+                    str(place / "many"),
+                    double,
+                    place=place / "said",
+                    seconds=900,
                 )
                 assert ended.statuses == [0] * world, ended.said
-                apart = {key: float((t - alone[key]).abs().max()) for key, t in load_file(place / "many").items()}
+                apart = {
+                    key: float((t - alone[key]).abs().max())
+                    for key, t in load_file(place / "many").items()
+                }
                 key_bias = max(value for key, value in apart.items() if key.endswith("key.bias"))
-                weights = max(v for k, v in apart.items() if k != "losses" and not k.endswith("key.bias"))
+                weights = max(
+                    v for k, v in apart.items() if k != "losses" and not k.endswith("key.bias")
+                )
                 line = {"run": name, "dtype": "float64" if double else "float32", "ranks": world}
                 line |= {"loss": apart["losses"], "weights": weights, "key.bias": key_bias}
                 print(json.dumps(line), file=sys.stderr)
@@ -123,14 +156,15 @@ def parity(args: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
     return found
 
 
-# --- killed -----------------------------------------------------------------------------------------------------------
+# --- killed ---------------------------------------------------------------------------------------
 
 
 def mortal(config: TrainConfig, dies: dict[str, Any]) -> int:
-    """train.py; a rank dies between forward and backward of a step, or half way through a file of a state."""
+    """train.py; a rank dies between forward and backward of a step, or half way through a file of a
+    state."""
     torch.set_num_threads(1)
     losses, writes = [], []
-    loss, save = Trainer.batch_loss, checkpoint.save_tensors
+    loss, save = Trainer.batch_loss, tensors.save_tensors
     ours = int(os.environ["RANK"]) == dies.get("rank")
 
     def dying_loss(self: Trainer, *batch: Any) -> torch.Tensor:
@@ -147,18 +181,28 @@ def mortal(config: TrainConfig, dies: dict[str, Any]) -> int:
             os.truncate(path, path.stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Trainer.batch_loss, checkpoint.save_tensors = dying_loss, dying_save  # type: ignore[method-assign]
+    Trainer.batch_loss, tensors.save_tensors = dying_loss, dying_save  # type: ignore[method-assign]
     return train(config)
 
 
 def kills(args: argparse.Namespace, place: Path) -> dict[str, Any]:
-    """A rank is killed; the others end, what stands is whole, and the run's end is the undisturbed one's."""
-    flags = {"train": (with_negatives(place),), "model": small_minilm(place), "device": "cpu", "save_steps": 2}
+    """A rank is killed; the others end, what stands is whole, and the run's end is the undisturbed
+    one's."""
+    flags = {
+        "train": (with_negatives(place),),
+        "model": small_minilm(place),
+        "device": "cpu",
+        "save_steps": 2,
+    }
     flags |= {"max_steps": 18, "batch_size": 16, "log_steps": 6}
     whole = TrainConfig(**flags, out=str(place / "whole"))
     assert launch(2, mortal, whole, {}, place=place / "said", seconds=600).statuses == [0, 0]
     expected = load_file(f"{whole.out}/model.safetensors")
-    chance, seconds, found = random.Random(0), [], dict.fromkeys(("in a step", "in a save", "same bits", "damaged"), 0)
+    chance, seconds, found = (
+        random.Random(0),
+        [],
+        dict.fromkeys(("in a step", "in a save", "same bits", "damaged"), 0),
+    )
     for number in range(args.kills):
         config = TrainConfig(**flags, out=str(place / f"killed{number}"))
         step = number % 2 == 0
@@ -169,18 +213,25 @@ def kills(args: argparse.Namespace, place: Path) -> dict[str, Any]:
         assert ended.statuses[dies["rank"]] == -signal.SIGKILL, ended
         assert ended.statuses[1 - dies["rank"]] not in (0, None), ended
         found["in a step" if step else "in a save"] += 1
-        found["damaged"] += len(folders.latest(f"{config.out}.run").skipped)
-        assert launch(2, mortal, config, {}, place=place / "said", restarts=1, seconds=600).statuses == [0, 0]
+        found["damaged"] += len(checkpoint.latest(f"{config.out}.run").skipped)
+        assert launch(
+            2, mortal, config, {}, place=place / "said", restarts=1, seconds=600
+        ).statuses == [0, 0]
         weights = load_file(f"{config.out}/model.safetensors")
         found["same bits"] += all(torch.equal(t, expected[name]) for name, t in weights.items())
-    return {"kills": args.kills, **found, "most seconds until the other ended": round(max(seconds), 1)}
+    return {
+        "kills": args.kills,
+        **found,
+        "most seconds until the other ended": round(max(seconds), 1),
+    }
 
 
-# --- what it costs ----------------------------------------------------------------------------------------------------
+# --- what it costs --------------------------------------------------------------------------------
 
 
 def timed_steps(config: TrainConfig, path: str, threads: int) -> None:
-    """Seconds of a step, the first left out, processor seconds of all ranks, and seconds of summing gradients alone."""
+    """Seconds of a step, the first left out, processor seconds of all ranks, and seconds of summing
+    gradients alone."""
     torch.set_num_threads(threads)
     with join("cpu") as ranks:
         _, trainer = prepare(config, ranks)
@@ -200,7 +251,8 @@ def timed_steps(config: TrainConfig, path: str, threads: int) -> None:
             sums.append(time.perf_counter() - began)
         if ranks.first:
             Path(path).write_text(
-                json.dumps([statistics.median(part) for part in (times[1:], work[1:], sums)]), "utf-8"
+                json.dumps([statistics.median(part) for part in (times[1:], work[1:], sums)]),
+                "utf-8",
             )
         ranks.leave()
 
@@ -217,14 +269,31 @@ def speed(args: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
         for _ in range(args.rounds):
             for world in seen:
                 ended = launch(
-                    world, timed_steps, config, str(place / "time"), 2 // world, place=place / "said", seconds=600
+                    world,
+                    timed_steps,
+                    config,
+                    str(place / "time"),
+                    2 // world,
+                    place=place / "said",
+                    seconds=600,
                 )
                 assert ended.statuses == [0] * world, ended.said
                 seen[world].append(json.loads((place / "time").read_text("utf-8")))
-        one, two = ([statistics.median(column) for column in zip(*seen[world], strict=True)] for world in seen)
+        one, two = (
+            [statistics.median(column) for column in zip(*seen[world], strict=True)]
+            for world in seen
+        )
         ratios = [b[0] / a[0] for a, b in zip(seen[1], seen[2], strict=True)]
-        line = {"batch": batch, "1 rank, 2 threads: s a step": one[0], "2 ranks, 1 thread: s a step": two[0]}
-        line |= {"ratio": statistics.median(ratios), "of rounds": [min(ratios), max(ratios)], "s to sum": two[2]}
+        line = {
+            "batch": batch,
+            "1 rank, 2 threads: s a step": one[0],
+            "2 ranks, 1 thread: s a step": two[0],
+        }
+        line |= {
+            "ratio": statistics.median(ratios),
+            "of rounds": [min(ratios), max(ratios)],
+            "s to sum": two[2],
+        }
         line |= {"processor s a step": [one[1], two[1]], "ratio of these": two[1] / one[1]}
         print(json.dumps(line), file=sys.stderr)
         found.append(line)
@@ -245,7 +314,9 @@ def reading(args: argparse.Namespace, place: Path) -> dict[str, float]:
     for name in ("rows.jsonl", "rows.parquet"):
         config = EncodeConfig(inputs=(str(place / name),), out="nowhere")
         began = time.perf_counter()
-        rows = sum(len(shard.ids) for shard in RowReader(config, config.inputs).shards(keep_aside=False))
+        rows = sum(
+            len(shard.ids) for shard in RowReader(config, config.inputs).shards(keep_aside=False)
+        )
         found[name] = round(rows / (time.perf_counter() - began))
     return found
 
@@ -260,7 +331,11 @@ def encoding(args: argparse.Namespace, place: Path) -> dict[str, Any]:
     """Seconds of encode.py on distinct texts, model opened and all, contestants in turn."""
     texts = [f"{i} {text}" for i, text in enumerate(read_pairs(EXAMPLE).texts[0] * 8)][: args.rows]
     (place / "rows.txt").write_text("\n".join(texts), "utf-8")
-    seen: dict[str, list[float]] = {"1 process, 2 threads": [], "2 ranks, 1 thread": [], "2 Ray actors, 1 thread": []}
+    seen: dict[str, list[float]] = {
+        "1 process, 2 threads": [],
+        "2 ranks, 1 thread": [],
+        "2 Ray actors, 1 thread": [],
+    }
     for number in range(args.rounds):
         for name, times in seen.items():
             config = EncodeConfig(
@@ -271,7 +346,9 @@ def encoding(args: argparse.Namespace, place: Path) -> dict[str, Any]:
             if "Ray" in name:
                 ray_engine.encode_files(config)
             else:
-                ended = launch(2 // (config.threads or 1), encoded, config, place=place / "said", seconds=600)
+                ended = launch(
+                    2 // (config.threads or 1), encoded, config, place=place / "said", seconds=600
+                )
                 assert set(ended.statuses) == {0}, ended.said
             times.append(time.perf_counter() - began)
     first = [p.read_bytes() for p in sorted((place / "2 ranks, 1 thread0").glob("vectors-*"))]
@@ -287,7 +364,10 @@ def pieces(args: argparse.Namespace, place: Path) -> dict[str, Any]:
     began = time.perf_counter()
     known_pairs(queries, documents, slice(2048, 3072))
     mask = time.perf_counter() - began
-    own, everyone = torch.randn(1024, 384, requires_grad=True), torch.randn(65_536, 384, requires_grad=True)
+    own, everyone = (
+        torch.randn(1024, 384, requires_grad=True),
+        torch.randn(65_536, 384, requires_grad=True),
+    )
     began = time.perf_counter()
     in_batch_negatives(own, everyone, first=2048).backward()
     scores = time.perf_counter() - began

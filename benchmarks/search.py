@@ -1,13 +1,14 @@
 """Exact search against faiss IndexFlatIP on the same vectors, in the same run, taking turns.
 
-python benchmarks/search.py [--documents 1000000] [--queries 1 1000] [--k 10] [--threads 2] [--json FILE]
+python benchmarks/search.py [--documents 1000000] [--queries 1 1000] [--k 10] [--threads 2] [--json
+FILE]
 
-The vectors are written to a file and memory-mapped; faiss gets a copy in memory, which is its only way. Each round
-times both once on the same queries, drawn near documents; the table shows the best and the median round, and the median
-over the rounds of how much faster we are. `memory` is what our search adds to the process beyond the mapped file (peak
-of anonymous memory). Ids have to be identical wherever neighbouring scores differ by more than 1e-6. Run it on a quiet
-machine: two threads that wait for each other suffer from a third.
-"""
+The vectors are written to a file and memory-mapped; faiss gets a copy in memory, which is its only
+way. Each round times both once on the same queries, drawn near documents; the table shows the best
+and the median round, and the median over the rounds of how much faster we are. `memory` is what our
+search adds to the process beyond the mapped file (peak of anonymous memory). Ids have to be
+identical wherever neighbouring scores differ by more than 1e-6. Run it on a quiet machine: two
+threads that wait for each other suffer from a third."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from minilm_retriever.search import top_k
+from minilm_retriever.search.exact import top_k
 
 Found = tuple[np.ndarray, np.ndarray]
 
@@ -47,7 +48,9 @@ def draw_queries(documents: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Unit vectors, each near a document."""
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.integers(len(documents), size=count))
-    queries = documents[rows] + 0.05 * rng.standard_normal((count, documents.shape[1]), dtype=np.float32)
+    queries = documents[rows] + 0.05 * rng.standard_normal(
+        (count, documents.shape[1]), dtype=np.float32
+    )
     return (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -95,14 +98,20 @@ def agree(ours: Found, theirs: Found) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--documents", type=int, default=1_000_000)
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--queries", type=int, nargs="+", default=[1, 1000])
     parser.add_argument("--k", type=int, nargs="+", default=[10])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5, help="for 1,000 queries; smaller batches get more")
-    parser.add_argument("--folder", type=Path, help="where the vectors are written (default: a temporary folder)")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="for 1,000 queries; smaller batches get more"
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="where the vectors are written (default: a temporary folder)"
+    )
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     import faiss
@@ -115,8 +124,12 @@ def main() -> None:
         index = faiss.IndexFlatIP(args.width)
         for start in range(0, len(documents), 1 << 16):
             index.add(np.ascontiguousarray(documents[start : start + (1 << 16)]))
-        print(f"{args.documents:,} x {args.width} float32, {args.threads} threads, load {os.getloadavg()[0]:.1f}")
-        print(f"{'queries':>8}{'k':>5}{'ours, s':>18}{'faiss, s':>18}{'faiss/ours':>12}{'memory':>9}  ids")
+        print(
+            f"{args.documents:,} x {args.width} float32, {args.threads} threads, load {os.getloadavg()[0]:.1f}"
+        )
+        print(
+            f"{'queries':>8}{'k':>5}{'ours, s':>18}{'faiss, s':>18}{'faiss/ours':>12}{'memory':>9}  ids"
+        )
         for count in args.queries:
             for k in args.k:
                 warm = draw_queries(documents, count, 0)
@@ -134,20 +147,39 @@ def main() -> None:
                     times["ours"].append(middle - start)
                     times["faiss"].append(end - middle)
                     same = same and agree(ours, theirs)
-                ratio = statistics.median(b / a for a, b in zip(times["ours"], times["faiss"], strict=True))
-                shown = {name: f"{min(t):.4f} / {statistics.median(t):.4f}" for name, t in times.items()}
+                ratio = statistics.median(
+                    b / a for a, b in zip(times["ours"], times["faiss"], strict=True)
+                )
+                shown = {
+                    name: f"{min(t):.4f} / {statistics.median(t):.4f}" for name, t in times.items()
+                }
                 print(
                     f"{count:>8}{k:>5}{shown['ours']:>18}{shown['faiss']:>18}{ratio:>12.2f}{memory:>6.0f} MB"
                     f"  {'same' if same else 'DIFFER'}",
                     flush=True,
                 )
                 rows.append(
-                    {"queries": count, "k": k, "seconds": times, "ratio": ratio, "memory_mb": memory, "same_ids": same}
+                    {
+                        "queries": count,
+                        "k": k,
+                        "seconds": times,
+                        "ratio": ratio,
+                        "memory_mb": memory,
+                        "same_ids": same,
+                    }
                 )
     if args.json:
         machine = {"python": sys.version, "torch": torch.__version__, "faiss": faiss.__version__}
-        machine |= {"processor": platform.processor() or platform.machine(), "threads": args.threads}
-        figures = {"documents": args.documents, "width": args.width, "machine": machine, "rows": rows}
+        machine |= {
+            "processor": platform.processor() or platform.machine(),
+            "threads": args.threads,
+        }
+        figures = {
+            "documents": args.documents,
+            "width": args.width,
+            "machine": machine,
+            "rows": rows,
+        }
         args.json.write_text(json.dumps(figures, indent=1), "utf-8")
 
 

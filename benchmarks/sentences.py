@@ -1,11 +1,12 @@
-"""The distinct sentences of Debian's package descriptions: a real text collection that every mirror of Debian carries.
+"""The distinct sentences of Debian's package descriptions: a real text collection that every mirror
+of Debian carries.
 
-apt-get -o Acquire::Languages=en update
-/usr/lib/apt/apt-helper cat-file /var/lib/apt/lists/*_Translation-en* | python benchmarks/sentences.py > sentences.txt
+apt-get -o Acquire::Languages=en update /usr/lib/apt/apt-helper cat-file
+/var/lib/apt/lists/*_Translation-en* | python benchmarks/sentences.py > sentences.txt
 
-Reads the descriptions on standard input and writes a sentence a line: paragraphs and list items joined over their line
-breaks, cut after a full stop, question or exclamation mark before a capital; of 15 to 200 characters, each once.
-"""
+Reads the descriptions on standard input and writes a sentence a line: paragraphs and list items
+joined over their line breaks, cut after a full stop, question or exclamation mark before a capital;
+of 15 to 200 characters, each once."""
 
 from __future__ import annotations
 

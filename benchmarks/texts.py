@@ -1,4 +1,5 @@
-"""Texts for the benchmark, made of this repository's own examples: the same in every run, with a long tail."""
+"""Texts for the benchmark, made of this repository's own examples: the same in every run, with a
+long tail."""
 
 from __future__ import annotations
 
@@ -18,8 +19,11 @@ def example_pairs() -> list[tuple[str, str]]:
     return pairs
 
 
-def distinct_texts(count: int = 2000, seed: int = 0, *, median: int = 27, spread: float = 0.75) -> list[str]:
-    """`count` different texts whose word counts are log-normal (median words, spread in the logarithm), 3 to 400."""
+def distinct_texts(
+    count: int = 2000, seed: int = 0, *, median: int = 27, spread: float = 0.75
+) -> list[str]:
+    """`count` different texts whose word counts are log-normal (median words, spread in the
+    logarithm), 3 to 400."""
     rng = random.Random(seed)
     pieces = [text for pair in example_pairs() for text in pair]
     texts: dict[str, None] = {}
@@ -44,7 +48,8 @@ def short_queries(count: int = 200, seed: int = 2) -> list[str]:
 
 
 def repeated_rows(distinct: list[str], count: int, seed: int = 3) -> list[str]:
-    """`count` rows drawn from the distinct texts, some far more often than others; each at least once."""
+    """`count` rows drawn from the distinct texts, some far more often than others; each at least
+    once."""
     rng = random.Random(seed)
     weights = [1 / (1 + rank) ** 0.5 for rank in range(len(distinct))]
     rows = distinct + rng.choices(distinct, weights, k=count - len(distinct))

@@ -1,9 +1,9 @@
-"""One contestant of the benchmark, alone in a process: reads a JSON command a line, answers one a line.
+"""One contestant of the benchmark, alone in a process: reads a JSON command a line, answers one a
+line.
 
     python worker.py KIND SETTINGS_JSON        KIND: ours, sentence-transformers, onnxruntime, fastembed
 
-The driver (bench.py) runs each in the environment that has it, and lets one work at a time.
-"""
+The driver (bench.py) runs each in the environment that has it, and lets one work at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Settings = dict[str, Any]
 Encode = Callable[[list[str]], Any]
 
 
-# --- encoding ---------------------------------------------------------------------------------------------------------
+# --- encoding -------------------------------------------------------------------------------------
 
 
 def ours(settings: Settings) -> Encode:
@@ -43,14 +43,17 @@ def sentence_transformers(settings: Settings) -> Encode:
 
 
 def onnxruntime(settings: Settings) -> Encode:
-    """The usual few lines around a session, sorted by token count: batches of 32, mean pooling, unit length."""
+    """The usual few lines around a session, sorted by token count: batches of 32, mean pooling,
+    unit length."""
     import numpy as np
     import onnxruntime as ort
     from tokenizers import Tokenizer
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = settings["threads"]
-    session = ort.InferenceSession(f"{settings['onnx']}/model.onnx", options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        f"{settings['onnx']}/model.onnx", options, providers=["CPUExecutionProvider"]
+    )
     tokenizer = Tokenizer.from_file(f"{settings['onnx']}/tokenizer.json")
     tokenizer.enable_truncation(256)
     tokenizer.no_padding()
@@ -66,9 +69,15 @@ def onnxruntime(settings: Settings) -> Encode:
             for i, row in enumerate(rows):
                 padded[i, : len(ids[row])] = ids[row]
                 mask[i, : len(ids[row])] = 1
-            feed = {"input_ids": padded, "attention_mask": mask, "token_type_ids": np.zeros_like(padded)}
+            feed = {
+                "input_ids": padded,
+                "attention_mask": mask,
+                "token_type_ids": np.zeros_like(padded),
+            }
             hidden = session.run(None, feed)[0]
-            pooled = (hidden * mask[..., None].astype(np.float32)).sum(1) / mask.sum(1, keepdims=True)
+            pooled = (hidden * mask[..., None].astype(np.float32)).sum(1) / mask.sum(
+                1, keepdims=True
+            )
             out[rows] = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
         return out
 
@@ -80,7 +89,9 @@ def fastembed(settings: Settings) -> Encode:
     from fastembed import TextEmbedding
 
     name, folder = "sentence-transformers/all-MiniLM-L6-v2", settings["onnx"]
-    model = TextEmbedding(name, specific_model_path=folder, threads=settings["threads"], local_files_only=True)
+    model = TextEmbedding(
+        name, specific_model_path=folder, threads=settings["threads"], local_files_only=True
+    )
     return lambda texts: np.stack(list(model.embed(texts)))
 
 
@@ -92,22 +103,23 @@ CONTESTANTS = {
 }
 
 
-# --- training ---------------------------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------
 
 
 def train_ours(settings: Settings, next_block: Callable[[int, float], int]) -> None:
-    """Our loop's steps: `next_block(done, loss)` is called after each block and says how many steps are next."""
+    """Our loop's steps: `next_block(done, loss)` is called after each block and says how many steps
+    are next."""
     import torch
 
-    from minilm_retriever import training
-    from minilm_retriever.config import TrainConfig
+    from minilm_retriever.training import run
+    from minilm_retriever.training.config import TrainConfig
 
     torch.set_num_threads(settings["threads"])
     config = TrainConfig(
         train=(settings["pairs"],), model=settings["model"], out=settings["out"], batch_size=settings["batch_size"],
         max_steps=settings["steps"],
     )  # fmt: skip
-    _, trainer = training.prepare(config)
+    _, trainer = run.prepare(config)
     block, done, loss = next_block(0, 0.0), 0, 0.0
     for number, batches in enumerate(trainer.plan.steps(0, trainer.total)):
         loss += trainer.step(number, batches).loss
@@ -116,8 +128,11 @@ def train_ours(settings: Settings, next_block: Callable[[int, float], int]) -> N
             block, done, loss = next_block(done, loss), 0, 0.0
 
 
-def train_sentence_transformers(settings: Settings, next_block: Callable[[int, float], int]) -> None:
-    """sentence-transformers' own Trainer with the published recipe's arguments, held after each block of steps."""
+def train_sentence_transformers(
+    settings: Settings, next_block: Callable[[int, float], int]
+) -> None:
+    """sentence-transformers' own Trainer with the published recipe's arguments, held after each
+    block of steps."""
     import torch
     from datasets import Dataset
     from sentence_transformers import (
@@ -159,7 +174,11 @@ def train_sentence_transformers(settings: Settings, next_block: Callable[[int, f
 
     columns = {name: [row[name] for row in rows] for name in ("sentence_0", "sentence_1")}
     trainer = SentenceTransformerTrainer(
-        model=model, args=arguments, train_dataset=Dataset.from_dict(columns), loss=Loss(model), callbacks=[Hold()]
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_dict(columns),
+        loss=Loss(model),
+        callbacks=[Hold()],
     )
     trainer.train()
 
@@ -167,22 +186,31 @@ def train_sentence_transformers(settings: Settings, next_block: Callable[[int, f
 TRAINERS = {"ours": train_ours, "sentence-transformers": train_sentence_transformers}
 
 
-# --- what is measured -------------------------------------------------------------------------------------------------
+# --- what is measured -----------------------------------------------------------------------------
 
 
 def matmul_peak(threads: int) -> float:
-    """GFLOP/s in float32 on the model's own matrix shapes at 1,024 tokens, by torch's fastest kernel.
+    """GFLOP/s in float32 on the model's own matrix shapes at 1,024 tokens, by torch's fastest
+    kernel.
 
-    Each shape alone on matrices that stay in the caches, best of several: a rate that no forward pass can exceed.
-    """
+    Each shape alone on matrices that stay in the caches, best of several: a rate that no forward
+    pass can exceed."""
     import torch
 
     torch.set_num_threads(threads)
     flop = seconds = 0.0
     with torch.inference_mode():
         for inputs, outputs in ((384, 1152), (384, 384), (384, 1536), (1536, 384)):
-            x, weight, bias = torch.randn(1024, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
-            packed = torch.ops.mkldnn._reorder_linear_weight(weight) if torch.backends.mkldnn.is_available() else None
+            x, weight, bias = (
+                torch.randn(1024, inputs),
+                torch.randn(outputs, inputs),
+                torch.randn(outputs),
+            )
+            packed = (
+                torch.ops.mkldnn._reorder_linear_weight(weight)
+                if torch.backends.mkldnn.is_available()
+                else None
+            )
             best = float("inf")
             for _ in range(12):
                 began = time.perf_counter()
@@ -197,10 +225,13 @@ def matmul_peak(threads: int) -> float:
 
 
 def peak_memory() -> float:
-    """The most memory that this process held so far, MB (VmHWM; ru_maxrss would count the parent's too)."""
+    """The most memory that this process held so far, MB (VmHWM; ru_maxrss would count the parent's
+    too)."""
     status = Path("/proc/self/status")
     if status.exists():
-        line = next(line for line in status.read_text("utf-8").splitlines() if line.startswith("VmHWM"))
+        line = next(
+            line for line in status.read_text("utf-8").splitlines() if line.startswith("VmHWM")
+        )
         return int(line.split()[1]) / 1024
     import resource
 
@@ -233,7 +264,15 @@ def main(kind: str, settings: Settings) -> None:
         def next_block(done: int, loss: float) -> int:
             if done:
                 wall, cpu = time.perf_counter() - clock["wall"], time.process_time() - clock["cpu"]
-                answer({"seconds": wall, "cpu": cpu, "steps": done, "loss": loss / done, "memory": peak_memory()})
+                answer(
+                    {
+                        "seconds": wall,
+                        "cpu": cpu,
+                        "steps": done,
+                        "loss": loss / done,
+                        "memory": peak_memory(),
+                    }
+                )
             command = read()
             clock.update(wall=time.perf_counter(), cpu=time.process_time())
             return int(command["steps"])

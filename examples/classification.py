@@ -1,7 +1,8 @@
-"""Which occupation does a description tell of? A linear classifier on the vectors (needs scikit-learn).
+"""Which occupation does a description tell of? A linear classifier on the vectors (needs
+scikit-learn).
 
-It learns from two texts an occupation, a description and the list of skills, and is tested on other descriptions.
-"""
+It learns from two texts an occupation, a description and the list of skills, and is tested on other
+descriptions."""
 
 from sklearn.linear_model import LogisticRegression
 
@@ -10,7 +11,9 @@ from minilm_retriever.data import read_pairs
 
 encoder = Encoder.from_pretrained("checkpoints/all-MiniLM-L6-v2")
 columns = ["description", "skills", "title"]
-learn, test = (read_pairs(f"examples/job_skills/{name}.csv", columns) for name in ("train", "unseen_wordings"))
+learn, test = (
+    read_pairs(f"examples/job_skills/{name}.csv", columns) for name in ("train", "unseen_wordings")
+)
 descriptions, skills, titles = learn.texts
 classifier = LogisticRegression(C=100.0).fit(encoder.encode(descriptions + skills), titles + titles)
 vectors = encoder.encode(test.texts[0])

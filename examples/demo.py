@@ -1,7 +1,8 @@
-"""The whole story in a few minutes: fetch, fine-tune, compare, encode, search, from Python. `make demo` runs this.
+"""The whole story in a few minutes: fetch, fine-tune, compare, encode, search, from Python. `make
+demo` runs this.
 
-Each step is a command that you can run yourself; it is printed before it runs. What is there already is used again.
-"""
+Each step is a command that you can run yourself; it is printed before it runs. What is there
+already is used again."""
 
 from __future__ import annotations
 
@@ -13,7 +14,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 DATA = "examples/job_skills"
-BASE, TUNED, VECTORS = "checkpoints/all-MiniLM-L6-v2", "checkpoints/job-skills", "checkpoints/job-skills-vectors"
+BASE, TUNED, VECTORS = (
+    "checkpoints/all-MiniLM-L6-v2",
+    "checkpoints/job-skills",
+    "checkpoints/job-skills-vectors",
+)
 QUERIES = (
     "Keeps a passenger jet apart from all the others in the sky, by voice alone, from a dark room with radar screens.",
     "mends old violins and builds new ones",
@@ -26,7 +31,9 @@ def run(*command: str) -> None:
     shown = " ".join(shlex.quote(part) for part in command)
     print(f"\n$ {shown}", flush=True)
     program = {"minilm-retriever": ["-m", "minilm_retriever"], "python": []}[command[0]]
-    status = subprocess.run([sys.executable, *program, *command[1:]], cwd=ROOT, check=False).returncode
+    status = subprocess.run(
+        [sys.executable, *program, *command[1:]], cwd=ROOT, check=False
+    ).returncode
     if status:
         sys.exit(status)
 

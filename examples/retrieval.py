@@ -1,10 +1,10 @@
-"""Encode, search and evaluate in ten lines of Python, once `minilm-retriever fetch` has got the base model."""
+"""Encode, search and evaluate in ten lines of Python, once `minilm-retriever fetch` has got the
+base model."""
 
 from minilm_retriever import Encoder
 from minilm_retriever.data import read_pairs, read_texts
-from minilm_retriever.evaluation import evaluate_retrieval
+from minilm_retriever.evaluation import evaluate_retrieval, retrieval_from_pairs
 from minilm_retriever.search import top_k
-from minilm_retriever.tasks import retrieval_from_pairs
 
 encoder = Encoder.from_pretrained("checkpoints/all-MiniLM-L6-v2")
 skills = [record.text for record in read_texts("examples/job_skills/corpus.csv", text="skills")]

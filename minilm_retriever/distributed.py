@@ -1,8 +1,9 @@
-"""Many processes as one: who we are among them, what they agree on, and vectors and gradients across them.
+"""Many processes as one: who we are among them, what they agree on, and vectors and gradients
+across them.
 
-Started by torchrun (or by whatever sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT): gloo between CPUs, NCCL between
-GPUs. One process alone is ALONE: nothing here does anything then, and torch.distributed is never imported.
-"""
+Started by torchrun (or by whatever sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT): gloo
+between CPUs, NCCL between GPUs. One process alone is ALONE: nothing here does anything then, and
+torch.distributed is never imported."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ from torch import Tensor
 
 from minilm_retriever.errors import UserError, tell
 
-# How long a rank waits for the others: for a machine that vanished. A process that ends is noticed at once.
+# How long a rank waits for the others: for a machine that vanished. A process that ends is noticed
+# at once.
 PATIENCE = timedelta(minutes=30)
 LAST_WORDS = 5.0  # seconds for the others to hear why a rank ends
 
@@ -44,7 +46,8 @@ class Ranks:
     """The processes of a run, seen from one of them."""
 
     def __init__(self, rank: int = 0, world: int = 1, restarts: int = 0, store: Any = None) -> None:
-        """restarts: how often torchrun has started this run anew; store: where ranks leave each other a word."""
+        """restarts: how often torchrun has started this run anew; store: where ranks leave each
+        other a word."""
         self.rank, self.world, self.restarts, self.store = rank, world, restarts, store
         self.taken = 0  # pieces of work, alone
 
@@ -54,7 +57,8 @@ class Ranks:
         return self.rank == 0
 
     def sizes(self, count: int) -> list[int]:
-        """How many of `count` rows each rank takes: as equal as can be, none where they do not reach."""
+        """How many of `count` rows each rank takes: as equal as can be, none where they do not
+        reach."""
         return [count // self.world + (rank < count % self.world) for rank in range(self.world)]
 
     def part(self, count: int) -> slice:
@@ -63,26 +67,28 @@ class Ranks:
         return slice(start, start + self.sizes(count)[self.rank])
 
     def seed(self, seed: int, step: int) -> None:
-        """Random numbers of our own for a step, out of what is known anyway: there is no state to save.
+        """Random numbers of our own for a step, out of what is known anyway: there is no state to
+        save.
 
-        Alone, the global generator runs on, and its state is saved.
-        """
+        Alone, the global generator runs on, and its state is saved."""
         if self.world > 1:
             words = np.random.SeedSequence([seed, step, self.rank]).generate_state(2, np.uint32)
             torch.manual_seed(int(words[0]) << 31 ^ int(words[1]))
 
-    # --- vectors and gradients ----------------------------------------------------------------------------------------
+    # --- vectors and gradients --------------------------------------------------------------------
 
     def gather(self, vectors: Tensor, columns: int, rows: int) -> Tensor:
-        """Our part of each column, (C * b, H), to all ranks' rows of each, (C * rows, H), in order and with gradient.
+        """Our part of each column, (C * b, H), to all ranks' rows of each, (C * rows, H), in order
+        and with gradient.
 
-        The gradient of a vector is then the sum of what the losses of all ranks have for it.
-        """
+        The gradient of a vector is then the sum of what the losses of all ranks have for it."""
         if self.world == 1:
             return vectors
         sizes = self.sizes(rows)
         most, mine = sizes[0], sizes[self.rank]  # all send as many: the first rank has the most
-        padded = F.pad(vectors.view(columns, mine, -1 if mine else vectors.shape[1]), (0, 0, 0, most - mine))
+        padded = F.pad(
+            vectors.view(columns, mine, -1 if mine else vectors.shape[1]), (0, 0, 0, most - mine)
+        )
         everything = _Gather.apply(padded, self.world)  # type: ignore[no-untyped-call]  # (ranks, C, most, H)
         by_column: Tensor = everything.transpose(0, 1).flatten(1, 2)  # (C, ranks * most, H)
         if rows < self.world * most:
@@ -94,9 +100,13 @@ class Ranks:
         """Sum each parameter's gradient over all ranks, in one message."""
         if self.world == 1:
             return
-        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters])
+        flat = torch.cat(
+            [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters]
+        )
         _together(lambda dist: dist.all_reduce(flat))
-        for parameter, gradient in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
+        for parameter, gradient in zip(
+            parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True
+        ):
             parameter.grad = gradient.view_as(parameter)
 
     def total(self, value: float) -> float:
@@ -107,13 +117,18 @@ class Ranks:
         _together(lambda dist: dist.all_reduce(numbers))
         return float(numbers)
 
-    def share_out(self, work: Callable[[Sequence[Any]], npt.NDArray[np.float32]], items: Sequence[Any]) -> Any:
-        """`work` gives a row for each item, (N, H): each rank does its part of the items, and all have all rows."""
+    def share_out(
+        self, work: Callable[[Sequence[Any]], npt.NDArray[np.float32]], items: Sequence[Any]
+    ) -> Any:
+        """`work` gives a row for each item, (N, H): each rank does its part of the items, and all
+        have all rows."""
         if self.world == 1:
             return work(items)
-        return self.gather(torch.from_numpy(work(items[self.part(len(items))])), 1, len(items)).numpy()
+        return self.gather(
+            torch.from_numpy(work(items[self.part(len(items))])), 1, len(items)
+        ).numpy()
 
-    # --- words --------------------------------------------------------------------------------------------------------
+    # --- words ------------------------------------------------------------------------------------
 
     def agree(self, *numbers: int) -> tuple[int, ...]:
         """The largest of what any rank gives: a signal or a wish of one is everybody's."""
@@ -139,11 +154,16 @@ class Ranks:
         """The first rank's tensors on all of them, on the CPU; what others give does not count."""
         if self.world == 1:
             return dict(tensors)
-        kinds = {name: [list(t.shape), str(t.dtype).removeprefix("torch.")] for name, t in tensors.items()}
+        kinds = {
+            name: [list(t.shape), str(t.dtype).removeprefix("torch.")]
+            for name, t in tensors.items()
+        }
         shared = {}
         for name, (shape, dtype) in self.from_first(kinds).items():
             shared[name] = (
-                tensors[name].cpu().contiguous() if self.first else torch.empty(shape, dtype=getattr(torch, dtype))
+                tensors[name].cpu().contiguous()
+                if self.first
+                else torch.empty(shape, dtype=getattr(torch, dtype))
             )
             self.broadcast(shared[name])
         return shared
@@ -177,7 +197,7 @@ class Ranks:
         self.taken += 1
         return self.taken - 1
 
-    # --- the end ------------------------------------------------------------------------------------------------------
+    # --- the end ----------------------------------------------------------------------------------
 
     def leave(self) -> None:
         """All ranks part in peace: from here on each is alone."""
@@ -199,7 +219,8 @@ class Ranks:
             where = f"rank {self.rank}: " if self.rank and not isinstance(mistake, Lost) else ""
             tell(UserError(f"{where}{mistake}"))
         _close_sockets()  # so that those who wait for us hear of it
-        # Where torchrun keeps the store, it ends all as soon as it sees one end; else the store is the first rank's.
+        # Where torchrun keeps the store, it ends all as soon as it sees one end; else the store is
+        # the first rank's.
         if (
             known
             and (told or not isinstance(mistake, Lost))
@@ -248,19 +269,28 @@ def _connect(device: str | None) -> Ranks:
     if gpu and ":" in (device or ""):
         raise UserError(f"--device {device}: each rank takes a GPU of its own; give --device cuda")
     if gpu and place >= torch.cuda.device_count():
-        raise UserError(f"rank {place} of this machine has no GPU: it has {torch.cuda.device_count()}; start fewer")
+        raise UserError(
+            f"rank {place} of this machine has no GPU: it has {torch.cuda.device_count()}; start fewer"
+        )
     if gpu:
         torch.cuda.set_device(place)
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     try:
         store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
-        # torchrun's store outlives a restart: the addresses and words of those who died must not be taken for ours.
+        # torchrun's store outlives a restart: the addresses and words of those who died must not be
+        # taken for ours.
         store = PrefixStore(f"attempt {restarts}", store)
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if gpu else "gloo", store=store, rank=rank, world_size=world, timeout=PATIENCE
+            "cpu:gloo,cuda:nccl" if gpu else "gloo",
+            store=store,
+            rank=rank,
+            world_size=world,
+            timeout=PATIENCE,
         )
     except (ValueError, RuntimeError) as fault:
-        raise UserError(f"the ranks do not find each other ({fault}); start them with torchrun") from None
+        raise UserError(
+            f"the ranks do not find each other ({fault}); start them with torchrun"
+        ) from None
     return Ranks(rank, world, restarts, PrefixStore("ours", store))
 
 

@@ -1,4 +1,5 @@
-"""How long work says how it is doing: a tqdm bar on a terminal, elsewhere a line every so often. On stderr always."""
+"""How long work says how it is doing: a tqdm bar on a terminal, elsewhere a line every so often. On
+stderr always."""
 
 from __future__ import annotations
 
@@ -9,17 +10,23 @@ from typing import Self
 
 
 class Progress:
-    """A context manager: `with Progress("encoding", total, "texts") as progress: progress.at(done, loss="0.04")`."""
+    """A context manager: `with Progress("encoding", total, "texts") as progress: progress.at(done,
+    loss="0.04")`."""
 
-    def __init__(self, what: str, total: int | None, unit: str, *, start: int = 0, every: float = 30.0) -> None:
-        """what: the job's name; total: of `unit`s, if known; start: where a resumed job begins; every: seconds."""
+    def __init__(
+        self, what: str, total: int | None, unit: str, *, start: int = 0, every: float = 30.0
+    ) -> None:
+        """what: the job's name; total: of `unit`s, if known; start: where a resumed job begins;
+        every: seconds."""
         self.what, self.total, self.unit, self.start, self.every = what, total, unit, start, every
         self.began = self.said = time.monotonic()
         self.bar = None
         if sys.stderr.isatty():
             from tqdm import tqdm  # here, so that importing the package does not
 
-            self.bar = tqdm(desc=what, total=total, initial=start, unit=f" {unit}", dynamic_ncols=True)
+            self.bar = tqdm(
+                desc=what, total=total, initial=start, unit=f" {unit}", dynamic_ncols=True
+            )
 
     def at(self, done: int, **figures: str) -> None:
         """The job stands at `done`; `figures` are shown beside it."""
@@ -34,7 +41,9 @@ class Progress:
             of = f" of {self.total}" if self.total else ""
             left = f", {duration((self.total - done) / rate)} left" if self.total and rate else ""
             said = "".join(f", {name.replace('_', ' ')} {value}" for name, value in figures.items())
-            sys.stderr.write(f"{self.what}: {done}{of} {self.unit}, {rate:.3g} a second{left}{said}\n")
+            sys.stderr.write(
+                f"{self.what}: {done}{of} {self.unit}, {rate:.3g} a second{left}{said}\n"
+            )
             sys.stderr.flush()
 
     def skip(self, done: int) -> None:
@@ -55,7 +64,10 @@ class Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self.bar is not None:
             self.bar.close()

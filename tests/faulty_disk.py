@@ -13,9 +13,20 @@ import pytest
 import safetensors.torch
 from safetensors import SafetensorError
 
-from minilm_retriever import files
+from minilm_retriever.storage import atomic_files
 
-OPERATIONS = ("open", "write", "fsync", "ftruncate", "rename", "mkdir", "rmdir", "unlink", "chmod", "flock")
+OPERATIONS = (
+    "open",
+    "write",
+    "fsync",
+    "ftruncate",
+    "rename",
+    "mkdir",
+    "rmdir",
+    "unlink",
+    "chmod",
+    "flock",
+)
 
 
 class Dead(BaseException):
@@ -25,11 +36,12 @@ class Dead(BaseException):
 class FaultyDisk:
     """Passes operations on and counts them, up to the one where the fault strikes.
 
-    `how` is "before" or "after" (the process dies there), "half" (it dies in the middle of a write), or an errno: that
-    operation is refused, once, or from then on with `stuck`.
-    """
+    `how` is "before" or "after" (the process dies there), "half" (it dies in the middle of a
+    write), or an errno: that operation is refused, once, or from then on with `stuck`."""
 
-    def __init__(self, at: int | None = None, how: str | int = "before", stuck: bool = False) -> None:
+    def __init__(
+        self, at: int | None = None, how: str | int = "before", stuck: bool = False
+    ) -> None:
         self.at, self.how, self.stuck = at, how, stuck
         self.log: list[tuple[str, Any]] = []
         self.struck = False
@@ -43,7 +55,9 @@ class FaultyDisk:
             if here or (self.struck and self.stuck):
                 self.struck = True
                 if name == "save_file":
-                    raise SafetensorError(f"I/O error: {os.strerror(self.how)} (os error {self.how})")
+                    raise SafetensorError(
+                        f"I/O error: {os.strerror(self.how)} (os error {self.how})"
+                    )
                 raise OSError(self.how, os.strerror(self.how))
         elif here:
             self.struck = True
@@ -61,8 +75,10 @@ class FaultyDisk:
     def installed(self) -> Iterator[FaultyDisk]:
         with pytest.MonkeyPatch.context() as patch:
             for name in OPERATIONS:
-                real = getattr(files._os, name)
-                patch.setattr(files._os, name, lambda *args, _n=name, _r=real: self.run(_n, _r, *args))
+                real = getattr(atomic_files._os, name)
+                patch.setattr(
+                    atomic_files._os, name, lambda *args, _n=name, _r=real: self.run(_n, _r, *args)
+                )
             # Weights are written by their own library, into a folder that `files` made.
             save_file = safetensors.torch.save_file
             patch.setattr(
@@ -74,10 +90,10 @@ class FaultyDisk:
 
 
 def every_crash(prepare: Callable[[], Callable[[], object]]) -> Iterator[str]:
-    """Run the action once for every operation and every way to die there; the caller checks after each.
+    """Run the action once for every operation and every way to die there; the caller checks after
+    each.
 
-    `prepare` sets the scene anew and returns the action.
-    """
+    `prepare` sets the scene anew and returns the action."""
     for how in ("before", "half", "after"):
         at = 0
         while True:
@@ -90,8 +106,11 @@ def every_crash(prepare: Callable[[], Callable[[], object]]) -> Iterator[str]:
             at += 1
 
 
-def every_refusal(prepare: Callable[[], Callable[[], object]], *reasons: int) -> Iterator[tuple[str, Exception | None]]:
-    """Run the action with each operation refused for each reason, once and for good; yields what was raised."""
+def every_refusal(
+    prepare: Callable[[], Callable[[], object]], *reasons: int
+) -> Iterator[tuple[str, Exception | None]]:
+    """Run the action with each operation refused for each reason, once and for good; yields what
+    was raised."""
     for number in reasons or (errno.ENOSPC, errno.EIO, errno.EACCES):
         for stuck in (False, True):
             at = 0

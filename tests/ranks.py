@@ -1,4 +1,5 @@
-"""Several processes as the ranks of one run: forked from a server that imported torch once, ended within a minute."""
+"""Several processes as the ranks of one run: forked from a server that imported torch once, ended
+within a minute."""
 
 from __future__ import annotations
 
@@ -17,7 +18,13 @@ import torch
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["minilm_retriever.training", "minilm_retriever.bulk", "torch._dynamo", "torch.distributed", "tests.ranks"]
+    [
+        "minilm_retriever.training.run",
+        "minilm_retriever.encoding.encode_files",
+        "torch._dynamo",
+        "torch.distributed",
+        "tests.ranks",
+    ]
 )
 SECONDS = 60  # after which the others have to have ended
 
@@ -25,13 +32,20 @@ SECONDS = 60  # after which the others have to have ended
 class Ended(NamedTuple):
     """How the ranks of a run ended, and what they said."""
 
-    statuses: list[int | None]  # exit status, a signal's number below 0; None where it had to be killed
+    statuses: list[
+        int | None
+    ]  # exit status, a signal's number below 0; None where it had to be killed
     said: str  # on stderr, rank by rank
     apart: float  # seconds between the first end and the last
 
 
 def launch(
-    world: int, work: Callable[..., object], *args: object, place: Path, restarts: int = 0, seconds: float = SECONDS
+    world: int,
+    work: Callable[..., object],
+    *args: object,
+    place: Path,
+    restarts: int = 0,
+    seconds: float = SECONDS,
 ) -> Ended:
     """work(*args) on `world` ranks."""
     with socket.socket() as free:
@@ -47,7 +61,9 @@ def launch(
     ranks = []
     for rank in range(world):
         names |= {"RANK": rank, "LOCAL_RANK": rank}
-        child = SERVER.Process(target=_rank, args=(dict(names), place / f"stderr-{rank}", work, args), daemon=True)
+        child = SERVER.Process(
+            target=_rank, args=(dict(names), place / f"stderr-{rank}", work, args), daemon=True
+        )
         child.start()
         ranks.append(child)
     left, ends = {child.sentinel for child in ranks}, list[float]()
@@ -63,7 +79,9 @@ def launch(
     return Ended(statuses, said, ends[-1] - ends[0] if ends else seconds)
 
 
-def _rank(names: dict[str, object], stderr: Path, work: Callable[..., object], args: tuple[object, ...]) -> None:
+def _rank(
+    names: dict[str, object], stderr: Path, work: Callable[..., object], args: tuple[object, ...]
+) -> None:
     os.environ |= {name: str(value) for name, value in names.items()}
     with stderr.open("w", encoding="utf-8", buffering=1) as sys.stderr:
         torch.set_num_threads(1)

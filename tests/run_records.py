@@ -3,7 +3,7 @@
 import random
 from dataclasses import replace
 
-from minilm_retriever.record import Column, Evaluation, RunRecord
+from minilm_retriever.reports.run_record import Column, Evaluation, RunRecord
 
 LENGTHS = random.Random(0)
 
@@ -22,12 +22,20 @@ RUN = RunRecord(
     rows=100_000,
     distinct_pairs=376,
     columns=(
-        Column("sentence_0", [14, 75, *(max(14, round(LENGTHS.gauss(32.7, 9))) for _ in range(998))]),
+        Column(
+            "sentence_0", [14, 75, *(max(14, round(LENGTHS.gauss(32.7, 9))) for _ in range(998))]
+        ),
         Column("sentence_1", [8, 79, *(max(8, round(LENGTHS.gauss(23.5, 8))) for _ in range(998))]),
     ),
     samples=(
-        ("Keeps the looms of a mill running and mends broken threads.", "Weaving Machine maintenance Fibre knowledge"),
-        ("Advises on buying and selling companies.", "Mergers & acquisitions (M&A) Due diligence Valuation"),
+        (
+            "Keeps the looms of a mill running and mends broken threads.",
+            "Weaving Machine maintenance Fibre knowledge",
+        ),
+        (
+            "Advises on buying and selling companies.",
+            "Mergers & acquisitions (M&A) Due diligence Valuation",
+        ),
         ("Shows products to shoppers.", "Product knowledge Demonstration Sales"),
     ),
     loss_parameters={"scale": 20.0, "similarity": "cosine"},
@@ -56,7 +64,9 @@ RUN = RunRecord(
     license="apache-2.0",
     intended_use="Finding the skills that a job description asks for.",
     tags=("job-descriptions",),
-    widget=(("Looks after horses.", ("Grooming Feeding Stable management", "Python SQL Statistics")),),
+    widget=(
+        ("Looks after horses.", ("Grooming Feeding Stable management", "Python SQL Statistics")),
+    ),
 )
 
 HOSTILE_TEXT = (

@@ -5,13 +5,17 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from minilm_retriever.batching import Plan, deduplicate, length_batches, order
+from minilm_retriever.data.distinct import deduplicate
+from minilm_retriever.encoder import length_batches
+from minilm_retriever.training.batches import Plan, order
 
 
 def test_the_order_of_an_epoch_is_sentence_transformers():
     for epoch in (0, 1, 5):
         generator = torch.Generator().manual_seed(42 + epoch)
-        assert order([100], 42, epoch)[0].tolist() == torch.randperm(100, generator=generator).tolist()
+        assert (
+            order([100], 42, epoch)[0].tolist() == torch.randperm(100, generator=generator).tolist()
+        )
 
 
 def test_the_order_leaves_the_global_generator_alone():
@@ -48,7 +52,9 @@ def test_several_sets_take_turns_until_the_first_is_exhausted():
     assert plan.batches_per_epoch == 6
     steps = [step[0] for step in plan.steps(0, 6)]
     assert [source for source, _ in steps] == [0, 1, 0, 1, 0, 1]
-    assert sorted(np.concatenate([rows for source, rows in steps if source == 0])) == list(range(40))
+    assert sorted(np.concatenate([rows for source, rows in steps if source == 0])) == list(
+        range(40)
+    )
 
 
 def test_deduplicate_keeps_first_appearances():
@@ -62,7 +68,9 @@ def test_length_batches_hold_every_row_once_within_the_budget():
     batches = length_batches(lengths, 4096)
     assert sorted(np.concatenate(batches)) == list(range(1000))
     assert all(len(rows) * lengths[rows].max() <= 4096 for rows in batches)
-    assert all(lengths[a].min() >= lengths[b].max() for a, b in zip(batches, batches[1:], strict=False))
+    assert all(
+        lengths[a].min() >= lengths[b].max() for a, b in zip(batches, batches[1:], strict=False)
+    )
     assert max(map(len, length_batches(lengths, 4096, 3))) == 3
     assert [rows.tolist() for rows in length_batches(np.array([500, 9]), 100)] == [[0], [1]]
     assert length_batches(np.zeros(0, np.int64), 100) == []
@@ -84,8 +92,16 @@ def drawn_apart(texts, batch_size, epoch=0):
 
 def test_apart_takes_every_row_once_and_no_text_twice():
     rng = np.random.default_rng(0)
-    for queries, documents in [(40, 40), (320, 17), (17, 320), (320, 16), (24, 24)]:  # how many are distinct
-        texts = np.stack([rng.permutation(320) % queries, 1000 + rng.permutation(320) % documents], axis=1)
+    for queries, documents in [
+        (40, 40),
+        (320, 17),
+        (17, 320),
+        (320, 16),
+        (24, 24),
+    ]:  # how many are distinct
+        texts = np.stack(
+            [rng.permutation(320) % queries, 1000 + rng.permutation(320) % documents], axis=1
+        )
         assert len(drawn_apart(texts, 16)[0]) == 320
 
 
@@ -95,7 +111,9 @@ def test_apart_without_repeats_is_the_plain_order():
 
 
 def test_apart_leaves_out_exactly_what_no_batch_can_take_and_says_how_many():
-    documents = np.where(np.arange(1000) < 400, 0, np.arange(1000))  # one document in 400 rows, 100 batches
+    documents = np.where(
+        np.arange(1000) < 400, 0, np.arange(1000)
+    )  # one document in 400 rows, 100 batches
     texts = np.stack([2000 + np.arange(1000), documents], axis=1)
     rows, left_out = drawn_apart(texts, 10)
     assert left_out == 300 == 1000 - len(rows)
@@ -109,5 +127,7 @@ def test_apart_is_a_function_of_seed_and_epoch():
     for start in (1, 12, 13, 30):
         for a, b in zip(plan.steps(start, 40), whole[start:], strict=True):
             assert [(s, rows.tolist()) for s, rows in a] == [(s, rows.tolist()) for s, rows in b]
-    first, second = ([b.tolist() for step in plan.steps(13 * e, 13 * e + 13) for _, b in step] for e in (0, 1))
+    first, second = (
+        [b.tolist() for step in plan.steps(13 * e, 13 * e + 13) for _, b in step] for e in (0, 1)
+    )
     assert first != second

@@ -8,10 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from minilm_retriever.bm25 import K1, STOP_WORDS, B, Terms, rank_by_terms
 from minilm_retriever.errors import UserError
-from minilm_retriever.metrics import trec_order
-from minilm_retriever.tasks import RetrievalTask, read_beir, retrieval_from_pairs
+from minilm_retriever.evaluation.bm25 import K1, STOP_WORDS, B, Terms, rank_by_terms
+from minilm_retriever.evaluation.metrics import trec_order
+from minilm_retriever.evaluation.tasks import RetrievalTask, read_beir, retrieval_from_pairs
 from tests.conftest import REFERENCE
 
 Stemmer = pytest.importorskip("Stemmer")
@@ -19,7 +19,8 @@ pytest.importorskip("bm25s")
 
 
 def by_hand(query, documents):
-    """Lucene's BM25 of each document: idf * tf / (tf + k1 (1 - b + b length / mean length)), over query terms."""
+    """Lucene's BM25 of each document: idf * tf / (tf + k1 (1 - b + b length / mean length)), over
+    query terms."""
     mean = sum(map(len, documents)) / len(documents)
     scores = np.zeros(len(documents))
     for term in query:
@@ -42,8 +43,12 @@ def test_scores_are_the_formulas():
         found = dict(run[query])
         numbers = {name: number for number, name in enumerate(task.document_ids)}
         assert found == pytest.approx({name: scores[numbers[name]] for name in found}, rel=1e-5)
-        others = [i for i, name in enumerate(task.document_ids) if name != query and name not in found]
-        assert len(found) == min(20, sum(scores[i] > 0 for i in range(len(scores)) if task.document_ids[i] != query))
+        others = [
+            i for i, name in enumerate(task.document_ids) if name != query and name not in found
+        ]
+        assert len(found) == min(
+            20, sum(scores[i] > 0 for i in range(len(scores)) if task.document_ids[i] != query)
+        )
         assert not found or max(scores[others], default=0) <= min(found.values()) + 1e-5
         names, values = list(found), list(found.values())
         assert trec_order(names, values) == list(range(len(names)))
@@ -59,11 +64,20 @@ def test_what_counts_as_a_term():
 
 def test_what_shares_no_term_is_not_found_and_equal_texts_tie():
     documents = {"1": "bread soup", "2": "soup", "3": "steel", "4": "soup", "5": ""}
-    task = RetrievalTask("t", ["q", "r"], ["soup", "glass"], list(documents), list(documents.values()), {"q": {"4": 1}})
+    task = RetrievalTask(
+        "t",
+        ["q", "r"],
+        ["soup", "glass"],
+        list(documents),
+        list(documents.values()),
+        {"q": {"4": 1}},
+    )
     run = rank_by_terms(task, 2)
     assert [name for name, _ in run["q"]] == ["4", "2"] and run["q"][0][1] == run["q"][1][1]
     assert run["r"] == []
-    assert rank_by_terms(retrieval_from_pairs(["a"], ["the"]), 2) == {"q0": []}  # a corpus without any term
+    assert rank_by_terms(retrieval_from_pairs(["a"], ["the"]), 2) == {
+        "q0": []
+    }  # a corpus without any term
 
 
 def test_without_the_extra_one_line_says_so(monkeypatch):

@@ -21,13 +21,17 @@ import numpy as np
 import pytest
 import torch
 
-from minilm_retriever import Encoder, bulk, files, shards, unfinished
-from minilm_retriever.bulk import encode_files
-from minilm_retriever.config import EncodeConfig
+from minilm_retriever import Encoder
+from minilm_retriever.encoding import encode_files as encode_files_module
+from minilm_retriever.encoding import resumable_output
+from minilm_retriever.encoding.config import EncodeConfig
+from minilm_retriever.encoding.encode_files import encode_files
+from minilm_retriever.encoding.shard_encoder import Counts, ShardEncoder
 from minilm_retriever.errors import UserError
-from minilm_retriever.quantization import Ranges, calibrate, quantize
-from minilm_retriever.shard_encoder import Counts, ShardEncoder
-from minilm_retriever.vectors import VectorFolder, open_vectors
+from minilm_retriever.storage import atomic_files
+from minilm_retriever.vectors import shards
+from minilm_retriever.vectors.quantization import Ranges, calibrate, quantize
+from minilm_retriever.vectors.vector_folder import VectorFolder, open_vectors
 from tests.conftest import ROOT
 from tests.faulty_disk import Dead, FaultyDisk, every_refusal
 from tests.texts import varied_texts
@@ -40,7 +44,9 @@ def opened_once(monkeypatch, tiny, tiny_folder):
     real = Encoder.from_pretrained
     known = str(tiny_folder)
     monkeypatch.setattr(
-        bulk.Encoder, "from_pretrained", lambda model, **device: tiny if model == known else real(model, **device)
+        encode_files_module.Encoder,
+        "from_pretrained",
+        lambda model, **device: tiny if model == known else real(model, **device),
     )
 
 
@@ -63,20 +69,25 @@ def run(place, tiny_folder):
 
 @pytest.fixture()
 def light(monkeypatch):
-    """No model: vectors out of the texts' bytes, for tests of the files alone. What reaches the disk plays no role."""
+    """No model: vectors out of the texts' bytes, for tests of the files alone. What reaches the
+    disk plays no role."""
 
     def floats(self, texts, progress=None):
-        vectors = [np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) for text in texts]
+        vectors = [
+            np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) for text in texts
+        ]
         return np.stack(vectors).astype(np.float32), Counts(len(texts), len(texts), 0, len(texts))
 
     monkeypatch.setattr(ShardEncoder, "floats", floats)
-    monkeypatch.setattr(files._os, "fsync", os.fstat)
+    monkeypatch.setattr(atomic_files._os, "fsync", os.fstat)
 
 
 def write_rows(name: str, texts: list[str]) -> str:
     """A JSONL file with ids a0, a1, ..."""
     lines = "".join(json.dumps({"doc_id": f"a{i}", "body": t}) + "\n" for i, t in enumerate(texts))
-    Path(name).write_bytes(gzip.compress(lines.encode()) if name.endswith(".gz") else lines.encode())
+    Path(name).write_bytes(
+        gzip.compress(lines.encode()) if name.endswith(".gz") else lines.encode()
+    )
     return name
 
 
@@ -91,10 +102,14 @@ def whole(vectors: VectorFolder) -> np.ndarray:
 
 def contents(folder: str | Path) -> dict[str, bytes]:
     """Every file below a folder."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(Path(folder).rglob("*"))
+        if p.is_file()
+    }
 
 
-# --- what comes out ---------------------------------------------------------------------------------------------------
+# --- what comes out -------------------------------------------------------------------------------
 
 
 def test_order_ids_and_texts_are_exact_on_shuffled_repeated_empty_and_very_long_texts(run, tiny):
@@ -161,7 +176,11 @@ def test_other_tools_open_the_shards(run):
         safetensors.numpy.load_file("safetensors/vectors-00000.safetensors")["vectors"], plain
     )
     table = parquet.read_table("parquet/vectors-00000.parquet")
-    assert table.column_names == ["id", "text", "vector"] and table["text"].to_pylist() == ["one", "two", "three"]
+    assert table.column_names == ["id", "text", "vector"] and table["text"].to_pylist() == [
+        "one",
+        "two",
+        "three",
+    ]
     np.testing.assert_array_equal(np.array(table["vector"].to_pylist(), np.float32), plain)
 
 
@@ -232,14 +251,16 @@ def test_memory_holds_a_shard_and_not_the_input(run, light):
 def test_a_vector_that_is_not_finite_is_never_written(run, tiny, monkeypatch):
     forward = tiny.model.encoder.forward
     monkeypatch.setattr(
-        tiny.model.encoder, "forward", lambda *a, **k: forward(*a, **k).index_fill(0, torch.tensor(1), np.nan)
+        tiny.model.encoder,
+        "forward",
+        lambda *a, **k: forward(*a, **k).index_fill(0, torch.tensor(1), np.nan),
     )
     with pytest.raises(UserError, match="the vector of row '[01]' is not finite"):
         run(write_lines("in.txt", ["one", "two"]))
     assert not Path("v").exists()
 
 
-# --- the cache --------------------------------------------------------------------------------------------------------
+# --- the cache ------------------------------------------------------------------------------------
 
 
 def test_a_cache_saves_texts_of_other_shards_and_runs(run, tiny, monkeypatch):
@@ -253,12 +274,14 @@ def test_a_cache_saves_texts_of_other_shards_and_runs(run, tiny, monkeypatch):
     assert cached.info["cache"] and not plain.info["cache"]
 
 
-# --- mistakes ---------------------------------------------------------------------------------------------------------
+# --- mistakes -------------------------------------------------------------------------------------
 
 BAD = '{"body": "one"}\n{"body": 2}\n{"body": "three"}\nnot JSON\n{"body": "five"}\n'
 
 
-def test_a_bad_row_stops_the_run_and_once_it_is_mended_the_same_command_goes_on(run, tiny, monkeypatch):
+def test_a_bad_row_stops_the_run_and_once_it_is_mended_the_same_command_goes_on(
+    run, tiny, monkeypatch
+):
     Path("in.jsonl").write_text(BAD, "utf-8")
     with pytest.raises(UserError, match=r"^in.jsonl:2: column 'body' holds a number"):
         run("in.jsonl", shard_size=1)
@@ -266,7 +289,9 @@ def test_a_bad_row_stops_the_run_and_once_it_is_mended_the_same_command_goes_on(
     with pytest.raises(UserError, match=r"^in.jsonl:4: not JSON"):
         run("in.jsonl", shard_size=1)
     assert not Path("v").exists() and len(list(Path("v.run").glob("*.npy"))) == 3
-    Path("in.jsonl").write_text(BAD.replace("2", '"two"').replace("not JSON", '{"body": "four"}'), "utf-8")
+    Path("in.jsonl").write_text(
+        BAD.replace("2", '"two"').replace("not JSON", '{"body": "four"}'), "utf-8"
+    )
     assert "3 rows stood there already" in run("in.jsonl", shard_size=1)
     assert [text for _, text in open_vectors(Path("v"))] == ["one", "two", "three", "four", "five"]
 
@@ -276,7 +301,9 @@ def test_a_mended_input_that_differs_in_a_finished_shard_is_refused(run):
     with pytest.raises(UserError, match=r"^in.jsonl:2"):
         run("in.jsonl", shard_size=1)
     Path("in.jsonl").write_text(BAD.replace("one", "ONE").replace("2", '"two"'), "utf-8")
-    with pytest.raises(UserError, match=r"v.run: rows 0 to 0 of the input are not what the finished shard"):
+    with pytest.raises(
+        UserError, match=r"v.run: rows 0 to 0 of the input are not what the finished shard"
+    ):
         run("in.jsonl", shard_size=1)
 
 
@@ -286,7 +313,9 @@ def test_a_stream_that_ends_earlier_than_before_is_refused(run, monkeypatch):
         return run("-", shard_size=1)
 
     killed_after(monkeypatch, 2, lambda: piped("one\ntwo\nthree\n"))
-    with pytest.raises(UserError, match="v.run: the input ends after 1 shards, but more were made from it before"):
+    with pytest.raises(
+        UserError, match="v.run: the input ends after 1 shards, but more were made from it before"
+    ):
         piped("one\n")
     assert "2 rows stood there already" in piped("one\ntwo\nthree\n")
 
@@ -296,7 +325,10 @@ def test_bad_rows_can_be_set_aside_up_to_a_number(run):
     said = run("in.jsonl", skip_bad="bad.jsonl", max_bad=2)
     assert "2 bad rows in bad.jsonl" in said
     aside = [json.loads(line) for line in Path("bad.jsonl").read_text("utf-8").splitlines()]
-    assert [(row["where"], row["raw"]) for row in aside] == [("in.jsonl:2", '{"body": 2}'), ("in.jsonl:4", "not JSON")]
+    assert [(row["where"], row["raw"]) for row in aside] == [
+        ("in.jsonl:2", '{"body": 2}'),
+        ("in.jsonl:4", "not JSON"),
+    ]
     assert list(open_vectors(Path("v"))) == [("0", "one"), ("2", "three"), ("4", "five")]
     with pytest.raises(UserError, match="bad.jsonl: exists"):
         run("in.jsonl", out="w", skip_bad="bad.jsonl")
@@ -336,18 +368,28 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(run):
     source = write_lines("in.txt", [f"text {n}" for n in range(30)])
     before = contents(".")
     said = run(source, dry_run=True, dtype="int8", cache="c", skip_bad="bad")
-    assert said.startswith("1 inputs, about 30 rows") and "estimate: " in said and "nothing was written" in said
+    assert (
+        said.startswith("1 inputs, about 30 rows")
+        and "estimate: " in said
+        and "nothing was written" in said
+    )
     assert contents(".") == before
 
 
 def test_progress_tells_rows_tokens_a_second_and_duplicates(run, monkeypatch, capsys):
-    monkeypatch.setattr(bulk.Progress.__init__, "__kwdefaults__", {"start": 0, "every": 0.0})
+    monkeypatch.setattr(
+        encode_files_module.Progress.__init__, "__kwdefaults__", {"start": 0, "every": 0.0}
+    )
     run(write_lines("in.txt", ["one", "one", "two"]))
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("encoding: 3 of 3 rows, ") and "tokens/s" in last and "duplicates saved 1" in last
+    assert (
+        last.startswith("encoding: 3 of 3 rows, ")
+        and "tokens/s" in last
+        and "duplicates saved 1" in last
+    )
 
 
-# --- killed anywhere --------------------------------------------------------------------------------------------------
+# --- killed anywhere ------------------------------------------------------------------------------
 
 
 class Killed(BaseException):
@@ -356,7 +398,7 @@ class Killed(BaseException):
 
 def killed_after(monkeypatch, shards_done: int, job) -> None:
     """Run a job that dies once so many shards are there."""
-    real = unfinished.UnfinishedRun.add
+    real = resumable_output.UnfinishedRun.add
 
     def add(self, shard, *args, **kwargs):
         if shard.number == shards_done:
@@ -364,14 +406,21 @@ def killed_after(monkeypatch, shards_done: int, job) -> None:
         real(self, shard, *args, **kwargs)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(unfinished.UnfinishedRun, "add", add)
+        patch.setattr(resumable_output.UnfinishedRun, "add", add)
         job()
 
 
-@pytest.mark.parametrize("flags", [{}, {"dtype": "int8", "cache": "c"}, {"shard_format": "safetensors"}])
+@pytest.mark.parametrize(
+    "flags", [{}, {"dtype": "int8", "cache": "c"}, {"shard_format": "safetensors"}]
+)
 def test_killed_between_shards_the_same_command_ends_in_the_same_bytes(run, monkeypatch, flags):
     source = write_lines("in.txt", [f"text {n % 7}" for n in range(20)])
-    run(source, out="undisturbed", shard_size=4, **(flags | ({"cache": "other"} if "cache" in flags else {})))
+    run(
+        source,
+        out="undisturbed",
+        shard_size=4,
+        **(flags | ({"cache": "other"} if "cache" in flags else {})),
+    )
     for done in (0, 1, 3):
         killed_after(monkeypatch, done, lambda: run(source, shard_size=4, **flags))
     with pytest.raises(UserError, match="v: no such folder; is not finished"):
@@ -401,16 +450,26 @@ def test_a_shard_that_was_damaged_meanwhile_is_made_again(run, monkeypatch):
         ({"shard_size": 5}, "with shard_size 3, now it is 5"),
         ({"threads": 2}, "with threads 1, now it is 2"),
         ({"model": "other"}, "with model '[0-9a-f]{64}', now it is '[0-9a-f]{64}'"),
-        ({"input": "more"}, r"with input 0 \(in.txt\) '72 bytes, sha256 .*, now it is '77 bytes, sha256 "),
-        ({"input": "other"}, r"with input 0 \(in.txt\) '72 bytes, sha256 .*, now it is '72 bytes, sha256 "),
+        (
+            {"input": "more"},
+            r"with input 0 \(in.txt\) '72 bytes, sha256 .*, now it is '77 bytes, sha256 ",
+        ),
+        (
+            {"input": "other"},
+            r"with input 0 \(in.txt\) '72 bytes, sha256 .*, now it is '72 bytes, sha256 ",
+        ),
     ],
 )
-def test_another_flag_model_or_input_is_refused_by_name_and_may_be_started_anew(run, monkeypatch, tiny, change, named):
+def test_another_flag_model_or_input_is_refused_by_name_and_may_be_started_anew(
+    run, monkeypatch, tiny, change, named
+):
     texts = [f"text {n}" for n in range(9)]
     source = write_lines("in.txt", [*texts, "text 9 x"])
     killed_after(monkeypatch, 2, lambda: run(source, shard_size=3))
     if "input" in change:
-        write_lines("in.txt", [*texts, "text 9 x", *(["more"] if change["input"] == "more" else [])])
+        write_lines(
+            "in.txt", [*texts, "text 9 x", *(["more"] if change["input"] == "more" else [])]
+        )
         if change["input"] == "other":
             write_lines("in.txt", [*texts, "text 9 y"])
     flags = {name: value for name, value in change.items() if name != "input"}
@@ -464,7 +523,7 @@ def test_a_disk_that_refuses_is_one_line_and_the_same_command_goes_on(run, light
     def prepare():
         for folder in ("v", "v.run"):
             if Path(folder).exists():
-                files.remove(Path(folder))
+                atomic_files.remove(Path(folder))
         return lambda: run("in.txt", shard_size=2)
 
     refusals = 0
@@ -481,9 +540,21 @@ def test_a_real_process_killed_in_the_middle(run, tiny_folder):
     """One of the hundred of benchmarks/bulk.py kills."""
     source = write_lines("in.txt", [f"text {n % 999}" for n in range(3000)])
     run(source, out="undisturbed", shard_size=30, threads=1)
-    command = [sys.executable, ROOT / "encode.py", source, "--model", tiny_folder, "--out", "v", "--shard-size", "30"]
+    command = [
+        sys.executable,
+        ROOT / "encode.py",
+        source,
+        "--model",
+        tiny_folder,
+        "--out",
+        "v",
+        "--shard-size",
+        "30",
+    ]
     process = subprocess.Popen(
-        [*command, "--threads", "1"], env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL
+        [*command, "--threads", "1"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
     )
     while process.poll() is None and not Path("v.run/unfinished/00002.json").exists():
         time.sleep(0.001)

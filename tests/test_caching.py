@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from minilm_retriever.caching import encode_in_pieces
-from minilm_retriever.loss import Removed, contrastive, known_pairs
+from minilm_retriever.core.loss import Removed, contrastive
+from minilm_retriever.training.gradient_caching import encode_in_pieces
+from minilm_retriever.training.objective import known_pairs
 
 WORDS = "the cook bakes bread a nurse plans tests and repairs old pumps in small towns by the sea".split()
 
@@ -26,14 +27,25 @@ def gradients(encoder, vectors_of, repeat=1, dtype=None):
     """Loss and gradients of a step on (a copy of) the encoder, dropout on, from one seed."""
     encoder = copy.deepcopy(encoder).train()
     torch.manual_seed(5)
-    texts = np.array([[0, 1, 2, 0, 4, 5, 6, 7], [10, 11, 12, 13, 10, 15, 16, 17], [20, 13, 22, 23, 24, 25, 26, 27]])
+    texts = np.array(
+        [
+            [0, 1, 2, 0, 4, 5, 6, 7],
+            [10, 11, 12, 13, 10, 15, 16, 17],
+            [20, 13, 22, 23, 24, 25, 26, 27],
+        ]
+    )
     known = torch.from_numpy(known_pairs(texts[0], texts[1:].reshape(-1)))
     losses = []
     for _ in range(repeat):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is not None):
             vectors = vectors_of(encoder)
         removed = Removed(known, known[:, :8].T)
-        loss = contrastive(vectors[:8], vectors[8:], removed=removed, symmetric=True, dimensions=(32, 8)) / repeat
+        loss = (
+            contrastive(
+                vectors[:8], vectors[8:], removed=removed, symmetric=True, dimensions=(32, 8)
+            )
+            / repeat
+        )
         loss.backward()
         losses.append(float(loss.detach()))
     found = {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
@@ -41,11 +53,14 @@ def gradients(encoder, vectors_of, repeat=1, dtype=None):
 
 
 def all_at_once(encoder, ids, mask, size):
-    """The same pieces, longest texts first, with their graphs kept: the plain step with the same dropout."""
+    """The same pieces, longest texts first, with their graphs kept: the plain step with the same
+    dropout."""
     order = mask.sum(1).argsort(descending=True, stable=True)
     pieces = [order[start : start + size] for start in range(0, len(ids), size)]
     widths = [int(mask[rows].sum(1).max()) for rows in pieces]
-    vectors = [encoder(ids[rows, :w], mask[rows, :w]) for rows, w in zip(pieces, widths, strict=True)]
+    vectors = [
+        encoder(ids[rows, :w], mask[rows, :w]) for rows, w in zip(pieces, widths, strict=True)
+    ]
     return torch.cat(vectors)[order.argsort()]
 
 
@@ -84,15 +99,21 @@ def test_it_agrees_with_one_undivided_batch_where_there_is_no_dropout(tiny, batc
 def test_it_works_under_autocast_and_with_layers_checkpointed(tiny, batch):
     encoder = copy.deepcopy(tiny.model.encoder)
     encoder.bert.checkpoint_layers = True
-    _, cached, _ = gradients(encoder, lambda e: encode_in_pieces(e, *batch, 8), dtype=torch.bfloat16)
-    _, plain, _ = gradients(tiny.model.encoder, lambda e: all_at_once(e, *batch, 8), dtype=torch.bfloat16)
+    _, cached, _ = gradients(
+        encoder, lambda e: encode_in_pieces(e, *batch, 8), dtype=torch.bfloat16
+    )
+    _, plain, _ = gradients(
+        tiny.model.encoder, lambda e: all_at_once(e, *batch, 8), dtype=torch.bfloat16
+    )
     flat = [torch.cat([g.flatten() for g in grads.values()]) for grads in (cached, plain)]
     assert float((flat[0] - flat[1]).norm() / flat[1].norm()) < 0.02
 
 
 def test_no_piece_keeps_its_activations(tiny, batch):
     kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: kept.append(x.numel()) or x, lambda x: x
+    ):
         encode_in_pieces(copy.deepcopy(tiny.model.encoder).train(), *batch, 8)
         whole = sum(kept)
         kept.clear()

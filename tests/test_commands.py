@@ -13,7 +13,9 @@ import pytest
 from minilm_retriever.__main__ import main
 from tests.conftest import ROOT
 
-GOOD = b"sentence_0,sentence_1\ncooks meals,bread and soup\nmends pipes,plumbing\nnurses people,care\n"
+GOOD = (
+    b"sentence_0,sentence_1\ncooks meals,bread and soup\nmends pipes,plumbing\nnurses people,care\n"
+)
 
 
 def run(capsys, *argv):
@@ -45,11 +47,20 @@ BAD_DATA = {
 
 
 @pytest.mark.parametrize("kind", BAD_DATA)
-def test_bad_pairs_stop_training_with_their_place_and_leave_nothing(capsys, tmp_path, tiny_folder, kind):
+def test_bad_pairs_stop_training_with_their_place_and_leave_nothing(
+    capsys, tmp_path, tiny_folder, kind
+):
     data, message = BAD_DATA[kind]
     (tmp_path / "pairs.csv").write_bytes(data)
     status, out, err = run(
-        capsys, "train", "--train", tmp_path / "pairs.csv", "--model", tiny_folder, "--out", tmp_path / "o"
+        capsys,
+        "train",
+        "--train",
+        tmp_path / "pairs.csv",
+        "--model",
+        tiny_folder,
+        "--out",
+        tmp_path / "o",
     )
     assert status == 2 and out == ""
     assert len(err) == 1 and err[0].startswith("error: ")
@@ -72,14 +83,24 @@ def test_bad_pairs_stop_training_with_their_place_and_leave_nothing(capsys, tmp_
 def test_bad_json_is_named_by_line(capsys, tmp_path, tiny_folder, line, message):
     path = tmp_path / "pairs.jsonl"
     path.write_bytes(b'{"sentence_0": "x", "sentence_1": "y"}\n' + line + b"\n")
-    status, _, err = run(capsys, "train", "--train", path, "--model", tiny_folder, "--out", tmp_path / "out")
+    status, _, err = run(
+        capsys, "train", "--train", path, "--model", tiny_folder, "--out", tmp_path / "out"
+    )
     assert status == 2 and len(err) == 1 and message in err[0]
     assert left_in(tmp_path) == ["pairs.jsonl"]
 
 
 def test_a_byte_order_mark_is_accepted(capsys, tmp_path, tiny_folder):
     (tmp_path / "pairs.csv").write_bytes(b"\xef\xbb\xbf" + GOOD)
-    train = ["train", "--train", tmp_path / "pairs.csv", "--model", tiny_folder, "--out", tmp_path / "out"]
+    train = [
+        "train",
+        "--train",
+        tmp_path / "pairs.csv",
+        "--model",
+        tiny_folder,
+        "--out",
+        tmp_path / "out",
+    ]
     status, _, err = run(capsys, *train, "--max-steps", "1", "--device", "cpu")
     assert status == 0, err
 
@@ -112,7 +133,9 @@ def test_missing_files_and_folders_in_place_of_files(capsys, tmp_path, tiny_fold
     [
         lambda m: (m / "config.json").unlink(),
         lambda m: (m / "tokenizer.json").write_text("{}"),
-        lambda m: (m / "model.safetensors").write_bytes((m / "model.safetensors").read_bytes()[:500]),
+        lambda m: (m / "model.safetensors").write_bytes(
+            (m / "model.safetensors").read_bytes()[:500]
+        ),
         lambda m: (m / "model.safetensors").unlink(),
         lambda m: (m / "modules.json").write_text('[{"type": "x.Dense", "path": ""}]'),
     ],
@@ -127,30 +150,62 @@ def test_a_damaged_model_folder_stops_every_command(capsys, tmp_path, tiny_copy,
         ("evaluate", tmp_path / "pairs.csv"),
     ):
         status, printed, err = run(capsys, *command, "--model", tiny_copy)
-        assert status == 2 and printed == "" and len(err) == 1 and err[0].startswith("error: "), (command, err)
+        assert status == 2 and printed == "" and len(err) == 1 and err[0].startswith("error: "), (
+            command,
+            err,
+        )
     assert left_in(tmp_path) == ["model", "pairs.csv"]
 
 
 def test_encode_search_verify(capsys, tmp_path, tiny_folder):
-    (tmp_path / "texts.csv").write_text("id,body\na,bread and soup\nb,plumbing\nc,care\n", encoding="utf-8")
-    encode = ["encode", tmp_path / "texts.csv", "--text", "body", "--id", "id", "--model", tiny_folder]
+    (tmp_path / "texts.csv").write_text(
+        "id,body\na,bread and soup\nb,plumbing\nc,care\n", encoding="utf-8"
+    )
+    encode = [
+        "encode",
+        tmp_path / "texts.csv",
+        "--text",
+        "body",
+        "--id",
+        "id",
+        "--model",
+        tiny_folder,
+    ]
     assert run(capsys, *encode, "--out", tmp_path / "vectors")[0] == 0
-    status, out, _ = run(capsys, "search", tmp_path / "vectors", "plumbing", "-k", "2", "--model", tiny_folder)
+    status, out, _ = run(
+        capsys, "search", tmp_path / "vectors", "plumbing", "-k", "2", "--model", tiny_folder
+    )
     found = [line.split() for line in out.splitlines() if line.strip()]
-    assert status == 0 and found[1][0] == "1" and found[1][2:] == ["b", "plumbing"] and len(found) == 3
+    assert (
+        status == 0 and found[1][0] == "1" and found[1][2:] == ["b", "plumbing"] and len(found) == 3
+    )
     assert run(capsys, "verify", tmp_path / "vectors")[0] == 0
     (shard,) = (tmp_path / "vectors").glob("*.npy")
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(data)
-    for command in (("verify", tmp_path / "vectors"), ("search", tmp_path / "vectors", "x", "--model", tiny_folder)):
+    for command in (
+        ("verify", tmp_path / "vectors"),
+        ("search", tmp_path / "vectors", "x", "--model", tiny_folder),
+    ):
         status, _, err = run(capsys, *command)
         assert status == 2 and shard.name in err[-1]
 
 
 def test_search_with_another_model_is_refused(capsys, tmp_path, tiny_folder, tiny_copy):
     (tmp_path / "texts.txt").write_text("bread\n", encoding="utf-8")
-    assert run(capsys, "encode", tmp_path / "texts.txt", "--model", tiny_folder, "--out", tmp_path / "v")[0] == 0
+    assert (
+        run(
+            capsys,
+            "encode",
+            tmp_path / "texts.txt",
+            "--model",
+            tiny_folder,
+            "--out",
+            tmp_path / "v",
+        )[0]
+        == 0
+    )
     (tiny_copy / "sentence_bert_config.json").write_text('{"max_seq_length": 32}')
     status, _, err = run(capsys, "search", tmp_path / "v", "x", "--model", tiny_copy)
     assert status == 2 and "another model" in err[-1]
@@ -159,15 +214,37 @@ def test_search_with_another_model_is_refused(capsys, tmp_path, tiny_folder, tin
 @pytest.fixture()
 def vectors(capsys, tmp_path, tiny_folder):
     """Three texts, encoded."""
-    (tmp_path / "texts.csv").write_text("id,body\na,bread and soup\nb,plumbing\nc,care\n", encoding="utf-8")
-    encode = ["encode", tmp_path / "texts.csv", "--text", "body", "--id", "id", "--model", tiny_folder]
+    (tmp_path / "texts.csv").write_text(
+        "id,body\na,bread and soup\nb,plumbing\nc,care\n", encoding="utf-8"
+    )
+    encode = [
+        "encode",
+        tmp_path / "texts.csv",
+        "--text",
+        "body",
+        "--id",
+        "id",
+        "--model",
+        tiny_folder,
+    ]
     assert run(capsys, *encode, "--out", tmp_path / "v")[0] == 0
     return tmp_path / "v"
 
 
 def test_queries_from_a_file_give_json_lines_or_a_trec_run(capsys, tmp_path, tiny_folder, vectors):
-    (tmp_path / "q.jsonl").write_text('{"_id": "q7", "text": "care"}\n{"_id": "q8", "text": "plumbing"}\n')
-    search = ["search", vectors, "--queries", tmp_path / "q.jsonl", "--model", tiny_folder, "-k", "2"]
+    (tmp_path / "q.jsonl").write_text(
+        '{"_id": "q7", "text": "care"}\n{"_id": "q8", "text": "plumbing"}\n'
+    )
+    search = [
+        "search",
+        vectors,
+        "--queries",
+        tmp_path / "q.jsonl",
+        "--model",
+        tiny_folder,
+        "-k",
+        "2",
+    ]
     status, out, _ = run(capsys, *search, "--format", "jsonl")
     first, second = map(json.loads, out.splitlines())
     assert status == 0 and (first["id"], first["query"], second["id"]) == ("q7", "care", "q8")
@@ -182,16 +259,32 @@ def test_queries_from_a_file_give_json_lines_or_a_trec_run(capsys, tmp_path, tin
     ]
     assert all(len(line) == 6 and line[5] == "minilm-retriever" for line in lines)
     (tmp_path / "q.txt").write_text("care\n")
-    status, out, _ = run(capsys, "search", vectors, "--queries", tmp_path / "q.txt", "--model", tiny_folder)
+    status, out, _ = run(
+        capsys, "search", vectors, "--queries", tmp_path / "q.txt", "--model", tiny_folder
+    )
     assert status == 0 and out.splitlines()[1] == "care" and len(out.splitlines()) == 5
 
 
 def test_lines_piped_in_are_queries(vectors, tiny_folder):
-    search = [sys.executable, "-m", "minilm_retriever", "search", str(vectors), "-k", "1", "--model", str(tiny_folder)]
-    done = subprocess.run(search, input="care\n\nplumbing\n", capture_output=True, text=True, check=False, cwd=ROOT)
+    search = [
+        sys.executable,
+        "-m",
+        "minilm_retriever",
+        "search",
+        str(vectors),
+        "-k",
+        "1",
+        "--model",
+        str(tiny_folder),
+    ]
+    done = subprocess.run(
+        search, input="care\n\nplumbing\n", capture_output=True, text=True, check=False, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr
     shown = [line.split() for line in done.stdout.splitlines() if line]
-    assert [line[-1] for line in shown] == ["care", "care", "plumbing", "plumbing"] and shown[1][2] == "c"
+    assert [line[-1] for line in shown] == ["care", "care", "plumbing", "plumbing"] and shown[1][
+        2
+    ] == "c"
 
 
 def test_a_prompt_answers_lines_until_the_end(capsys, monkeypatch, vectors, tiny_folder):
@@ -221,7 +314,17 @@ def test_an_index_is_made_searched_changed_and_verified(capsys, tmp_path, tiny_f
     status, out, _ = run(capsys, "search", index, "plumbing", "-k", "1", "--effort", "8", *model)
     assert status == 0 and out.split()[-2:] == ["b", "plumbing"]
     (tmp_path / "more.csv").write_text("id,body\nb,pipes\nd,a violin\n", encoding="utf-8")
-    encode = ["encode", tmp_path / "more.csv", "--text", "body", "--id", "id", *model, "--out", tmp_path / "more"]
+    encode = [
+        "encode",
+        tmp_path / "more.csv",
+        "--text",
+        "body",
+        "--id",
+        "id",
+        *model,
+        "--out",
+        tmp_path / "more",
+    ]
     assert run(capsys, *encode)[0] == 0
     change = ["index", index, "--add", tmp_path / "more", "--out", index]
     assert "exists" in run(capsys, *change)[2][-1]
@@ -230,9 +333,16 @@ def test_an_index_is_made_searched_changed_and_verified(capsys, tmp_path, tiny_f
     status, _, err = run(capsys, *change, "--overwrite", "--delete", f"@{tmp_path / 'gone.txt'}")
     assert status == 0 and "hnsw over 3 documents, 2 deleted" in err[-1]
     status, out, _ = run(capsys, "search", index, "plumbing", *model)
-    assert status == 0 and sorted(line.split()[2] for line in out.splitlines()[2:]) == ["a", "b", "d"]
+    assert status == 0 and sorted(line.split()[2] for line in out.splitlines()[2:]) == [
+        "a",
+        "b",
+        "d",
+    ]
     assert run(capsys, "verify", index)[0] == 0
-    assert "no document has the id 'x'" in run(capsys, "index", index, "--delete", "x", "--out", tmp_path / "j")[2][-1]
+    assert (
+        "no document has the id 'x'"
+        in run(capsys, "index", index, "--delete", "x", "--out", tmp_path / "j")[2][-1]
+    )
     assert not (tmp_path / "j").exists()
 
 
@@ -255,15 +365,39 @@ def test_what_search_cannot_do_is_one_line(capsys, tmp_path, tiny_folder, tiny_c
     status, _, err = run(capsys, "search", tmp_path / "i", "x", "--model", tiny_copy)
     assert status == 2 and "another model" in err[-1]
     (tmp_path / "texts.csv").write_text("id,body\na b,bread\n", encoding="utf-8")
-    encode = ["encode", tmp_path / "texts.csv", "--text", "body", "--id", "id", *model, "--out", tmp_path / "w"]
+    encode = [
+        "encode",
+        tmp_path / "texts.csv",
+        "--text",
+        "body",
+        "--id",
+        "id",
+        *model,
+        "--out",
+        tmp_path / "w",
+    ]
     assert run(capsys, *encode)[0] == 0
-    status, _, err = run(capsys, "search", tmp_path / "w", "x", *model, "--out", tmp_path / "run.trec")
-    assert status == 2 and "'a b' cannot stand in a TREC run" in err[-1] and not (tmp_path / "run.trec").exists()
+    status, _, err = run(
+        capsys, "search", tmp_path / "w", "x", *model, "--out", tmp_path / "run.trec"
+    )
+    assert (
+        status == 2
+        and "'a b' cannot stand in a TREC run" in err[-1]
+        and not (tmp_path / "run.trec").exists()
+    )
 
 
 def test_one_npy_with_its_ids(capsys, tmp_path, tiny_folder):
     (tmp_path / "texts.txt").write_text("bread\nsoup\n", encoding="utf-8")
-    status, _, err = run(capsys, "encode", tmp_path / "texts.txt", "--model", tiny_folder, "--out", tmp_path / "v.npy")
+    status, _, err = run(
+        capsys,
+        "encode",
+        tmp_path / "texts.txt",
+        "--model",
+        tiny_folder,
+        "--out",
+        tmp_path / "v.npy",
+    )
     assert status == 0, err
     vectors = np.load(tmp_path / "v.npy", allow_pickle=False)
     assert vectors.shape == (2, 32) and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
@@ -272,7 +406,9 @@ def test_one_npy_with_its_ids(capsys, tmp_path, tiny_folder):
 
 def test_evaluate_prints_json(capsys, tmp_path, tiny_folder):
     (tmp_path / "pairs.csv").write_bytes(GOOD)
-    status, out, _ = run(capsys, "evaluate", tmp_path / "pairs.csv", "--model", tiny_folder, "--json")
+    status, out, _ = run(
+        capsys, "evaluate", tmp_path / "pairs.csv", "--model", tiny_folder, "--json"
+    )
     found = json.loads(out)
     assert status == 0 and {"ndcg@10", "mrr@10", "recall@10", "accuracy@1"} <= set(found)
 
@@ -284,7 +420,9 @@ def test_help_of_every_command_needs_no_torch():
         "    try:\n        main(words)\n    except SystemExit as left:\n        assert left.code == 0\n"
         "print('torch' in sys.modules, file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+    )
     assert done.returncode == 0 and done.stderr.strip() == "False"
     assert "--learning-rate" in done.stdout and "--gradient-accumulation-steps" in done.stdout
 
@@ -295,5 +433,7 @@ def test_an_unknown_flag_is_exit_2(capsys):
 
 def test_the_scripts_are_the_commands(tmp_path):
     for script, flag in (("train.py", "--learning-rate"), ("encode.py", "--shard-size")):
-        done = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0 and flag in done.stdout

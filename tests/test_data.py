@@ -1,4 +1,5 @@
-"""Every format reads the same rows, and says of every bad one where it stands and how to mend it."""
+"""Every format reads the same rows, and says of every bad one where it stands and how to mend
+it."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minilm_retriever import data, lines, rows
+from minilm_retriever.data import lines, readers
+from minilm_retriever.data.pairs import pair_columns, read_pairs, read_scored_pairs
+from minilm_retriever.data.texts import read_texts, text_column
 from minilm_retriever.errors import UserError
 
 FORMATS = ["csv", "tsv", "jsonl", "parquet"]
@@ -24,7 +27,7 @@ FORMATS = ["csv", "tsv", "jsonl", "parquet"]
 
 def save(path: Path, records: list[dict[str, object]]) -> Path:
     """Write records in the format that the name tells."""
-    kind = rows.kind_by_name(path.name)
+    kind = readers.kind_by_name(path.name)
     if kind == "parquet":
         arrow = pytest.importorskip("pyarrow")
         parquet = pytest.importorskip("pyarrow.parquet")
@@ -50,7 +53,7 @@ def put(tmp_path: Path, raw: bytes | str, name: str = "data.csv") -> Path:
 
 
 def texts(*paths: object, **options: object) -> list[str]:
-    return [record.text for record in data.read_texts(paths, **options)]  # type: ignore[arg-type]
+    return [record.text for record in read_texts(paths, **options)]  # type: ignore[arg-type]
 
 
 def mistake(read: object) -> str:
@@ -62,25 +65,38 @@ def mistake(read: object) -> str:
 
 class TestRows:
     @pytest.mark.parametrize(
-        "name", ["a.csv", "a.tsv", "a.jsonl", "a.ndjson", "a.parquet", "A.CSV.GZ", "a.tsv.gz", "a.jsonl.gz"]
+        "name",
+        [
+            "a.csv",
+            "a.tsv",
+            "a.jsonl",
+            "a.ndjson",
+            "a.parquet",
+            "A.CSV.GZ",
+            "a.tsv.gz",
+            "a.jsonl.gz",
+        ],
     )
     def test_every_format_reads_the_same(self, tmp_path, name):
-        records = [{"a": "one", "b": 'quote " comma , tab \t'}, {"a": "zwei\nZeilen", "b": "ä 🎉 \u2028 \x85 \x0b"}]
+        records = [
+            {"a": "one", "b": 'quote " comma , tab \t'},
+            {"a": "zwei\nZeilen", "b": "ä 🎉 \u2028 \x85 \x0b"},
+        ]
         path = save(tmp_path / name, records)
-        assert [row.values for row in rows.read_rows(path)] == records
+        assert [row.values for row in readers.read_rows(path)] == records
 
     def test_a_row_knows_the_line_where_it_starts(self, tmp_path):
         path = put(tmp_path, 'a,b\r\n\r\n1,"x\r\ny"\r\n\r\n2,z\n')
-        found = list(rows.read_rows(path))
+        found = list(readers.read_rows(path))
         assert [row.where for row in found] == [f"{path}:3", f"{path}:6"]
         assert [row.values["b"] for row in found] == ["x\r\ny", "z"]
         assert found[0].raw == '1,"x\r\ny"\r\n'
         path = put(tmp_path, '\n{"a": 1}\n \n{"a": 2}', "a.jsonl")
-        assert [row.line for row in rows.read_rows(path)] == [2, 4]
+        assert [row.line for row in readers.read_rows(path)] == [2, 4]
 
     def test_text_lines_are_texts_also_blank_ones(self, tmp_path):
         path = put(tmp_path, b"\xef\xbb\xbfone\r\n\n  two \nlast", "a.txt")
-        assert [(row.values["text"], row.line) for row in rows.read_rows(path)] == [
+        assert [(row.values["text"], row.line) for row in readers.read_rows(path)] == [
             ("one", 1),
             ("", 2),
             ("  two ", 3),
@@ -92,26 +108,30 @@ class TestRows:
 
     def test_byte_order_mark_and_spaces_around_column_names_are_dropped(self, tmp_path):
         path = put(tmp_path, b"\xef\xbb\xbfa, b\n1, 2\n")
-        assert next(rows.read_rows(path)).values == {"a": "1", "b": " 2"}
+        assert next(readers.read_rows(path)).values == {"a": "1", "b": " 2"}
         path = put(tmp_path, b'\xef\xbb\xbf{"a": "1"}', "a.jsonl")
-        assert next(rows.read_rows(path)).values == {"a": "1"}
+        assert next(readers.read_rows(path)).values == {"a": "1"}
 
     def test_gzip_goes_by_its_bytes_and_not_by_the_name(self, tmp_path):
         assert texts(put(tmp_path, gzip.compress(b"a\nx\n"))) == ["x"]
         assert texts(put(tmp_path, b"a\nx\n", "a.csv.gz")) == ["x"]
-        assert texts(put(tmp_path, gzip.compress(b"a\nx") + gzip.compress(b"y\nz"), "a.csv.gz")) == ["xy", "z"]
+        assert texts(
+            put(tmp_path, gzip.compress(b"a\nx") + gzip.compress(b"y\nz"), "a.csv.gz")
+        ) == ["xy", "z"]
 
     def test_fields_of_ten_megabytes(self, tmp_path):
         big = "word " * 2_000_000
         for name in ("a.csv", "a.jsonl", "a.txt"):
-            (record,) = data.read_texts(save(tmp_path / name, [{"text": big}]))
+            (record,) = read_texts(save(tmp_path / name, [{"text": big}]))
             assert record.text == big
 
     def test_memory_does_not_grow_with_the_file(self, tmp_path):
         def peak(count: int) -> int:
-            path = put(tmp_path, gzip.compress(b"id,text\n" + b"1,some words\n" * count), "a.csv.gz")
+            path = put(
+                tmp_path, gzip.compress(b"id,text\n" + b"1,some words\n" * count), "a.csv.gz"
+            )
             tracemalloc.start()
-            assert sum(1 for _ in data.read_texts(path)) == count
+            assert sum(1 for _ in read_texts(path)) == count
             size = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
             return size
@@ -128,17 +148,17 @@ class TestRows:
         stdin(gzip.compress(b'{"text": "x"}\n'))
         assert texts("-", format="jsonl") == ["x"]
         stdin(b"a\n\xff\n")
-        assert mistake(lambda: data.read_texts("-")).startswith("<stdin>:2: not UTF-8")
-        assert "name the file" in mistake(lambda: data.read_texts("-", format="parquet"))
+        assert mistake(lambda: read_texts("-")).startswith("<stdin>:2: not UTF-8")
+        assert "name the file" in mistake(lambda: read_texts("-", format="parquet"))
 
     def test_parquet_does_not_unpack_what_is_no_text(self, tmp_path):
         path = save(tmp_path / "a.parquet", [{"vector": [0.5], "text": "x", "n": 3, "gone": None}])
-        (row,) = rows.read_rows(path)
+        (row,) = readers.read_rows(path)
         assert row.values == {
-            "vector": rows.NoValue("list<element: double>"),
+            "vector": readers.NoValue("list<element: double>"),
             "text": "x",
             "n": 3,
-            "gone": rows.NoValue("null"),
+            "gone": readers.NoValue("null"),
         }
         assert list(row.values) == ["vector", "text", "n", "gone"]
 
@@ -146,7 +166,9 @@ class TestRows:
     @given(
         table=st.lists(
             st.lists(
-                st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8), min_size=2, max_size=2
+                st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8),
+                min_size=2,
+                max_size=2,
             ),
             min_size=1,
             max_size=5,
@@ -156,25 +178,44 @@ class TestRows:
     def test_what_was_written_is_read_back(self, tmp_path_factory, table, kind):
         path = tmp_path_factory.mktemp("table") / f"a.{kind}"
         records = [dict(zip(("a", "b"), row, strict=True)) for row in table]
-        assert [row.values for row in rows.read_rows(save(path, records))] == records
+        assert [row.values for row in readers.read_rows(save(path, records))] == records
 
     @settings(max_examples=150, deadline=None)
     @given(
         raw=st.binary(max_size=60)
         | st.lists(
             st.sampled_from(
-                [b"a", b'"', b",", b"\n", b"\r", b"\t", b"{", b"}", b":", b"[", b"\0", b"\xff", b"1", b"\\ud800"]
+                [
+                    b"a",
+                    b'"',
+                    b",",
+                    b"\n",
+                    b"\r",
+                    b"\t",
+                    b"{",
+                    b"}",
+                    b":",
+                    b"[",
+                    b"\0",
+                    b"\xff",
+                    b"1",
+                    b"\\ud800",
+                ]
             ),
             max_size=30,
         ).map(b"".join),
-        kind=st.sampled_from(rows.FORMATS),
+        kind=st.sampled_from(readers.FORMATS),
         packed=st.booleans(),
     )
     def test_any_bytes_are_rows_or_a_users_mistake(self, tmp_path_factory, raw, kind, packed):
         path = tmp_path_factory.mktemp("bytes") / f"a.{kind}"
         path.write_bytes(gzip.compress(raw) if packed else raw)
-        bad: list[rows.BadRow] = []
-        readers = [data.read_texts, lambda p: data.read_pairs(p).texts, lambda p: data.read_texts(p, on_bad=bad.append)]
+        bad: list[readers.BadRow] = []
+        readers = [
+            read_texts,
+            lambda p: read_pairs(p).texts,
+            lambda p: read_texts(p, on_bad=bad.append),
+        ]
         for read in readers:
             try:
                 list(read(path))
@@ -186,15 +227,21 @@ class TestBadFiles:
     """What is wrong with a whole file stops the reading, also where bad rows are set aside."""
 
     def test_missing_folder_unknown(self, tmp_path):
-        assert mistake(lambda: data.read_texts(tmp_path / "no.csv")) == (
+        assert mistake(lambda: read_texts(tmp_path / "no.csv")) == (
             f"{tmp_path}/no.csv: cannot be read: No such file or directory"
         )
-        assert "is a folder" in mistake(lambda: rows.read_rows(tmp_path))
-        assert "is a folder" in mistake(lambda: data.read_pairs(tmp_path))
-        assert "name ending in .csv" in mistake(lambda: rows.read_rows(put(tmp_path, "x", "a.xlsx")))
-        assert "name ending in .csv" in mistake(lambda: rows.read_rows(put(tmp_path, "x", "a.parquet.gz")))
-        assert "'xml' is not known" in mistake(lambda: rows.read_rows(tmp_path / "a", format="xml"))
-        assert "null" in mistake(lambda: rows.read_rows("a\0b.csv"))
+        assert "is a folder" in mistake(lambda: readers.read_rows(tmp_path))
+        assert "is a folder" in mistake(lambda: read_pairs(tmp_path))
+        assert "name ending in .csv" in mistake(
+            lambda: readers.read_rows(put(tmp_path, "x", "a.xlsx"))
+        )
+        assert "name ending in .csv" in mistake(
+            lambda: readers.read_rows(put(tmp_path, "x", "a.parquet.gz"))
+        )
+        assert "'xml' is not known" in mistake(
+            lambda: readers.read_rows(tmp_path / "a", format="xml")
+        )
+        assert "null" in mistake(lambda: readers.read_rows("a\0b.csv"))
 
     def test_what_the_system_refuses(self, tmp_path, monkeypatch):
         path = put(tmp_path, "a\n1\n")
@@ -209,22 +256,31 @@ class TestBadFiles:
         reader = lines.Lines("a.csv", Broken(b"a\n1\n"))
         assert mistake(lambda: reader) == "a.csv: cannot be read after line 2: Permission denied"
         monkeypatch.setattr(Path, "open", refused)
-        assert mistake(lambda: rows.read_rows(path)) == f"{path}: cannot be read: Permission denied"
+        assert (
+            mistake(lambda: readers.read_rows(path)) == f"{path}: cannot be read: Permission denied"
+        )
 
     @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "txt"])
     @pytest.mark.parametrize("raw", [b"", b"\xef\xbb\xbf", gzip.compress(b"")])
     def test_empty(self, tmp_path, kind, raw):
         path = put(tmp_path, raw, f"a.{kind}")
-        assert mistake(lambda: rows.read_rows(path)) == f"{path}: the file is empty"
+        assert mistake(lambda: readers.read_rows(path)) == f"{path}: the file is empty"
 
     def test_nothing_but_a_header_or_blank_lines(self, tmp_path):
-        assert "no rows below the header" in mistake(lambda: rows.read_rows(put(tmp_path, "a,b\n\n")))
-        assert "no rows" in mistake(lambda: rows.read_rows(put(tmp_path, "\n\n", "a.jsonl")))
+        assert "no rows below the header" in mistake(
+            lambda: readers.read_rows(put(tmp_path, "a,b\n\n"))
+        )
+        assert "no rows" in mistake(lambda: readers.read_rows(put(tmp_path, "\n\n", "a.jsonl")))
 
     def test_utf_16(self, tmp_path):
         path = put(tmp_path, "a,b\n1,2\n".encode("utf-16"))
-        assert mistake(lambda: rows.read_rows(path)) == f"{path}:1: this is UTF-16: save the file as UTF-8"
-        assert ":1: a NUL character" in mistake(lambda: rows.read_rows(put(tmp_path, "a,b\n1,2\n".encode("utf-16-le"))))
+        assert (
+            mistake(lambda: readers.read_rows(path))
+            == f"{path}:1: this is UTF-16: save the file as UTF-8"
+        )
+        assert ":1: a NUL character" in mistake(
+            lambda: readers.read_rows(put(tmp_path, "a,b\n1,2\n".encode("utf-16-le")))
+        )
 
     @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "txt"])
     def test_damaged_gzip(self, tmp_path, kind):
@@ -232,58 +288,78 @@ class TestBadFiles:
         path = put(tmp_path, whole[:-9], f"a.{kind}.gz")
         skip = {"on_bad": lambda _: None}
         assert "the gzip archive is cut short or damaged after line 1000" in mistake(
-            lambda: rows.read_rows(path, **skip)
+            lambda: readers.read_rows(path, **skip)
         )
         assert "gzip archive is damaged" in mistake(
-            lambda: rows.read_rows(put(tmp_path, whole + b"junk", path.name), **skip)
+            lambda: readers.read_rows(put(tmp_path, whole + b"junk", path.name), **skip)
         )
         whole[-5] ^= 1  # the checksum
-        assert "gzip archive is damaged" in mistake(lambda: rows.read_rows(put(tmp_path, whole, path.name), **skip))
+        assert "gzip archive is damaged" in mistake(
+            lambda: readers.read_rows(put(tmp_path, whole, path.name), **skip)
+        )
         whole[200] ^= 255
-        assert "gzip archive" in mistake(lambda: rows.read_rows(put(tmp_path, whole, path.name), **skip))
-        assert "gzip archive" in mistake(lambda: rows.read_rows(put(tmp_path, b"\x1f\x8bjunk", path.name), **skip))
+        assert "gzip archive" in mistake(
+            lambda: readers.read_rows(put(tmp_path, whole, path.name), **skip)
+        )
+        assert "gzip archive" in mistake(
+            lambda: readers.read_rows(put(tmp_path, b"\x1f\x8bjunk", path.name), **skip)
+        )
 
     def test_columns(self, tmp_path):
         path = put(tmp_path, "\na,b,a\n1,2,3\n")
-        assert mistake(lambda: rows.read_rows(path)) == f"{path}:2: the column 'a' is there twice"
-        path = put(tmp_path, "a,b\n1,2\n")
-        assert mistake(lambda: rows.read_rows(path, need=["c"])) == f"{path}:1: no column 'c'; there are: a, b"
         assert (
-            mistake(lambda: data.read_texts(path, id="c", on_bad=print)) == f"{path}:1: no column 'c'; there are: a, b"
+            mistake(lambda: readers.read_rows(path)) == f"{path}:2: the column 'a' is there twice"
+        )
+        path = put(tmp_path, "a,b\n1,2\n")
+        assert (
+            mistake(lambda: readers.read_rows(path, need=["c"]))
+            == f"{path}:1: no column 'c'; there are: a, b"
+        )
+        assert (
+            mistake(lambda: read_texts(path, id="c", on_bad=print))
+            == f"{path}:1: no column 'c'; there are: a, b"
         )
 
     def test_a_quote_that_is_never_closed_is_named_where_it_opens(self, tmp_path):
         path = put(tmp_path, 'a,b\n1,"x\ny",\n2,"z"\n3,"x ""y"", \n' + "4,z\n" * 5)
         message = "{}:{}: the quote that opens a field in this line is never closed"
         path = put(tmp_path, 'a,b\n1,2\n3,"x ""y"", \n4,z\n')
-        assert mistake(lambda: rows.read_rows(path, on_bad=print)) == message.format(path, 3)
+        assert mistake(lambda: readers.read_rows(path, on_bad=print)) == message.format(path, 3)
         path = put(tmp_path, 'a,b\n"3\n 5"" pipe","x ""y"", \n4,z\n')
-        assert mistake(lambda: rows.read_rows(path)) == message.format(path, 3)
+        assert mistake(lambda: readers.read_rows(path)) == message.format(path, 3)
         path = put(tmp_path, 'a\tb\n5" pipe\t"\n', "a.tsv")
-        assert mistake(lambda: rows.read_rows(path)) == message.format(path, 2)
+        assert mistake(lambda: readers.read_rows(path)) == message.format(path, 2)
 
     def test_a_quote_closed_rows_later_leaves_doubt_and_stops(self, tmp_path):
         path = put(tmp_path, 'a,b\n1,"x\n2,y\n3,"z"\n4,w\n')
-        assert mistake(lambda: rows.read_rows(path, on_bad=print)).startswith(
+        assert mistake(lambda: readers.read_rows(path, on_bad=print)).startswith(
             f"{path}:2: the field that opens here has text after the closing quote of a field (line 4)"
         )
 
     def test_rows_that_would_fill_the_memory(self, tmp_path, monkeypatch):
         monkeypatch.setattr(lines, "LONGEST", 1 << 20)
-        assert len(texts(put(tmp_path, "a\n" + (f"{'x' * 1000}\n" * 2000)))) == 2000  # a file may be of any size
+        assert (
+            len(texts(put(tmp_path, "a\n" + (f"{'x' * 1000}\n" * 2000)))) == 2000
+        )  # a file may be of any size
         bomb = gzip.compress(b"a,b\n1,2\n" + b"x" * 3_000_000)
         path = put(tmp_path, bomb, "a.csv.gz")
-        assert mistake(lambda: rows.read_rows(path, on_bad=print)).startswith(f"{path}:3: a row of more than 1 MiB")
+        assert mistake(lambda: readers.read_rows(path, on_bad=print)).startswith(
+            f"{path}:3: a row of more than 1 MiB"
+        )
         path = put(tmp_path, b'a,b\n1,2\n3,"' + b'\n","' * 300_000)
-        assert mistake(lambda: rows.read_rows(path, on_bad=print)).startswith(f"{path}:3: a row of more than 1 MiB")
+        assert mistake(lambda: readers.read_rows(path, on_bad=print)).startswith(
+            f"{path}:3: a row of more than 1 MiB"
+        )
 
     def test_no_parquet(self, tmp_path, monkeypatch):
         good = save(tmp_path / "good.parquet", [{"a": "x" * 50, "b": "y"}] * 50).read_bytes()
         for raw in (b"", b"a,b\n1,2\n", b"PAR1" * 10, good[:-10], good[:4] + bytes(60) + good[64:]):
             path = put(tmp_path, raw, "a.parquet")
-            assert mistake(lambda p=path: rows.read_rows(p)).startswith(f"{path}: not a Parquet file that can be read")
+            assert mistake(lambda p=path: readers.read_rows(p)).startswith(
+                f"{path}: not a Parquet file that can be read"
+            )
         monkeypatch.setitem(sys.modules, "pyarrow", None)
-        assert mistake(lambda: rows.read_rows(tmp_path / "good.parquet")).endswith(
+        assert mistake(lambda: readers.read_rows(tmp_path / "good.parquet")).endswith(
             "pip install 'minilm_retriever[parquet]'"
         )
 
@@ -302,7 +378,11 @@ BAD_ROWS = {
     "carriage return, lines": ("txt", b"x\ry", "a carriage return"),
     "Latin-1": ("csv", b"caf\xe9,x", "not UTF-8 (byte 0xe9, number 4 of the line)"),
     "Latin-1, tabs": ("tsv", b"caf\xe9\tx", "not UTF-8 (byte 0xe9, number 4 of the line)"),
-    "Latin-1, JSON": ("jsonl", b'{"text": "caf\xe9"}', "not UTF-8 (byte 0xe9, number 14 of the line)"),
+    "Latin-1, JSON": (
+        "jsonl",
+        b'{"text": "caf\xe9"}',
+        "not UTF-8 (byte 0xe9, number 14 of the line)",
+    ),
     "Latin-1, lines": ("txt", b"caf\xe9", "not UTF-8 (byte 0xe9, number 4 of the line)"),
     "surrogate bytes": ("txt", b"\xed\xa0\x80", "not UTF-8"),
     "NUL": ("csv", b"x\0,y", "a NUL character"),
@@ -310,7 +390,11 @@ BAD_ROWS = {
     "NUL, JSON": ("jsonl", b'{"text": "x\0"}', "a NUL character"),
     "NUL, lines": ("txt", b"x\0", "a NUL character"),
     "no JSON": ("jsonl", b"x", "not JSON: Expecting value, character 1"),
-    "cut JSON": ("jsonl", b'{"text": "x', "not JSON: Unterminated string starting at, character 10"),
+    "cut JSON": (
+        "jsonl",
+        b'{"text": "x',
+        "not JSON: Unterminated string starting at, character 10",
+    ),
     "JSON list": ("jsonl", b'["x"]', "list instead of an object"),
     "JSON text": ("jsonl", b'"x"', "str instead of an object"),
     "key twice": ("jsonl", b'{"text": "x", "text": "y"}', "the key 'text' stands twice"),
@@ -325,9 +409,18 @@ BAD_ROWS = {
     "object": ("jsonl", b'{"text": {"en": "x"}}', "column 'text' holds an object instead of text"),
     "no column": ("jsonl", b'{"body": "x"}', "no column 'text'; there are: body"),
     "no columns": ("jsonl", b"{}", "no column 'text'; there are: none"),
-    "half a character": ("jsonl", b'{"text": "x\\ud800"}', "column 'text' holds half a character (\\ud800"),
+    "half a character": (
+        "jsonl",
+        b'{"text": "x\\ud800"}',
+        "column 'text' holds half a character (\\ud800",
+    ),
 }
-GOOD = {"csv": b"text,b\n%s,1\n", "tsv": b"text\tb\n%s\t1\n", "jsonl": b'{"text": "%s", "b": "1"}\n', "txt": b"%s\n"}
+GOOD = {
+    "csv": b"text,b\n%s,1\n",
+    "tsv": b"text\tb\n%s\t1\n",
+    "jsonl": b'{"text": "%s", "b": "1"}\n',
+    "txt": b"%s\n",
+}
 
 
 class TestBadRows:
@@ -335,7 +428,9 @@ class TestBadRows:
     @pytest.mark.parametrize("defect", BAD_ROWS)
     def test_is_told_with_its_line_or_set_aside(self, tmp_path, defect, place):
         kind, row, reason = BAD_ROWS[defect]
-        head, good = GOOD[kind].splitlines(keepends=True) if kind in ("csv", "tsv") else (b"", GOOD[kind])
+        head, good = (
+            GOOD[kind].splitlines(keepends=True) if kind in ("csv", "tsv") else (b"", GOOD[kind])
+        )
         before = {"first": 0, "middle": 2, "last": 4}[place]
         written = [good % (b"good %d" % n) for n in range(4)]
         path = put(
@@ -345,29 +440,31 @@ class TestBadRows:
         )
         where = f"{path}:{before + 1 + len(head[:1])}"
 
-        said = mistake(lambda: data.read_texts(path, text="text"))
+        said = mistake(lambda: read_texts(path, text="text"))
         assert said.startswith(f"{where}: ")
         assert reason in said
 
-        bad: list[rows.BadRow] = []
-        kept = list(data.read_texts(path, text="text", on_bad=bad.append))
+        bad: list[readers.BadRow] = []
+        kept = list(read_texts(path, text="text", on_bad=bad.append))
         assert [record.text for record in kept] == [f"good {n}" for n in range(4)]
         # The default ids count the bad row too, so that they tell the row whatever is skipped.
         assert [int(record.id) for record in kept] == [n for n in range(5) if n != before]
-        assert [(one.where, one.raw.encode(errors="surrogateescape")) for one in bad] == [(where, row)]
+        assert [(one.where, one.raw.encode(errors="surrogateescape")) for one in bad] == [
+            (where, row)
+        ]
         assert reason in bad[0].reason
 
     def test_a_bad_row_of_several_lines_is_set_aside_as_a_whole(self, tmp_path):
         path = put(tmp_path, b'text\n"one\n\xff\n\0"\ntwo\n')
-        bad: list[rows.BadRow] = []
-        assert [record.text for record in data.read_texts(path, on_bad=bad.append)] == ["two"]
+        bad: list[readers.BadRow] = []
+        assert [record.text for record in read_texts(path, on_bad=bad.append)] == ["two"]
         assert bad[0].where == f"{path}:3"
         assert bad[0].raw.encode(errors="surrogateescape") == b'"one\n\xff\n\0"'
         assert bad[0].reason.startswith("not UTF-8")
 
     def test_all_rows_bad_is_for_the_caller_to_judge(self, tmp_path):
-        bad: list[rows.BadRow] = []
-        assert list(data.read_texts(put(tmp_path, "a,b\n1\n"), on_bad=bad.append)) == []
+        bad: list[readers.BadRow] = []
+        assert list(read_texts(put(tmp_path, "a,b\n1\n"), on_bad=bad.append)) == []
         assert len(bad) == 1
 
     @pytest.mark.parametrize("row", [0, 1, 2])
@@ -375,11 +472,11 @@ class TestBadRows:
         records: list[dict[str, object]] = [{"text": "good", "b": "1"} for _ in range(3)]
         records[row]["text"] = None
         path = save(tmp_path / "a.parquet", records)
-        assert mistake(lambda: data.read_texts(path)).startswith(
+        assert mistake(lambda: read_texts(path)).startswith(
             f"{path}:{row + 1}: column 'text' holds nothing (null)"
         )
-        bad: list[rows.BadRow] = []
-        assert len(list(data.read_texts(path, on_bad=bad.append))) == 2
+        bad: list[readers.BadRow] = []
+        assert len(list(read_texts(path, on_bad=bad.append))) == 2
         assert bad[0].raw == "{'text': None, 'b': '1'}"
 
     def test_parquet_with_bytes_that_are_no_text(self, tmp_path):
@@ -387,7 +484,7 @@ class TestBadRows:
         parquet = pytest.importorskip("pyarrow.parquet")
         column = arrow.array([b"good", b"\xff", b"good"]).view(arrow.string())
         parquet.write_table(arrow.table({"text": column}), tmp_path / "a.parquet")
-        assert mistake(lambda: data.read_texts(tmp_path / "a.parquet")).startswith(
+        assert mistake(lambda: read_texts(tmp_path / "a.parquet")).startswith(
             f"{tmp_path}/a.parquet:2: cannot be read"
         )
         assert texts(tmp_path / "a.parquet", on_bad=lambda _: None) == ["good", "good"]
@@ -395,8 +492,8 @@ class TestBadRows:
     @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl"])
     def test_other_types_are_named(self, tmp_path, name):
         path = save(tmp_path / name, [{"text": [0.5]}])
-        assert ":1: column 'text' holds a " in mistake(lambda: data.read_texts(path))
-        assert "list" in mistake(lambda: data.read_texts(path))
+        assert ":1: column 'text' holds a " in mistake(lambda: read_texts(path))
+        assert "list" in mistake(lambda: read_texts(path))
 
 
 class TestTexts:
@@ -414,34 +511,49 @@ class TestTexts:
         ],
     )
     def test_text_column_where_none_is_named(self, columns, chosen):
-        assert data.text_column(columns) == chosen
+        assert text_column(columns) == chosen
 
     def test_the_id_column_is_not_the_text(self):
-        assert data.text_column(["text", "other"], id="text") == "other"
+        assert text_column(["text", "other"], id="text") == "other"
 
     def test_ids_are_row_numbers_over_all_inputs_or_a_column(self, tmp_path):
         a = put(tmp_path, "key,text\nk1,x\nk2,\n", "a.csv")
         b = put(tmp_path, '{"key": 7, "text": "z"}\n', "b.jsonl")
-        assert list(data.read_texts([a, b])) == [("0", "x", f"{a}:2"), ("1", "", f"{a}:3"), ("2", "z", f"{b}:1")]
-        assert [record.id for record in data.read_texts([a, b], id="key")] == ["k1", "k2", "7"]
+        assert list(read_texts([a, b])) == [
+            ("0", "x", f"{a}:2"),
+            ("1", "", f"{a}:3"),
+            ("2", "z", f"{b}:1"),
+        ]
+        assert [record.id for record in read_texts([a, b], id="key")] == ["k1", "k2", "7"]
 
     @pytest.mark.parametrize("value", ["null", "true", "1.5", "[1]", '""', '"\\udc00"'])
     def test_what_is_no_id(self, tmp_path, value):
         path = put(tmp_path, f'{{"id": {value}, "text": "x"}}\n', "a.jsonl")
-        assert mistake(lambda: data.read_texts(path, id="id")).startswith(f"{path}:1: column 'id'")
+        assert mistake(lambda: read_texts(path, id="id")).startswith(f"{path}:1: column 'id'")
 
     def test_a_template_joins_columns(self, tmp_path):
         path = put(tmp_path, "job title,body\nnurse,cares {deeply}\n")
         assert texts(path, template="{job title}: {{{body}}}") == ["nurse: {cares {deeply}}"]
-        assert "no column 'x'; there are: job title, body" in mistake(lambda: data.read_texts(path, template="{x}"))
+        assert "no column 'x'; there are: job title, body" in mistake(
+            lambda: read_texts(path, template="{x}")
+        )
         for wrong in ("plain", "{}", "{body!r}", "{body:>9}", "{body", "}", ""):
-            assert f"template {wrong!r}" in mistake(lambda w=wrong: data.read_texts(path, template=w))
-        assert "exclude each other" in mistake(lambda: data.read_texts(path, template="{body}", text="body"))
+            assert f"template {wrong!r}" in mistake(lambda w=wrong: read_texts(path, template=w))
+        assert "exclude each other" in mistake(
+            lambda: read_texts(path, template="{body}", text="body")
+        )
 
     def test_folders_are_read_in_sorted_order(self, tmp_path):
-        for name in ("b.txt", "a.csv", "inner/c.jsonl.gz", ".hidden.csv", ".cache/d.csv", "notes.md"):
+        for name in (
+            "b.txt",
+            "a.csv",
+            "inner/c.jsonl.gz",
+            ".hidden.csv",
+            ".cache/d.csv",
+            "notes.md",
+        ):
             (tmp_path / name).parent.mkdir(exist_ok=True)
-            if rows.kind_by_name(name):
+            if readers.kind_by_name(name):
                 save(tmp_path / name, [{"text": name}])
             else:
                 (tmp_path / name).write_text("no data")
@@ -449,15 +561,17 @@ class TestTexts:
         assert texts(tmp_path / "b.txt", tmp_path / "inner") == ["b.txt", "inner/c.jsonl.gz"]
         assert texts(str(tmp_path / "notes.md"), format="txt") == ["no data"]
         (tmp_path / "empty").mkdir()
-        assert "holds no file that can be read" in mistake(lambda: data.read_texts(tmp_path / "empty"))
-        assert "no input" in mistake(lambda: data.read_texts([]))
+        assert "holds no file that can be read" in mistake(lambda: read_texts(tmp_path / "empty"))
+        assert "no input" in mistake(lambda: read_texts([]))
 
 
 class TestPairs:
     @pytest.mark.parametrize("kind", FORMATS)
     def test_columns_of_text_and_where_each_row_stands(self, tmp_path, kind):
-        path = save(tmp_path / f"a.{kind}", [{"q": "one", "d": "two\nlines"}, {"q": "three", "d": "four"}])
-        pairs = data.read_pairs(path)
+        path = save(
+            tmp_path / f"a.{kind}", [{"q": "one", "d": "two\nlines"}, {"q": "three", "d": "four"}]
+        )
+        pairs = read_pairs(path)
         assert pairs.columns == ("q", "d")
         assert pairs.texts == [["one", "three"], ["two\nlines", "four"]]
         assert len(pairs) == 2
@@ -469,39 +583,52 @@ class TestPairs:
             ("x sentence_1 sentence_0", "sentence_0 sentence_1"),
             ("id positive anchor", "anchor positive"),
             ("query skills title", "query skills"),
-            ("anchor positive negative_2 negative_1 negative_score", "anchor positive negative_2 negative_1"),
-            ("sentence_0 sentence_1 sentence_2 sentence_10 label", "sentence_0 sentence_1 sentence_2 sentence_10"),
+            (
+                "anchor positive negative_2 negative_1 negative_score",
+                "anchor positive negative_2 negative_1",
+            ),
+            (
+                "sentence_0 sentence_1 sentence_2 sentence_10 label",
+                "sentence_0 sentence_1 sentence_2 sentence_10",
+            ),
             ("query answer negative", "query answer negative"),
             ("negative answer negative_2", "negative answer negative_2"),
         ],
     )
     def test_columns_where_none_are_named(self, columns, chosen):
-        assert data.pair_columns(columns.split(), "a.csv:1") == tuple(chosen.split())
+        assert pair_columns(columns.split(), "a.csv:1") == tuple(chosen.split())
 
     def test_named_columns_are_taken_in_their_order(self, tmp_path):
         path = put(tmp_path, "a,b,c\n1,2,3\n")
-        pairs = data.read_pairs(path, ["c", "a", "b"])
+        pairs = read_pairs(path, ["c", "a", "b"])
         assert (pairs.columns, pairs.texts) == (("c", "a", "b"), [["3"], ["1"], ["2"]])
 
     def test_what_cannot_be_trained_on(self, tmp_path):
         path = put(tmp_path, "a,b\n1,2\n3, \t\n")
-        assert mistake(lambda: data.read_pairs(path)).startswith(f"{path}:3: column 'b' is empty")
-        assert mistake(lambda: data.read_pairs(path, ["a", "x"])) == f"{path}:1: no column 'x'; there are: a, b"
+        assert mistake(lambda: read_pairs(path)).startswith(f"{path}:3: column 'b' is empty")
+        assert (
+            mistake(lambda: read_pairs(path, ["a", "x"]))
+            == f"{path}:1: no column 'x'; there are: a, b"
+        )
         for columns in (["a"], ["a", "a"], []):
-            assert "two different columns" in mistake(lambda c=columns: data.read_pairs(path, c))
+            assert "two different columns" in mistake(lambda c=columns: read_pairs(path, c))
         assert "pairs need two columns, there is only text" in mistake(
-            lambda: data.read_pairs(put(tmp_path, "x\ny\n", "a.txt"))
+            lambda: read_pairs(put(tmp_path, "x\ny\n", "a.txt"))
         )
         path = put(tmp_path, '{"a": "x", "b": "y"}\n{"a": "x"}\n', "a.jsonl")
-        assert mistake(lambda: data.read_pairs(path)) == f"{path}:2: no column 'b'; there are: a"
+        assert mistake(lambda: read_pairs(path)) == f"{path}:2: no column 'b'; there are: a"
 
     def test_a_column_name_with_line_breaks_stays_in_one_line(self, tmp_path):
         path = put(tmp_path, '"one\ncolumn"\nx\n')
-        assert mistake(lambda: data.read_pairs(path)).endswith("pairs need two columns, there is only one column")
+        assert mistake(lambda: read_pairs(path)).endswith(
+            "pairs need two columns, there is only one column"
+        )
 
     def test_a_file_that_reads_like_a_table_but_is_ragged_late(self, tmp_path):
         path = put(tmp_path, "a,b\n" + "1,2\n" * 500 + "1,2,3\n")
-        assert mistake(lambda: data.read_pairs(path)).startswith(f"{path}:502: 3 fields, but the header has 2")
+        assert mistake(lambda: read_pairs(path)).startswith(
+            f"{path}:502: 3 fields, but the header has 2"
+        )
 
 
 class TestScoredPairs:
@@ -511,17 +638,23 @@ class TestScoredPairs:
             {"sentence1": "a", "sentence2": "b", "score": 4.75},
             {"sentence1": "c", "sentence2": "d", "score": 0.0},
         ]
-        assert data.read_scored_pairs(save(tmp_path / f"a.{kind}", records)) == (["a", "c"], ["b", "d"], [4.75, 0.0])
+        assert read_scored_pairs(save(tmp_path / f"a.{kind}", records)) == (
+            ["a", "c"],
+            ["b", "d"],
+            [4.75, 0.0],
+        )
 
-    @pytest.mark.parametrize("score", ["true", "null", '"x"', '""', '"nan"', '"1_0"', "1e999", "[1]", '"inf"'])
+    @pytest.mark.parametrize(
+        "score", ["true", "null", '"x"', '""', '"nan"', '"1_0"', "1e999", "[1]", '"inf"']
+    )
     def test_what_is_no_score(self, tmp_path, score):
         path = put(tmp_path, f'{{"sentence1": "a", "sentence2": "b", "score": {score}}}', "a.jsonl")
-        said = mistake(lambda: data.read_scored_pairs(path))
+        said = mistake(lambda: read_scored_pairs(path))
         assert said.startswith(f"{path}:1: column 'score' holds ")
         assert said.endswith("instead of a number")
 
     def test_missing_columns_are_named(self, tmp_path):
         path = put(tmp_path, "sentence1,sentence2,label\na,b,1\n")
         assert "no column 'score'; there are: sentence1, sentence2, label" in mistake(
-            lambda: data.read_scored_pairs(path)
+            lambda: read_scored_pairs(path)
         )

@@ -13,15 +13,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from minilm_retriever import checkpoint, files, folders
 from minilm_retriever.__main__ import main
-from minilm_retriever.bulk import encode_files
-from minilm_retriever.config import EncodeConfig, TrainConfig
+from minilm_retriever.core.trainer import Trainer
 from minilm_retriever.distributed import Ranks, join
+from minilm_retriever.encoding.config import EncodeConfig
+from minilm_retriever.encoding.encode_files import encode_files
+from minilm_retriever.encoding.resumable_output import UnfinishedRun
 from minilm_retriever.errors import run_command
-from minilm_retriever.trainer import Trainer
-from minilm_retriever.training import prepare, train
-from minilm_retriever.unfinished import UnfinishedRun
+from minilm_retriever.storage import atomic_files
+from minilm_retriever.training import checkpoint
+from minilm_retriever.training.config import TrainConfig
+from minilm_retriever.training.run import prepare, train
 from tests.conftest import ROOT
 from tests.ranks import launch
 from tests.test_bulk import contents
@@ -40,8 +42,13 @@ def config(tiny_folder, tmp_path):
     """42 rows in batches of 8, the last of 2; every third text repeats."""
     write_pairs(tmp_path / "pairs.csv", 30)
     lines = (tmp_path / "pairs.csv").read_text("utf-8").splitlines()
-    rows = [line + f",an answer to something else {i % 5}" for i, line in enumerate(lines[1:] + lines[1:13])]
-    (tmp_path / "pairs.csv").write_text("\n".join([",".join(NEGATIVES), *sorted(rows)]) + "\n", "utf-8")
+    rows = [
+        line + f",an answer to something else {i % 5}"
+        for i, line in enumerate(lines[1:] + lines[1:13])
+    ]
+    (tmp_path / "pairs.csv").write_text(
+        "\n".join([",".join(NEGATIVES), *sorted(rows)]) + "\n", "utf-8"
+    )
     made = {
         "train": (str(tmp_path / "pairs.csv"),),
         "columns": NEGATIVES[:2],
@@ -56,7 +63,7 @@ def config(tiny_folder, tmp_path):
     return lambda **changes: TrainConfig(**{**made, **changes})
 
 
-# --- the same numbers -------------------------------------------------------------------------------------------------
+# --- the same numbers -----------------------------------------------------------------------------
 
 EVERYTHING = {
     "columns": NEGATIVES,
@@ -71,7 +78,11 @@ MIXTURES = [
     {},
     {"columns": NEGATIVES, "cache_batch": 3, "gradient_checkpointing": True},
     {"gradient_accumulation_steps": 4, "false_negatives": "avoid"},
-    {"batch_size": 41, "cache_batch": 2, **EVERYTHING},  # the last batch has one row: less than ranks
+    {
+        "batch_size": 41,
+        "cache_batch": 2,
+        **EVERYTHING,
+    },  # the last batch has one row: less than ranks
     {**EVERYTHING, "gradient_accumulation_steps": 2},
 ]
 
@@ -86,7 +97,9 @@ def float64_steps(configs: list[TrainConfig], place: Path, name: str) -> None:
             steps = enumerate(trainer.plan.steps(0, trainer.total))
             losses = [trainer.step(step, batches).loss for step, batches in steps]
             found[f"{number} losses"] = torch.tensor(losses, dtype=torch.float64)
-            found |= {f"{number} {key}": t.clone() for key, t in trainer.encoder.state_dict().items()}
+            found |= {
+                f"{number} {key}": t.clone() for key, t in trainer.encoder.state_dict().items()
+            }
         save_file(found, place / f"{name}-{ranks.rank}")
         ranks.leave()
 
@@ -97,7 +110,9 @@ def test_ranks_give_one_process_losses_and_weights(config, tmp_path):
     alone = load_file(tmp_path / "alone-0")
     assert len(alone["0 losses"]) == 6 and alone["0 losses"].std() > 1e-4
     for world in (2, 3):
-        ended = launch(world, float64_steps, configs, tmp_path, f"of{world}", place=tmp_path / "said")
+        ended = launch(
+            world, float64_steps, configs, tmp_path, f"of{world}", place=tmp_path / "said"
+        )
         assert ended.statuses == [0] * world, ended.said
         for rank in range(world):
             found = load_file(tmp_path / f"of{world}-{rank}")
@@ -105,7 +120,9 @@ def test_ranks_give_one_process_losses_and_weights(config, tmp_path):
             for name, tensor in alone.items():
                 assert torch.abs(found[name] - tensor).max() < 1e-9, (world, rank, name)
         weights = [load_file(tmp_path / f"of{world}-{rank}") for rank in range(world)]
-        assert all(torch.equal(weights[0][name], other[name]) for other in weights[1:] for name in alone)
+        assert all(
+            torch.equal(weights[0][name], other[name]) for other in weights[1:] for name in alone
+        )
 
 
 def test_rows_are_parted_evenly_and_in_order():
@@ -117,7 +134,7 @@ def test_rows_are_parted_evenly_and_in_order():
             assert max(sizes) - min(sizes) <= 1 and sizes == Ranks(0, world).sizes(count)
 
 
-# --- a run of several ranks -------------------------------------------------------------------------------------------
+# --- a run of several ranks -----------------------------------------------------------------------
 
 
 def run(config: TrainConfig, dies: dict[str, int] | None = None) -> int:
@@ -146,30 +163,52 @@ def weights_of(config: TrainConfig) -> dict[str, torch.Tensor]:
 
 
 def test_killed_ranks_end_the_others_and_the_run_goes_on_to_the_same_bits(config, tmp_path):
-    whole = config(out=str(tmp_path / "whole"), eval=config().train[0], eval_steps=5, columns=NEGATIVES)
+    whole = config(
+        out=str(tmp_path / "whole"), eval=config().train[0], eval_steps=5, columns=NEGATIVES
+    )
     assert launch(2, run, whole, place=tmp_path / "said").statuses == [0, 0]
     assert [row["step"] for row in log_rows(whole.out) if "loss" in row] == list(range(1, 13))
-    for number, dies in enumerate([{"rank": 1, "step": 7}, {"rank": 0, "step": 4}, {"rank": 0, "save": 5}]):
-        stopped = config(out=str(tmp_path / f"stopped{number}"), eval=whole.eval, eval_steps=5, columns=NEGATIVES)
+    for number, dies in enumerate(
+        [{"rank": 1, "step": 7}, {"rank": 0, "step": 4}, {"rank": 0, "save": 5}]
+    ):
+        stopped = config(
+            out=str(tmp_path / f"stopped{number}"), eval=whole.eval, eval_steps=5, columns=NEGATIVES
+        )
         ended = launch(2, run, stopped, dies, place=tmp_path / "said")
-        assert ended.statuses[dies["rank"]] == -signal.SIGKILL and ended.statuses[1 - dies["rank"]] == 2, ended
+        assert (
+            ended.statuses[dies["rank"]] == -signal.SIGKILL
+            and ended.statuses[1 - dies["rank"]] == 2
+        ), ended
         assert ended.said.count("error: ") == 1 and "ended without a word" in ended.said
-        states = [path for path in Path(f"{stopped.out}.run").iterdir() if path.name.startswith("step-")]
-        assert states and all(folders.latest(path.parent).path for path in states)
-        assert not folders.latest(states[0].parent).skipped
+        states = [
+            path for path in Path(f"{stopped.out}.run").iterdir() if path.name.startswith("step-")
+        ]
+        assert states and all(checkpoint.latest(path.parent).path for path in states)
+        assert not checkpoint.latest(states[0].parent).skipped
         if number == 2:  # and once more, on the way back
             launch(2, run, stopped, {"rank": 1, "step": 9}, place=tmp_path / "said")
         ended = launch(2, run, stopped, place=tmp_path / "said", restarts=1)
         assert ended.statuses == [0, 0] and "going on from" in ended.said
-        assert all(torch.equal(tensor, weights_of(whole)[name]) for name, tensor in weights_of(stopped).items())
-        assert [r.get("loss") for r in log_rows(stopped.out)] == [r.get("loss") for r in log_rows(whole.out)]
+        assert all(
+            torch.equal(tensor, weights_of(whole)[name])
+            for name, tensor in weights_of(stopped).items()
+        )
+        assert [r.get("loss") for r in log_rows(stopped.out)] == [
+            r.get("loss") for r in log_rows(whole.out)
+        ]
 
 
 def test_another_number_of_ranks_goes_on_within_rounding_and_evaluates_alike(config, tmp_path):
     flags = {"dropout": 0.0, "eval": config().train[0], "eval_steps": 5, "patience": 5}
     alone = config(out=str(tmp_path / "alone"), **flags)
     assert train(alone) == 0
-    ended = launch(3, run, config(**flags), {"rank": 2, "step": 5, "signal": signal.SIGTERM}, place=tmp_path / "said")
+    ended = launch(
+        3,
+        run,
+        config(**flags),
+        {"rank": 2, "step": 5, "signal": signal.SIGTERM},
+        place=tmp_path / "said",
+    )
     assert ended.statuses == [128 + signal.SIGTERM] * 3, (
         ended.said
     )  # one was asked to stop: all do, after the same step
@@ -199,21 +238,42 @@ def two_folders(config: TrainConfig, place: Path) -> int:
     """train.py in a folder of its own for each rank, the pairs of which differ."""
     folder = place / os.environ["RANK"]
     os.chdir(folder)
-    return main(["train", "--train", "mine.csv", "--model", config.model, "--out", config.out, "--device", "cpu"])
+    return main(
+        [
+            "train",
+            "--train",
+            "mine.csv",
+            "--model",
+            config.model,
+            "--out",
+            config.out,
+            "--device",
+            "cpu",
+        ]
+    )
 
 
 def test_a_mistake_on_one_rank_ends_all_with_its_line(config, tmp_path):
     ended = launch(2, broken, config(), "nan", place=tmp_path / "said")
     assert ended.statuses == [2, 2]
-    assert ended.said.count("error: ") == 1 and "error: rank 1: the loss of step 1 is not finite" in ended.said
+    assert (
+        ended.said.count("error: ") == 1
+        and "error: rank 1: the loss of step 1 is not finite" in ended.said
+    )
     ended = launch(2, broken, config(), "bug", place=tmp_path / "said")
-    assert ended.statuses == [2, 1] and ended.said.count("AttributeError") == 1 and "error: " not in ended.said
+    assert (
+        ended.statuses == [2, 1]
+        and ended.said.count("AttributeError") == 1
+        and "error: " not in ended.said
+    )
 
 
 def test_ranks_that_disagree_on_data_are_told_in_one_line(config, tmp_path):
     for rank in ("0", "1"):
         (tmp_path / rank).mkdir()
-        (tmp_path / rank / "mine.csv").write_text(f"sentence_0,sentence_1\na,b\nc,{rank}\n", "utf-8")
+        (tmp_path / rank / "mine.csv").write_text(
+            f"sentence_0,sentence_1\na,b\nc,{rank}\n", "utf-8"
+        )
     ended = launch(2, two_folders, config(), tmp_path, place=tmp_path / "said")
     assert ended.statuses == [2, 2]
     assert len(ended.said.splitlines()) == 1 and "the ranks disagree on data mine.csv" in ended.said
@@ -221,12 +281,12 @@ def test_ranks_that_disagree_on_data_are_told_in_one_line(config, tmp_path):
     ended = launch(2, two_folders, config(), tmp_path, place=tmp_path / "said")
     assert ended.statuses == [2, 2]
     assert len(ended.said.splitlines()) == 1 and ended.said.startswith("error: rank 1: mine.csv")
-    with files.hold(f"{config().out}.run"):
+    with atomic_files.hold(f"{config().out}.run"):
         ended = launch(2, run, config(), place=tmp_path / "said")
     assert ended.statuses == [2, 2] and ended.said.count("error: another process is writing") == 1
 
 
-# --- encoding ---------------------------------------------------------------------------------------------------------
+# --- encoding -------------------------------------------------------------------------------------
 
 
 def encode(config: EncodeConfig, dies_at: int | None = None) -> int:
@@ -247,9 +307,17 @@ def encode(config: EncodeConfig, dies_at: int | None = None) -> int:
 def test_ranks_make_the_folder_of_one_process_byte_for_byte(tiny_folder, tmp_path, dtype):
     (tmp_path / "in.txt").write_text("".join(f"text {i % 30}\n" for i in range(58)), "utf-8")
     asked = EncodeConfig(
-        inputs=(str(tmp_path / "in.txt"),), model=str(tiny_folder), shard_size=7, dtype=dtype, device="cpu", out="?"
+        inputs=(str(tmp_path / "in.txt"),),
+        model=str(tiny_folder),
+        shard_size=7,
+        dtype=dtype,
+        device="cpu",
+        out="?",
     )
-    alone, many = replace(asked, out=str(tmp_path / "alone")), replace(asked, out=str(tmp_path / "many"))
+    alone, many = (
+        replace(asked, out=str(tmp_path / "alone")),
+        replace(asked, out=str(tmp_path / "many")),
+    )
     encode_files(alone)
     ended = launch(2, encode, many, 2, place=tmp_path / "said")
     assert ended.statuses == [2, -signal.SIGKILL] and ended.said.count("error: ") == 1
@@ -258,15 +326,21 @@ def test_ranks_make_the_folder_of_one_process_byte_for_byte(tiny_folder, tmp_pat
     ended = launch(2, encode, many, place=tmp_path / "said", restarts=1)
     assert ended.statuses == [0, 0] and "going on with" in ended.said, ended.said
     assert contents(many.out) == contents(alone.out)
-    assert launch(2, encode, many, place=tmp_path / "said", restarts=1).statuses == [0, 0]  # it stands: nothing to do
-    assert launch(2, encode, many, place=tmp_path / "said").statuses == [2, 2]  # but a second command is refused
+    assert launch(2, encode, many, place=tmp_path / "said", restarts=1).statuses == [
+        0,
+        0,
+    ]  # it stands: nothing to do
+    assert launch(2, encode, many, place=tmp_path / "said").statuses == [
+        2,
+        2,
+    ]  # but a second command is refused
 
 
-# --- as people start it -----------------------------------------------------------------------------------------------
+# --- as people start it ---------------------------------------------------------------------------
 
 DYING = """
 import os, pathlib, signal, sys
-from minilm_retriever import trainer
+from minilm_retriever.core import trainer
 from minilm_retriever.__main__ import main
 step, flag = trainer.Trainer.step, pathlib.Path("died")
 def dying(self, number, batches):
@@ -283,13 +357,39 @@ def test_torchrun_comes_back_from_the_newest_state_by_itself(config, tmp_path):
     whole = config(out=str(tmp_path / "whole"))
     assert launch(2, run, whole, place=tmp_path / "said").statuses == [0, 0]
     (tmp_path / "dying.py").write_text(DYING, "utf-8")
-    flags = {"train": whole.train[0], "model": whole.model, "out": "out", "batch-size": 8, "epochs": 2}
+    flags = {
+        "train": whole.train[0],
+        "model": whole.model,
+        "out": "out",
+        "batch-size": 8,
+        "epochs": 2,
+    }
     flags |= {"log-steps": 1, "save-steps": 3, "device": "cpu"}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "--max-restarts", "1", "dying.py", *(str(w) for k, v in flags.items() for w in (f"--{k}", v))]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
+    command = [
+        *torchrun,
+        "--max-restarts",
+        "1",
+        "dying.py",
+        *(str(w) for k, v in flags.items() for w in (f"--{k}", v)),
+    ]
     command += ["--columns", *whole.columns]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "died").exists() and "going on from out.run/step-00000006 at step 6 of 12" in done.stderr
-    assert all(torch.equal(t, weights_of(whole)[n]) for n, t in load_file(tmp_path / "out/model.safetensors").items())
+    assert (
+        tmp_path / "died"
+    ).exists() and "going on from out.run/step-00000006 at step 6 of 12" in done.stderr
+    assert all(
+        torch.equal(t, weights_of(whole)[n])
+        for n, t in load_file(tmp_path / "out/model.safetensors").items()
+    )

@@ -1,4 +1,5 @@
-"""What the documents promise: every flag that they name exists, every name of the published card is answered."""
+"""What the documents promise: every flag that they name exists, every name of the published card is
+answered."""
 
 from __future__ import annotations
 
@@ -14,30 +15,40 @@ from tests.conftest import ROOT
 
 def flags_of(command: str) -> set[str]:
     """The flags of one command."""
-    subparsers = next(action for action in parser()._actions if action.choices and command in action.choices)
-    return {flag for action in subparsers.choices[command]._actions for flag in action.option_strings}
+    subparsers = next(
+        action for action in parser()._actions if action.choices and command in action.choices
+    )
+    return {
+        flag for action in subparsers.choices[command]._actions for flag in action.option_strings
+    }
 
 
 def test_every_flag_that_hyperparameters_names_is_one_of_train():
-    named = set(re.findall(r"`(--[a-z0-9-]+)", (ROOT / "docs/hyperparameters.md").read_text("utf-8")))
+    named = set(
+        re.findall(r"`(--[a-z0-9-]+)", (ROOT / "docs/hyperparameters.md").read_text("utf-8"))
+    )
     assert len(named) > 25
     assert named <= flags_of("train")
 
 
 def test_every_default_in_hyperparameters_is_the_published_one():
     """A row that names a flag of the same meaning shows the value that the flag has by default."""
-    from minilm_retriever.config import TrainConfig
+    from minilm_retriever.training.config import TrainConfig
 
     same = {"num_train_epochs": "epochs", "per_device_train_batch_size": "batch_size"}
     same |= {"label_smoothing_factor": "label_smoothing"}
     checked = 0
     for name, published, ours in re.findall(
-        r"^\| `(\w+)` \| (.*?) \| `(--[a-z0-9-]+)` \|", (ROOT / "docs/hyperparameters.md").read_text("utf-8"), re.M
+        r"^\| `(\w+)` \| (.*?) \| `(--[a-z0-9-]+)` \|",
+        (ROOT / "docs/hyperparameters.md").read_text("utf-8"),
+        re.M,
     ):
         field = same.get(name, name)
         if ours == "--" + field.replace("_", "-") and published not in ("None", "-1", "no"):
             assert float(TrainConfig.__dataclass_fields__[field].default) == pytest.approx(
-                {"True": 1.0, "False": 0.0}.get(published) if published in ("True", "False") else float(published)
+                {"True": 1.0, "False": 0.0}.get(published)
+                if published in ("True", "False")
+                else float(published)
             ), name
             checked += 1
     assert checked >= 10
@@ -62,16 +73,25 @@ def test_every_test_and_row_that_reliability_names_exists():
 def test_the_table_of_the_campaign_is_the_scorecards():
     from tests.faults.campaign import SCORECARD, table
 
-    assert table(json.loads(SCORECARD.read_bytes())["rows"]) in (ROOT / "docs/reliability.md").read_text("utf-8")
+    assert table(json.loads(SCORECARD.read_bytes())["rows"]) in (
+        ROOT / "docs/reliability.md"
+    ).read_text("utf-8")
 
 
 def test_every_flag_that_evaluation_names_is_one_of_its_commands():
     named = set(re.findall(r"`(--[a-z0-9-]+)", (ROOT / "docs/evaluation.md").read_text("utf-8")))
-    assert named <= flags_of("evaluate") | flags_of("paraphrases") | {"--peer"}  # of benchmarks/metrics.py
+    assert named <= flags_of("evaluate") | flags_of("paraphrases") | {
+        "--peer"
+    }  # of benchmarks/metrics.py
     assert {"--split", "--run", "--duplicates"} <= named
 
 
 def test_every_flag_that_retrieval_names_is_one_of_its_commands():
-    named = set(re.findall(r"`[^`\n]*?(--[a-z0-9-]+)", (ROOT / "docs/retrieval.md").read_text("utf-8")))
-    assert named <= flags_of("search") | flags_of("index") | {"--k", "--rounds"}  # of benchmarks/search.py
+    named = set(
+        re.findall(r"`[^`\n]*?(--[a-z0-9-]+)", (ROOT / "docs/retrieval.md").read_text("utf-8"))
+    )
+    assert named <= flags_of("search") | flags_of("index") | {
+        "--k",
+        "--rounds",
+    }  # of benchmarks/search.py
     assert {"--queries", "--rescore", "--effort", "--kind", "--delete"} <= named

@@ -33,9 +33,15 @@ def computed(base, entry):
     pooling = entry["pooling"].split(" ")[0]
     if pooling == "mean":
         vector = base.encode(entry["text"], normalize=bool(entry["normalized"]))
-        return vector / np.linalg.norm(vector[:128]) if "first 128" in str(entry["normalized"]) else vector
+        return (
+            vector / np.linalg.norm(vector[:128])
+            if "first 128" in str(entry["normalized"])
+            else vector
+        )
     with torch.inference_mode():
-        states = base.model.encoder.bert(*base.model.tokenizer.tokenize([entry["text"]]).batch([0]))[0].numpy()
+        states = base.model.encoder.bert(
+            *base.model.tokenizer.tokenize([entry["text"]]).batch([0])
+        )[0].numpy()
     return states[0] if pooling == "cls" else states
 
 
@@ -44,16 +50,22 @@ def test_published_embeddings_of_other_projects(base, entry):
     theirs = np.asarray(entry["values"] if "values" in entry else entry["first_dims"])
     ours = computed(base, entry)[..., : theirs.shape[-1]]
     tolerance = entry["tolerance"]
-    cosine = (ours * theirs).sum(-1) / np.linalg.norm(ours, axis=-1) / np.linalg.norm(theirs, axis=-1)
+    cosine = (
+        (ours * theirs).sum(-1) / np.linalg.norm(ours, axis=-1) / np.linalg.norm(theirs, axis=-1)
+    )
     assert (cosine > tolerance.get("cosine_gt", tolerance.get("cosine_gt_per_token", 0.999))).all()
     assert np.abs(ours - theirs).max() <= tolerance.get("abs", np.inf)
 
 
 @pytest.mark.parametrize("entry", published("similarities"), ids=lambda entry: entry["id"])
 def test_published_similarities_of_other_projects(base, entry):
-    settings = replace(base.model.settings, similarity="manhattan" if "manhattan" in entry["metric"] else "cosine")
+    settings = replace(
+        base.model.settings, similarity="manhattan" if "manhattan" in entry["metric"] else "cosine"
+    )
     encoder = Encoder(replace(base.model, settings=settings), device="cpu")
-    ours = encoder.similarity(encoder.encode(entry["sentences1"]), encoder.encode(entry["sentences2"]))
+    ours = encoder.similarity(
+        encoder.encode(entry["sentences1"]), encoder.encode(entry["sentences2"])
+    )
     np.testing.assert_allclose(ours, np.asarray(entry["matrix"]), atol=entry["tolerance"], rtol=0)
 
 
@@ -71,7 +83,9 @@ def test_repeated_texts_are_computed_once_and_get_the_same_bytes(tiny, monkeypat
     rows = []
     forward = tiny.model.encoder.forward
     monkeypatch.setattr(
-        tiny.model.encoder, "forward", lambda ids, mask, **k: rows.append(len(ids)) or forward(ids, mask, **k)
+        tiny.model.encoder,
+        "forward",
+        lambda ids, mask, **k: rows.append(len(ids)) or forward(ids, mask, **k),
     )
     vectors = tiny.encode(["cook", "nurse", "cook", "cook"])
     assert sum(rows) == 2
@@ -94,7 +108,9 @@ def test_rows_are_unit_unless_asked_otherwise(tiny):
     np.testing.assert_allclose(np.linalg.norm(tiny.encode(texts), axis=1), 1, atol=1e-5)
     raw = tiny.encode(texts, normalize=False)
     assert np.abs(np.linalg.norm(raw, axis=1) - 1).max() > 0.1
-    np.testing.assert_allclose(raw / np.linalg.norm(raw, axis=1, keepdims=True), tiny.encode(texts), atol=1e-6)
+    np.testing.assert_allclose(
+        raw / np.linalg.norm(raw, axis=1, keepdims=True), tiny.encode(texts), atol=1e-6
+    )
 
 
 def test_a_stream_yields_ids_and_vectors_a_shard_at_a_time(tiny):
@@ -113,7 +129,9 @@ def test_a_stream_yields_ids_and_vectors_a_shard_at_a_time(tiny):
     assert [i for part, _ in rest for i in part] == ["4", "5", "6", "7", "8", "9"]
     together = np.concatenate([vectors, *(part for _, part in rest)])
     assert np.abs(together - tiny.encode(texts)).max() <= 1e-6
-    assert [ids for ids, _ in tiny.encode_stream([("a", "one"), ("b", "two", "in.txt:2")])] == [["a", "b"]]
+    assert [ids for ids, _ in tiny.encode_stream([("a", "one"), ("b", "two", "in.txt:2")])] == [
+        ["a", "b"]
+    ]
     assert list(tiny.encode_stream([])) == []
 
 
@@ -144,7 +162,10 @@ def test_bad_arguments_are_one_line(tiny):
 
 
 def test_similarity_is_cosine_and_pairwise_its_diagonal(tiny):
-    a, b = tiny.encode(["a", "b", "c"], normalize=False), tiny.encode(["d", "e", "f"], normalize=False)
+    a, b = (
+        tiny.encode(["a", "b", "c"], normalize=False),
+        tiny.encode(["d", "e", "f"], normalize=False),
+    )
     norms = np.linalg.norm(a, axis=1)[:, None] * np.linalg.norm(b, axis=1)
     np.testing.assert_allclose(tiny.similarity(a, b), a @ b.T / norms, atol=1e-6)
     np.testing.assert_allclose(tiny.similarity_pairwise(a, b), np.diag(a @ b.T / norms), atol=1e-6)
@@ -169,7 +190,9 @@ def test_a_batch_that_does_not_fit_is_halved_with_one_warning(tiny, monkeypatch)
         warnings.simplefilter("always")
         vectors = tiny.encode(texts)
     assert np.abs(vectors - expected).max() <= 1e-6
-    assert [str(w.message) for w in caught] == ["9 texts do not fit in memory: halving (see batch_size)"]
+    assert [str(w.message) for w in caught] == [
+        "9 texts do not fit in memory: halving (see batch_size)"
+    ]
 
 
 def test_another_error_in_the_model_is_not_taken_for_a_lack_of_memory(tiny, monkeypatch):

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from minilm_retriever import Encoder
-from minilm_retriever.bm25 import rank_by_terms
-from minilm_retriever.evaluation import judge
-from minilm_retriever.tasks import retrieval_from_pairs
+from minilm_retriever.evaluation.bm25 import rank_by_terms
+from minilm_retriever.evaluation.evaluate import judge
+from minilm_retriever.evaluation.tasks import retrieval_from_pairs
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "examples" / "job_skills"
@@ -90,7 +90,10 @@ def test_it_is_hard_enough_for_bm25_and_neither_hopeless_nor_easy_for_the_base_m
     [
         ("retrieval", r"(0\.\d{4}  .+\n){2}nDCG@10 0\.\d{4}\n"),
         ("clustering", r"( *\d+  [^\n]+, [^\n]+\n){12}"),
-        ("classification", r"accuracy on 282 descriptions, 282 occupations: 0\.\d{4}\nby the nearest .*: 0\.\d{4}\n"),
+        (
+            "classification",
+            r"accuracy on 282 descriptions, 282 occupations: 0\.\d{4}\nby the nearest .*: 0\.\d{4}\n",
+        ),
     ],
 )
 def test_the_python_examples_run(name, printed, tiny, monkeypatch, capsys):

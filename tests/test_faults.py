@@ -1,4 +1,5 @@
-"""A sample of each row of `make faults`: nothing silent; and with a check switched off, the row shows it."""
+"""A sample of each row of `make faults`: nothing silent; and with a check switched off, the row
+shows it."""
 
 from __future__ import annotations
 
@@ -13,10 +14,18 @@ import torch
 from tests.faults.campaign import EXHAUSTIVE, FAMILIES, ROWS, SCORECARD, failures, mutated
 from tests.faults.row import Scene, Skipped, Tally
 
-# The fuzz targets start an interpreter each; tests/test_data.py has their properties, with hypothesis.
+# The fuzz targets start an interpreter each; tests/test_data.py has their properties, with
+# hypothesis.
 SAMPLED = [name for name in ROWS if ROWS[name].sample]
 # Slow ones are left to the campaign: real processes, killed a dozen times.
-LEFT_TO_THE_CAMPAIGN = {"sigkill-train", "sigkill-encode", "full-file-system", "places", "fuzz", "hostile-folders"}
+LEFT_TO_THE_CAMPAIGN = {
+    "sigkill-train",
+    "sigkill-encode",
+    "full-file-system",
+    "places",
+    "fuzz",
+    "hostile-folders",
+}
 LEFT_TO_THE_CAMPAIGN |= {"damage-unfinished"}
 MUTATIONS = [(n, m) for n in SAMPLED if n not in LEFT_TO_THE_CAMPAIGN for m in ROWS[n].mutations]
 
@@ -54,12 +63,21 @@ def test_every_row_has_a_mutation_and_every_family_a_row():
 
 
 def test_a_row_that_is_silent_skipped_short_or_not_noticed_fails():
-    good = {"skipped": None, "injected": 5, "volume": 5, "silent": 0, "mutations": {"m": {"injected": 3, "caught": 1}}}
+    good = {
+        "skipped": None,
+        "injected": 5,
+        "volume": 5,
+        "silent": 0,
+        "mutations": {"m": {"injected": 3, "caught": 1}},
+    }
     assert failures("row", good) == []
     assert failures("row", {**good, "skipped": "no root"}) == ["row: SKIPPED: no root"]
     assert failures("row", {**good, "injected": 4}) == ["row: 4 injected, 5 wanted"]
     assert failures("row", {**good, "silent": 1, "told": ["wrong"]}) == ["row: SILENT: wrong"]
-    assert "was not noticed" in failures("row", {**good, "mutations": {"m": {"injected": 3, "caught": 0}}})[0]
+    assert (
+        "was not noticed"
+        in failures("row", {**good, "mutations": {"m": {"injected": 3, "caught": 0}}})[0]
+    )
 
 
 def test_the_scorecard_is_of_the_whole_campaign_and_nothing_in_it_is_silent():
@@ -68,6 +86,8 @@ def test_the_scorecard_is_of_the_whole_campaign_and_nothing_in_it_is_silent():
     assert len(card["commit"]) == 40 and card["seconds"] < 3600
     for name, found in card["rows"].items():
         assert failures(name, found) == []
-        assert found["volume"] == ROWS[name].volume and set(found["mutations"]) == set(ROWS[name].mutations)
+        assert found["volume"] == ROWS[name].volume and set(found["mutations"]) == set(
+            ROWS[name].mutations
+        )
     plain = card["rows"]["sigkill-train"]["notes"]["the same kills against torch.save in place"]
     assert plain["killed"] == 200 and plain["unusable"] > 20

@@ -20,8 +20,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minilm_retriever import files, folders, manifest
 from minilm_retriever.errors import UserError
+from minilm_retriever.storage import atomic_files, atomic_folders, manifest
+from minilm_retriever.training import checkpoint
 from tests.faulty_disk import FaultyDisk, every_crash, every_refusal
 
 
@@ -30,14 +31,18 @@ def hidden(folder: Path) -> list[str]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def publish(path: Path, text: str = "new", **options: object) -> None:
-    with folders.publish_folder(path, **options) as temp:  # type: ignore[arg-type]
+    with atomic_folders.publish_folder(path, **options) as temp:  # type: ignore[arg-type]
         (temp / "inner").mkdir()
         (temp / "inner" / "a.txt").write_text(text)
-        files.write_bytes(temp / "b.bin", text.encode() * 3)
+        atomic_files.write_bytes(temp / "b.bin", text.encode() * 3)
 
 
 def is_a(folder: Path, text: str) -> bool:
@@ -63,7 +68,7 @@ def tmp_path(tmp_path):
 @pytest.fixture(autouse=True)
 def fast_fsync(monkeypatch):
     """What reaches the disk plays no role here, only that it is asked for, and on what."""
-    monkeypatch.setattr(files._os, "fsync", os.fstat)
+    monkeypatch.setattr(atomic_files._os, "fsync", os.fstat)
 
 
 @pytest.fixture
@@ -75,38 +80,38 @@ def umask_027():
 
 class TestOneFile:
     def test_holds_what_was_written(self, tmp_path):
-        files.write_bytes(tmp_path / "a", b"\x00\xff")
-        files.write_text(tmp_path / "b", "ä\r\n")
-        files.write_json(tmp_path / "c", {"path": "caf\udce9", "n": [1, None]})
+        atomic_files.write_bytes(tmp_path / "a", b"\x00\xff")
+        atomic_files.write_text(tmp_path / "b", "ä\r\n")
+        atomic_files.write_json(tmp_path / "c", {"path": "caf\udce9", "n": [1, None]})
         assert (tmp_path / "a").read_bytes() == b"\x00\xff"
         assert (tmp_path / "b").read_bytes() == b"\xc3\xa4\r\n"
         assert json.loads((tmp_path / "c").read_text()) == {"path": "caf\udce9", "n": [1, None]}
 
     def test_json_refuses_what_is_no_json(self, tmp_path):
         with pytest.raises(ValueError, match="JSON"):
-            files.write_json(tmp_path / "a", {"loss": float("nan")})
+            atomic_files.write_json(tmp_path / "a", {"loss": float("nan")})
         assert list(tmp_path.iterdir()) == []
 
     def test_stream_takes_its_place_at_the_end(self, tmp_path):
-        with files.writing(tmp_path / "a") as stream:
+        with atomic_files.writing(tmp_path / "a") as stream:
             for _ in range(1000):
                 stream.write(b"x" * 1000)
             assert not (tmp_path / "a").exists()
         assert (tmp_path / "a").stat().st_size == 1_000_000
 
     def test_a_failing_block_changes_nothing_and_leaves_nothing(self, tmp_path):
-        files.write_bytes(tmp_path / "a", b"old")
-        for make in (files.writing, files.publish_file):
+        atomic_files.write_bytes(tmp_path / "a", b"old")
+        for make in (atomic_files.writing, atomic_files.publish_file):
             with pytest.raises(KeyboardInterrupt), make(tmp_path / "a") as out:
-                out.write(b"x") if make is files.writing else out.write_bytes(b"x")
+                out.write(b"x") if make is atomic_files.writing else out.write_bytes(b"x")
                 raise KeyboardInterrupt
-            assert make is files.publish_file or out.closed
+            assert make is atomic_files.publish_file or out.closed
         gc.collect()  # a buffer that still wants to write would complain here
         assert content(tmp_path) == {"a": b"old"}
 
     def test_mode_honours_umask_whatever_the_library_chose(self, tmp_path, umask_027):
-        files.write_bytes(tmp_path / "a", b"")
-        with files.publish_file(tmp_path / "b") as temp:
+        atomic_files.write_bytes(tmp_path / "a", b"")
+        with atomic_files.publish_file(tmp_path / "b") as temp:
             temp.write_bytes(b"")
             temp.chmod(0o600)
         for name in "ab":
@@ -114,51 +119,63 @@ class TestOneFile:
 
     def test_temporary_path_keeps_the_suffix_that_libraries_go_by(self, tmp_path):
         numpy = pytest.importorskip("numpy")
-        with files.publish_file(tmp_path / "vectors.npy") as temp:
+        with atomic_files.publish_file(tmp_path / "vectors.npy") as temp:
             numpy.save(temp, numpy.ones(3))
         assert numpy.load(tmp_path / "vectors.npy").sum() == 3
         assert len(list(tmp_path.iterdir())) == 1
 
     def test_a_block_that_writes_nothing_publishes_nothing(self, tmp_path):
-        with pytest.raises(UserError, match="a: cannot be written: No such file"), files.publish_file(tmp_path / "a"):
+        with (
+            pytest.raises(UserError, match="a: cannot be written: No such file"),
+            atomic_files.publish_file(tmp_path / "a"),
+        ):
             pass
         assert list(tmp_path.iterdir()) == []
 
     def test_makes_missing_folders(self, tmp_path):
-        files.write_bytes(tmp_path / "x" / "y" / "a", b"1")
-        files.make_folder(tmp_path / "x" / "z" / "w")
+        atomic_files.write_bytes(tmp_path / "x" / "y" / "a", b"1")
+        atomic_files.make_folder(tmp_path / "x" / "z" / "w")
         assert (tmp_path / "x" / "y" / "a").read_bytes() == b"1"
         assert (tmp_path / "x" / "z" / "w").is_dir()
 
     def test_a_link_stays_and_its_target_is_written(self, tmp_path):
         (tmp_path / "disk").mkdir()
         (tmp_path / "link").symlink_to(tmp_path / "disk" / "a")
-        files.write_bytes(tmp_path / "link", b"1")
+        atomic_files.write_bytes(tmp_path / "link", b"1")
         assert (tmp_path / "link").is_symlink()
         assert (tmp_path / "disk" / "a").read_bytes() == b"1"
 
     def test_folders_and_devices_are_refused(self, tmp_path):
         with pytest.raises(UserError, match="folder"):
-            files.write_bytes(tmp_path, b"")
+            atomic_files.write_bytes(tmp_path, b"")
         os.mkfifo(tmp_path / "pipe")
         with pytest.raises(UserError, match="not a regular file"):
-            files.write_bytes(tmp_path / "pipe", b"")
+            atomic_files.write_bytes(tmp_path / "pipe", b"")
         with pytest.raises(UserError, match="not a regular file"):
-            files.write_bytes("/dev/null", b"")
+            atomic_files.write_bytes("/dev/null", b"")
         with pytest.raises(UserError, match="no place"):
-            files.write_bytes("/", b"")
+            atomic_files.write_bytes("/", b"")
 
     def test_what_the_system_refuses_is_one_line_with_path_and_reason(self, tmp_path):
         (tmp_path / "file").write_text("")
-        with pytest.raises(UserError, match=r"file/a: cannot be written: (Not a directory|File exists)"):
-            files.write_bytes(tmp_path / "file" / "a", b"")
+        with pytest.raises(
+            UserError, match=r"file/a: cannot be written: (Not a directory|File exists)"
+        ):
+            atomic_files.write_bytes(tmp_path / "file" / "a", b"")
         with pytest.raises(UserError, match="cannot be written: File name too long"):
-            files.write_bytes(tmp_path / ("n" * 255), b"")
+            atomic_files.write_bytes(tmp_path / ("n" * 255), b"")
 
     def test_is_on_disk_before_it_takes_its_place_and_its_name_after(self, tmp_path):
         with FaultyDisk().installed() as disk:
-            files.write_bytes(tmp_path / "a", b"1")
-        assert [name for name, _ in disk.log] == ["open", "write", "fsync", "rename", "open", "fsync"]
+            atomic_files.write_bytes(tmp_path / "a", b"1")
+        assert [name for name, _ in disk.log] == [
+            "open",
+            "write",
+            "fsync",
+            "rename",
+            "open",
+            "fsync",
+        ]
         assert disk.log[2][1] == disk.log[1][1][:1]  # the file that was written ...
         assert disk.log[4][1][0] == tmp_path  # ... and the folder that it stands in
 
@@ -168,7 +185,7 @@ class TestOneFile:
         fd = os.open("/dev/full", os.O_WRONLY)
         with (
             pytest.raises(UserError, match="a: cannot be written: No space left on device"),
-            files.writing(tmp_path / "a") as out,
+            atomic_files.writing(tmp_path / "a") as out,
         ):
             os.dup2(fd, out.fileno())
             out.write(b"x" * 1_000_000)
@@ -176,14 +193,14 @@ class TestOneFile:
         assert list(tmp_path.iterdir()) == []
 
     def test_errors_about_other_files_keep_their_meaning(self, tmp_path):
-        with pytest.raises(FileNotFoundError), files.writing(tmp_path / "a"):
+        with pytest.raises(FileNotFoundError), atomic_files.writing(tmp_path / "a"):
             (tmp_path / "input.csv").read_bytes()
-        with pytest.raises(BrokenPipeError), files.writing(tmp_path / "a"):
+        with pytest.raises(BrokenPipeError), atomic_files.writing(tmp_path / "a"):
             raise BrokenPipeError
         # NumPy reports a full disk like this.
         with (
             pytest.raises(UserError, match="a: cannot be written: 5 requested and 2 written"),
-            files.writing(tmp_path / "a"),
+            atomic_files.writing(tmp_path / "a"),
         ):
             raise OSError("5 requested and 2 written")
 
@@ -192,12 +209,12 @@ class TestOneFile:
 
         def prepare():
             target.write_bytes(b"old")
-            return lambda: files.write_bytes(target, b"new")
+            return lambda: atomic_files.write_bytes(target, b"new")
 
         count = 0
         for where in every_crash(prepare):
             assert target.read_bytes() in (b"old", b"new"), where
-            files.clean_stale(tmp_path, "a")
+            atomic_files.clean_stale(tmp_path, "a")
             assert hidden(tmp_path) == [], where
             count += 1
         assert count > 12
@@ -207,20 +224,20 @@ class TestOneFile:
 
         def prepare():
             target.write_bytes(b"old")
-            return lambda: files.write_bytes(target, b"new")
+            return lambda: atomic_files.write_bytes(target, b"new")
 
         for where, raised in every_refusal(prepare):
             assert isinstance(raised, UserError), where
             assert str(target) in str(raised), where
             assert target.read_bytes() in (b"old", b"new"), where
-            files.clean_stale(tmp_path, "a")
+            atomic_files.clean_stale(tmp_path, "a")
             assert hidden(tmp_path) == [], where
 
 
 class TestFolder:
     def test_appears_whole_with_its_manifest(self, tmp_path):
         extra = {"rows": 0}
-        with folders.publish_folder(tmp_path / "out", extra=extra) as temp:
+        with atomic_folders.publish_folder(tmp_path / "out", extra=extra) as temp:
             (temp / "a").write_bytes(b"abc")
             extra["rows"] = 7
             assert not (tmp_path / "out").exists()
@@ -238,7 +255,10 @@ class TestFolder:
         publish(tmp_path / "out", "old")
         for overwrite in (False, True):
             target = tmp_path / ("out" if overwrite else "fresh")
-            with pytest.raises(KeyboardInterrupt), folders.publish_folder(target, overwrite=overwrite) as temp:
+            with (
+                pytest.raises(KeyboardInterrupt),
+                atomic_folders.publish_folder(target, overwrite=overwrite) as temp,
+            ):
                 (temp / "a").write_text("x")
                 raise KeyboardInterrupt
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -254,7 +274,10 @@ class TestFolder:
         assert hidden(tmp_path) == []
 
     def test_one_that_appears_meanwhile_is_refused_too(self, tmp_path):
-        with pytest.raises(UserError, match="exists already"), folders.publish_folder(tmp_path / "out"):
+        with (
+            pytest.raises(UserError, match="exists already"),
+            atomic_folders.publish_folder(tmp_path / "out"),
+        ):
             publish(tmp_path / "out", "other")
         assert is_a(tmp_path / "out", "other")
         assert hidden(tmp_path) == []
@@ -266,7 +289,11 @@ class TestFolder:
         for name in ("home", "file"):
             with pytest.raises(UserError, match=f"{name} holds no manifest.json"):
                 publish(tmp_path / name, overwrite=True)
-        assert (tmp_path / "home" / "thesis.tex").read_text() == (tmp_path / "file").read_text() == "years"
+        assert (
+            (tmp_path / "home" / "thesis.tex").read_text()
+            == (tmp_path / "file").read_text()
+            == "years"
+        )
 
     def test_an_empty_folder_is_no_obstacle(self, tmp_path):
         (tmp_path / "out").mkdir()
@@ -282,7 +309,7 @@ class TestFolder:
         assert is_a(tmp_path / "disk" / "run", "new")
 
     def test_on_a_real_disk(self, tmp_path_factory, monkeypatch):
-        monkeypatch.setattr(files._os, "fsync", os.fsync)
+        monkeypatch.setattr(atomic_files._os, "fsync", os.fsync)
         target = tmp_path_factory.mktemp("disk") / "new" / "out"
         publish(target, "old")
         publish(target, "new", overwrite=True)
@@ -290,31 +317,48 @@ class TestFolder:
         assert hidden(target.parent) == []
 
     def test_modes_honour_umask(self, tmp_path, umask_027):
-        with folders.publish_folder(tmp_path / "out") as temp:
+        with atomic_folders.publish_folder(tmp_path / "out") as temp:
             (temp / "inner").mkdir(mode=0o700)
             (temp / "inner" / "a").touch(mode=0o600)
-        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").rglob("*")}
+        modes = {
+            path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").rglob("*")
+        }
         assert modes == {"inner": 0o750, "a": 0o640, "manifest.json": 0o640}
         assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o750
 
     def test_links_and_a_manifest_of_the_blocks_own_are_mistakes_of_the_program(self, tmp_path):
-        for make in (lambda t: (t / "l").symlink_to("/etc/passwd"), lambda t: (t / "d").symlink_to("/etc")):
-            with pytest.raises(ValueError, match="symbolic link"), folders.publish_folder(tmp_path / "out") as temp:
+        for make in (
+            lambda t: (t / "l").symlink_to("/etc/passwd"),
+            lambda t: (t / "d").symlink_to("/etc"),
+        ):
+            with (
+                pytest.raises(ValueError, match="symbolic link"),
+                atomic_folders.publish_folder(tmp_path / "out") as temp,
+            ):
                 make(temp)
-        with pytest.raises(ValueError, match="manifest.json"), folders.publish_folder(tmp_path / "out") as temp:
+        with (
+            pytest.raises(ValueError, match="manifest.json"),
+            atomic_folders.publish_folder(tmp_path / "out") as temp,
+        ):
             (temp / "manifest.json").write_text("{}")
         with (
             pytest.raises(ValueError, match="'files'"),
-            folders.publish_folder(tmp_path / "out", extra={"files": {}}),
+            atomic_folders.publish_folder(tmp_path / "out", extra={"files": {}}),
         ):
             pass
         assert list(tmp_path.iterdir()) == []
 
     def test_messages_name_the_place_and_not_its_temporary_name(self, tmp_path):
-        with pytest.raises(UserError) as error, folders.publish_folder(tmp_path / "out") as temp:  # noqa: SIM117
+        with (
+            pytest.raises(UserError) as error,
+            atomic_folders.publish_folder(tmp_path / "out") as temp,
+        ):  # noqa: SIM117
             with FaultyDisk(0, errno.ENOSPC).installed():
-                files.write_bytes(temp / "weights", b"1")
-        assert str(error.value) == f"{tmp_path}/out/weights: cannot be written: No space left on device"
+                atomic_files.write_bytes(temp / "weights", b"1")
+        assert (
+            str(error.value)
+            == f"{tmp_path}/out/weights: cannot be written: No space left on device"
+        )
 
     def test_everything_is_on_disk_before_the_folder_takes_its_place(self, tmp_path):
         synced: set[str] = set()
@@ -333,15 +377,22 @@ class TestFolder:
             def rename(old, new):
                 if Path(old).is_dir():
                     whole = {str(old), *map(str, Path(old).rglob("*"))}
-                    missing = {name for name in whole if name not in synced and not name.endswith("manifest.json")}
+                    missing = {
+                        name
+                        for name in whole
+                        if name not in synced and not name.endswith("manifest.json")
+                    }
                     assert not missing
-                    assert any(name.endswith("manifest.json") or "manifest.json.tmp" in name for name in synced)
+                    assert any(
+                        name.endswith("manifest.json") or "manifest.json.tmp" in name
+                        for name in synced
+                    )
                     synced.clear()
                 real_rename(old, new)
 
-            patch.setattr(files._os, "open", open_)
-            patch.setattr(files._os, "fsync", fsync)
-            patch.setattr(files._os, "rename", rename)
+            patch.setattr(atomic_files._os, "open", open_)
+            patch.setattr(atomic_files._os, "fsync", fsync)
+            patch.setattr(atomic_files._os, "rename", rename)
             publish(tmp_path / "out")
         assert str(tmp_path) in synced
 
@@ -357,13 +408,13 @@ class TestFolder:
 
         outcomes = []
         for where in every_crash(prepare):
-            folders.recover(target)
+            atomic_folders.recover(target)
             if before is None and not target.exists():
                 outcomes.append("old")
             else:
                 assert is_a(target, "new") or (before and is_a(target, "old")), where
                 outcomes.append("new" if is_a(target, "new") else "old")
-            files.clean_stale(tmp_path, "out")
+            atomic_files.clean_stale(tmp_path, "out")
             assert hidden(tmp_path) == [], where
         assert set(outcomes) == {"old", "new"}
         assert len(outcomes) > 60
@@ -377,14 +428,16 @@ class TestFolder:
             return lambda: publish(target, "new", overwrite=True)
 
         for where, raised in every_refusal(prepare, errno.EIO):
-            assert target.exists() or "stuck True" in where, where  # put back at once where the system lets us
+            assert target.exists() or "stuck True" in where, (
+                where
+            )  # put back at once where the system lets us
             # Nothing raised: the new one stands, and only the removal of the old one was refused.
             assert isinstance(raised, UserError) or (raised is None and is_a(target, "new")), where
             assert raised is None or f"{target}" in str(raised), where
             assert raised is None or ".tmp-" not in str(raised), where
-            folders.recover(target)
+            atomic_folders.recover(target)
             assert is_a(target, "old") or is_a(target, "new"), where
-            files.clean_stale(tmp_path, "out")
+            atomic_files.clean_stale(tmp_path, "out")
             assert hidden(tmp_path) == [], where
 
     def test_publishing_settles_an_earlier_crash_first(self, tmp_path):
@@ -397,9 +450,9 @@ class TestFolder:
     def test_discard_removes_a_link_and_not_what_it_points_to(self, tmp_path):
         publish(tmp_path / "out")
         (tmp_path / "link").symlink_to(tmp_path / "out")
-        folders.discard(tmp_path / "link")
+        atomic_folders.discard(tmp_path / "link")
         assert is_a(tmp_path / "out", "new")
-        folders.discard(tmp_path / "out")
+        atomic_folders.discard(tmp_path / "out")
         assert list(tmp_path.iterdir()) == []
 
 
@@ -412,7 +465,9 @@ class TestManifest:
         return str(error.value)
 
     def test_names_the_file_that_is_missing_or_changed(self, tmp_path):
-        assert "out/b.bin: missing" in self.change(tmp_path / "1", lambda out: (out / "b.bin").unlink())
+        assert "out/b.bin: missing" in self.change(
+            tmp_path / "1", lambda out: (out / "b.bin").unlink()
+        )
         assert "inner/a.txt: 4 bytes, but 3" in self.change(
             tmp_path / "2", lambda out: (out / "inner" / "a.txt").write_text("newn")
         )
@@ -421,7 +476,7 @@ class TestManifest:
         )
 
     def test_people_may_add_files_and_edit_the_card(self, tmp_path):
-        with folders.publish_folder(tmp_path / "out") as temp:
+        with atomic_folders.publish_folder(tmp_path / "out") as temp:
             (temp / "README.md").write_text("card")
             (temp / "a").write_text("a")
         (tmp_path / "out" / "README.md").write_text("better card")
@@ -429,7 +484,9 @@ class TestManifest:
         assert manifest.verify_folder(tmp_path / "out") == ["a"]
 
     def test_any_flipped_bit_of_the_manifest_is_noticed(self, tmp_path):
-        with folders.publish_folder(tmp_path / "out", extra={"rate": 1e-05, "name": "é", "x": 0.1}) as temp:
+        with atomic_folders.publish_folder(
+            tmp_path / "out", extra={"rate": 1e-05, "name": "é", "x": 0.1}
+        ) as temp:
             (temp / "a").write_text("a")
         path = tmp_path / "out" / "manifest.json"
         with path.open("r+b", buffering=0) as file:
@@ -450,7 +507,10 @@ class TestManifest:
                 manifest.read_manifest(tmp_path / "out")
 
     @settings(max_examples=60, deadline=None)
-    @given(raw=st.binary(max_size=60) | st.sampled_from([b"[" * 100_000, b'{"files": NaN}', b"1" * 10_000, b"[]"]))
+    @given(
+        raw=st.binary(max_size=60)
+        | st.sampled_from([b"[" * 100_000, b'{"files": NaN}', b"1" * 10_000, b"[]"])
+    )
     def test_garbage_is_a_users_mistake(self, tmp_path_factory, raw):
         folder = tmp_path_factory.mktemp("garbage")
         (folder / "manifest.json").write_bytes(raw)
@@ -466,14 +526,18 @@ class TestManifest:
         with pytest.raises(UserError, match="not a regular file"):
             manifest.read_manifest(tmp_path)
 
-    @pytest.mark.parametrize("name", ["/etc/passwd", "../out/a", "a/../a", "", ".", "a//b", "a\0b", "manifest.json"])
+    @pytest.mark.parametrize(
+        "name", ["/etc/passwd", "../out/a", "a/../a", "", ".", "a//b", "a\0b", "manifest.json"]
+    )
     def test_names_that_lead_elsewhere_are_refused(self, tmp_path, name):
         entry = {"bytes": 1, "sha256": "0" * 64}
         (tmp_path / "manifest.json").write_bytes(manifest.to_bytes({name: entry}, {}))
         with pytest.raises(UserError, match="which no file inside the folder can be called"):
             manifest.verify_folder(tmp_path)
 
-    @pytest.mark.parametrize("entry", [None, [], {}, {"bytes": True, "sha256": "0" * 64}, {"bytes": 1, "sha256": "A"}])
+    @pytest.mark.parametrize(
+        "entry", [None, [], {}, {"bytes": True, "sha256": "0" * 64}, {"bytes": 1, "sha256": "A"}]
+    )
     def test_entries_without_size_and_sum_are_refused(self, tmp_path, entry):
         body = {"format": 1, "files": {"a": entry}}
         body["self"] = hashlib.sha256(manifest._dump(body)).hexdigest()
@@ -500,7 +564,7 @@ class TestManifest:
         for shard in ("0", "1"):
             publish(tmp_path / "out" / shard)
         known = {"0/b.bin": manifest.read_manifest(tmp_path / "out" / "0")["files"]["b.bin"]}
-        folders.write_manifest(tmp_path / "out", extra={"rows": 2}, known=known)
+        atomic_folders.write_manifest(tmp_path / "out", extra={"rows": 2}, known=known)
         assert "0/manifest.json" in manifest.verify_folder(tmp_path / "out")
 
     def test_sum_of_a_file(self, tmp_path):
@@ -518,13 +582,13 @@ class TestSteps:
     def test_latest_goes_by_number_and_never_by_time(self, tmp_path):
         self.steps(tmp_path, 100, 9)
         os.utime(tmp_path / "step-9", (2e9, 2e9))
-        assert folders.latest(tmp_path) == (tmp_path / "step-100", [])
+        assert checkpoint.latest(tmp_path) == (tmp_path / "step-100", [])
 
     def test_latest_skips_what_is_not_intact_and_says_why(self, tmp_path):
         self.steps(tmp_path, 1, 2, 3, 4)
         (tmp_path / "step-4" / "manifest.json").unlink()
         (tmp_path / "step-3" / "b.bin").write_bytes(b"xxx")
-        path, skipped = folders.latest(tmp_path)
+        path, skipped = checkpoint.latest(tmp_path)
         assert path == tmp_path / "step-2"
         assert [step.name for step, _ in skipped] == ["step-4", "step-3"]
         assert "manifest.json: missing" in skipped[0][1]
@@ -533,13 +597,13 @@ class TestSteps:
     def test_latest_of_nothing(self, tmp_path):
         (tmp_path / "step-x").mkdir()
         (tmp_path / "step-").mkdir()
-        assert folders.latest(tmp_path) == (None, [])
-        assert folders.latest(tmp_path / "nowhere") == (None, [])
+        assert checkpoint.latest(tmp_path) == (None, [])
+        assert checkpoint.latest(tmp_path / "nowhere") == (None, [])
 
     def test_rotate_keeps_the_newest_intact_ones(self, tmp_path):
         self.steps(tmp_path, 1, 2, 3, 4, 10)
         (tmp_path / "step-10" / "b.bin").unlink()
-        removed = folders.rotate(tmp_path, 2)
+        removed = checkpoint.rotate(tmp_path, 2)
         assert [step.name for step in removed] == ["step-2", "step-1"]
         assert sorted(step.name for step in tmp_path.iterdir()) == ["step-10", "step-3", "step-4"]
 
@@ -549,11 +613,11 @@ class TestSteps:
         (tmp_path / "step-3" / "b.bin").unlink()
         (tmp_path / "step-0").mkdir()
         (tmp_path / "step-0" / "mine").write_text("")
-        assert folders.rotate(tmp_path, 1) == []
+        assert checkpoint.rotate(tmp_path, 1) == []
         assert is_a(tmp_path / "step-1", "1")
         assert (tmp_path / "step-0" / "mine").exists()
         with pytest.raises(ValueError, match="keep"):
-            folders.rotate(tmp_path, 0)
+            checkpoint.rotate(tmp_path, 0)
 
     def test_every_crash_in_rotation_leaves_whole_steps_only(self, tmp_path):
         run = tmp_path / "run"
@@ -561,36 +625,36 @@ class TestSteps:
         def prepare():
             shutil.rmtree(run, ignore_errors=True)
             self.steps(run, 1, 2, 3)
-            return lambda: folders.rotate(run, 1)
+            return lambda: checkpoint.rotate(run, 1)
 
         for where in every_crash(prepare):
-            assert folders.latest(run) == (run / "step-3", []), where
+            assert checkpoint.latest(run) == (run / "step-3", []), where
             for step in run.glob("step-*"):
                 assert is_a(step, step.name[5:]), where
-            folders.recover(run / "step-1")  # what is on its way out does not come back
-            files.clean_stale(run)
+            atomic_folders.recover(run / "step-1")  # what is on its way out does not come back
+            atomic_files.clean_stale(run)
             assert hidden(run) == [], where
 
 
 class TestOneWriterAtATime:
     def test_a_second_one_is_refused_until_the_first_ends(self, tmp_path):
-        with files.hold(tmp_path / "new" / "out"):
+        with atomic_files.hold(tmp_path / "new" / "out"):
             with (
                 pytest.raises(UserError, match="another process is writing .*out"),
-                files.hold(tmp_path / "new" / "out"),
+                atomic_files.hold(tmp_path / "new" / "out"),
             ):
                 pass
-            with files.hold(tmp_path / "new" / "other"):
+            with atomic_files.hold(tmp_path / "new" / "other"):
                 pass
-        with files.hold(tmp_path / "new" / "out"):
+        with atomic_files.hold(tmp_path / "new" / "out"):
             pass
         assert hidden(tmp_path / "new") == [".other.lock", ".out.lock"]
 
     def test_across_processes_and_after_a_kill(self, tmp_path):
         code = f"""
             import sys, time
-            from minilm_retriever import files
-            with files.hold({str(tmp_path / "out")!r}):
+            from minilm_retriever.storage import atomic_files
+            with atomic_files.hold({str(tmp_path / "out")!r}):
                 print("held", flush=True)
                 sys.stdin.read()
         """
@@ -598,42 +662,55 @@ class TestOneWriterAtATime:
             [sys.executable, "-c", textwrap.dedent(code)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[1])},
+            env={**os.environ, "PYTHONPATH": str(Path(atomic_files.__file__).parents[1])},
         )
         assert child.stdout.readline() == b"held\n"
-        with pytest.raises(UserError, match="another process"), files.hold(tmp_path / "out"):
+        with pytest.raises(UserError, match="another process"), atomic_files.hold(tmp_path / "out"):
             pass
         child.kill()
         child.communicate()
-        with files.hold(tmp_path / "out"):
+        with atomic_files.hold(tmp_path / "out"):
             pass
 
     def test_a_file_system_without_locks_is_said_and_not_fatal(self, tmp_path, monkeypatch):
         def flock(*_):
             raise OSError(errno.ENOSYS, "no")
 
-        monkeypatch.setattr(files._os, "flock", flock)
-        with pytest.warns(UserWarning, match="let no other process write there"), files.hold(tmp_path / "out"):
+        monkeypatch.setattr(atomic_files._os, "flock", flock)
+        with (
+            pytest.warns(UserWarning, match="let no other process write there"),
+            atomic_files.hold(tmp_path / "out"),
+        ):
             pass
 
     def test_stale_names_of_dead_processes_go_and_no_others(self, tmp_path):
         token = "0123456789abcdef"
         stale = [f".out.tmp-{token}", f".out.gone-{token}", f".a.npy.tmp-{token}.npy"]
-        others = [f".out.old-{token}", ".out.lock", ".out.tmp-", "out", f".outer.tmp-{token[:-1]}", ".git"]
+        others = [
+            f".out.old-{token}",
+            ".out.lock",
+            ".out.tmp-",
+            "out",
+            f".outer.tmp-{token[:-1]}",
+            ".git",
+        ]
         for name in stale + others:
             (tmp_path / name).mkdir()
             (tmp_path / name / "inside").write_text("")
-        assert [path.name for path in files.clean_stale(tmp_path, "out")] == stale[:2]
-        assert [path.name for path in files.clean_stale(tmp_path)] == stale[2:]
+        assert [path.name for path in atomic_files.clean_stale(tmp_path, "out")] == stale[:2]
+        assert [path.name for path in atomic_files.clean_stale(tmp_path)] == stale[2:]
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
-        assert files.clean_stale(tmp_path / "nowhere") == []
+        assert atomic_files.clean_stale(tmp_path / "nowhere") == []
 
 
 class TestLogs:
     def test_lines_are_added_whole(self, tmp_path):
         log = tmp_path / "metrics.jsonl"
         threads = [
-            threading.Thread(target=files.append_line, args=(log, str(n) * 50), kwargs={"sync": True}) for n in range(8)
+            threading.Thread(
+                target=atomic_files.append_line, args=(log, str(n) * 50), kwargs={"sync": True}
+            )
+            for n in range(8)
         ]
         for thread in threads:
             thread.start()
@@ -641,14 +718,14 @@ class TestLogs:
             thread.join()
         assert sorted(log.read_text().splitlines()) == sorted(str(n) * 50 for n in range(8))
         with pytest.raises(ValueError, match="line break"):
-            files.append_line(log, "a\nb")
+            atomic_files.append_line(log, "a\nb")
 
     def test_a_line_cut_by_a_full_disk_is_taken_back(self, tmp_path, monkeypatch):
         log = tmp_path / "log"
-        files.append_line(log, "one")
-        monkeypatch.setattr(files._os, "write", lambda fd, data: os.write(fd, data[:2]))
+        atomic_files.append_line(log, "one")
+        monkeypatch.setattr(atomic_files._os, "write", lambda fd, data: os.write(fd, data[:2]))
         with pytest.raises(UserError, match="log: cannot be written: No space left"):
-            files.append_line(log, "two")
+            atomic_files.append_line(log, "two")
         assert log.read_bytes() == b"one\n"
 
     @pytest.mark.parametrize(
@@ -665,8 +742,8 @@ class TestLogs:
     def test_cut_back_to_a_number_of_lines(self, tmp_path, before, keep, after):
         log = tmp_path / "log"
         log.write_bytes(before)
-        assert files.truncate_lines(log, keep) == after.count(b"\n")
+        assert atomic_files.truncate_lines(log, keep) == after.count(b"\n")
         assert log.read_bytes() == after
 
     def test_a_log_that_is_not_there_has_no_lines(self, tmp_path):
-        assert files.truncate_lines(tmp_path / "log", 3) == 0
+        assert atomic_files.truncate_lines(tmp_path / "log", 3) == 0

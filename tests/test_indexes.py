@@ -1,4 +1,5 @@
-"""Indexes of every kind and dtype against float64 brute force; adding, deleting, saving, damage and crashes."""
+"""Indexes of every kind and dtype against float64 brute force; adding, deleting, saving, damage and
+crashes."""
 
 from __future__ import annotations
 
@@ -9,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minilm_retriever import approximate
-from minilm_retriever.approximate import choose
 from minilm_retriever.errors import UserError
-from minilm_retriever.index_folder import make_index, open_index
-from minilm_retriever.indexes import ExactIndex, InMemory, find
-from minilm_retriever.manifest import verify_folder
-from minilm_retriever.search import nearest_bits, top_k
-from minilm_retriever.vectors import open_vectors, save_vectors
+from minilm_retriever.search import faiss_index
+from minilm_retriever.search.exact import nearest_bits, top_k
+from minilm_retriever.search.faiss_index import choose
+from minilm_retriever.search.index import ExactIndex, InMemory, find
+from minilm_retriever.search.index_folder import make_index, open_index
+from minilm_retriever.storage.manifest import verify_folder
+from minilm_retriever.vectors.vector_folder import open_vectors, save_vectors
 from tests.faulty_disk import every_crash
 
 MODEL = "a" * 64
@@ -35,7 +36,9 @@ def save(folder: Path, vectors: np.ndarray, first: int = 0, **said) -> Path:
     return folder
 
 
-def best(queries: np.ndarray, documents: np.ndarray, k: int, without=()) -> tuple[np.ndarray, np.ndarray]:
+def best(
+    queries: np.ndarray, documents: np.ndarray, k: int, without=()
+) -> tuple[np.ndarray, np.ndarray]:
     scores = queries.astype(np.float64) @ documents.astype(np.float64).T
     scores[:, list(without)] = -np.inf
     rows = np.argsort(-scores.astype(np.float32), axis=1, kind="stable")[:, :k]
@@ -43,10 +46,17 @@ def best(queries: np.ndarray, documents: np.ndarray, k: int, without=()) -> tupl
 
 
 def recall(rows: np.ndarray, right: np.ndarray) -> float:
-    return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(rows.tolist(), right.tolist(), strict=True)]))
+    return float(
+        np.mean(
+            [
+                len(set(a) & set(b)) / len(b)
+                for a, b in zip(rows.tolist(), right.tolist(), strict=True)
+            ]
+        )
+    )
 
 
-# --- exact ------------------------------------------------------------------------------------------------------------
+# --- exact ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
@@ -65,20 +75,30 @@ def test_every_dtype_is_searched_as_the_vectors_that_it_keeps(tmp_path, dtype, c
 @pytest.mark.parametrize("count", [1, 5, 30])
 @pytest.mark.parametrize("block", [None, 64])
 def test_bits_choose_the_documents_that_differ_in_the_fewest(width, count, block):
-    documents, queries = (np.packbits(unit_rows(seed, n, width) > 0, axis=1) for seed, n in ((0, 500), (1, count)))
-    differing = np.unpackbits(documents[None] ^ queries[:, None], axis=2).sum(axis=2, dtype=np.int64)
+    documents, queries = (
+        np.packbits(unit_rows(seed, n, width) > 0, axis=1) for seed, n in ((0, 500), (1, count))
+    )
+    differing = np.unpackbits(documents[None] ^ queries[:, None], axis=2).sum(
+        axis=2, dtype=np.int64
+    )
     right = np.argsort(differing, axis=1, kind="stable")
     shards = [documents[:3], documents[3:200], documents[200:]]
     np.testing.assert_array_equal(nearest_bits(queries, shards, 20, block=block), right[:, :20])
     gone = np.unique(right[:, :4])
-    left = np.array([[row for row in found if row not in set(gone.tolist())] for found in right.tolist()])
-    np.testing.assert_array_equal(nearest_bits(queries, shards, 9, without=gone, block=block), left[:, :9])
+    left = np.array(
+        [[row for row in found if row not in set(gone.tolist())] for found in right.tolist()]
+    )
+    np.testing.assert_array_equal(
+        nearest_bits(queries, shards, 9, without=gone, block=block), left[:, :9]
+    )
 
 
 def test_binary_vectors_are_ranked_by_the_querys_own_numbers(tmp_path):
     x, queries = unit_rows(0, 90), unit_rows(1, 4)
     save(tmp_path / "bits", x, dtype="binary")
-    scores, rows = open_index(tmp_path / "bits").search(queries, 10)  # all 90 are candidates: the order is exact
+    scores, rows = open_index(tmp_path / "bits").search(
+        queries, 10
+    )  # all 90 are candidates: the order is exact
     expected, right = best(queries, np.where(x > 0, 1, -1) / np.sqrt(H), 10)
     np.testing.assert_array_equal(rows, right)
     np.testing.assert_allclose(scores, expected, atol=1e-6)
@@ -90,7 +110,9 @@ def test_binary_vectors_may_be_ranked_by_finer_ones(tmp_path, dtype):
     save(tmp_path / "bits", x, dtype="binary")
     fine = open_vectors(save(tmp_path / "fine", x, dtype=dtype))
     scores, rows = open_index(tmp_path / "bits", finer=tmp_path / "fine").search(queries, 10)
-    expected, right = best(queries, np.concatenate([fine.floats(shard) for shard in fine.shards]), 10)
+    expected, right = best(
+        queries, np.concatenate([fine.floats(shard) for shard in fine.shards]), 10
+    )
     np.testing.assert_array_equal(rows, right)
     np.testing.assert_allclose(scores, expected, atol=1e-6)
     with pytest.raises(UserError, match="only binary vectors"):
@@ -115,9 +137,14 @@ def test_rows_left_out_are_never_found():
 
 
 def test_documents_at_hand_are_an_index_too():
-    index = ExactIndex(InMemory(np.eye(3, dtype=np.float32), ["a", "b", "c"], ["an apple", "a bee", "a cat"]))
+    index = ExactIndex(
+        InMemory(np.eye(3, dtype=np.float32), ["a", "b", "c"], ["an apple", "a bee", "a cat"])
+    )
     hits = find(index, np.array([[0, 1, 0.5]], np.float32), 2)
-    assert [(hit.id, hit.text, hit.score) for hit in hits[0]] == [("b", "a bee", 1), ("c", "a cat", 0.5)]
+    assert [(hit.id, hit.text, hit.score) for hit in hits[0]] == [
+        ("b", "a bee", 1),
+        ("c", "a cat", 0.5),
+    ]
 
 
 def test_queries_of_another_width_are_refused(tmp_path):
@@ -127,7 +154,7 @@ def test_queries_of_another_width_are_refused(tmp_path):
             open_index(folder).search(unit_rows(0, 1, 16), 3)
 
 
-# --- approximate ------------------------------------------------------------------------------------------------------
+# --- approximate ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivfpq"])
@@ -154,7 +181,12 @@ def test_approximate_indexes_find_the_exact_scores_of_nearly_all(tmp_path, kind,
 def test_documents_are_added_and_deleted_and_come_back_after_saving(tmp_path, kind):
     x = unit_rows(0, 2400)
     save(tmp_path / "old", x[:1800])
-    save(tmp_path / "new", x[1800:2300], first=1800, dtype="float16" if kind == "exact" else "float32")
+    save(
+        tmp_path / "new",
+        x[1800:2300],
+        first=1800,
+        dtype="float16" if kind == "exact" else "float32",
+    )
     queries = unit_rows(1, 20)
     make_index(tmp_path / "old", tmp_path / "i", kind=kind)
     _, right = best(queries, x[:1800], 1)
@@ -167,9 +199,12 @@ def test_documents_are_added_and_deleted_and_come_back_after_saving(tmp_path, ki
         assert recall(rows, right) == 1 if kind == "exact" else recall(rows, right) > 0.9
         assert not {name for name, _ in index.rows(rows.flatten().tolist())} & set(gone)
     assert rows.max() > 1800 and index.rows([2000]) == [("d2000", "text d2000")]
-    # What was deleted may come again, and a kind that is named builds anew: no deleted document in faiss.
+    # What was deleted may come again, and a kind that is named builds anew: no deleted document in
+    # faiss.
     save_vectors(tmp_path / "again", gone, None, x[[int(name[1:]) for name in gone]], model=MODEL)
-    back = make_index(tmp_path / "j", tmp_path / "j", kind=kind, add=[tmp_path / "again"], overwrite=True)
+    back = make_index(
+        tmp_path / "j", tmp_path / "j", kind=kind, add=[tmp_path / "again"], overwrite=True
+    )
     assert len(back) == 2300 and len(back.deleted) == len(gone)
     if kind != "exact":
         assert open_index(tmp_path / "j").engine.ntotal == 2300
@@ -260,7 +295,9 @@ def test_a_crash_leaves_the_old_index_or_the_new_one(tmp_path):
 
     outcomes = set()
     for _ in every_crash(prepare):
-        if not (tmp_path / "i").exists():  # between the two renames: the next command brings the old one back
+        if not (
+            tmp_path / "i"
+        ).exists():  # between the two renames: the next command brings the old one back
             with pytest.raises(UserError, match="ivfpq learns"):
                 make_index(tmp_path / "v", tmp_path / "i", kind="ivfpq", overwrite=True)
             (old,) = tmp_path.glob(".i.old-*")
@@ -276,20 +313,25 @@ def test_the_kind_follows_from_the_size_and_the_memory():
     ]  # fmt: skip
     assert choose(1_000_000, 384, memory=2 * gigabytes).kind == "ivfpq"
     plan = choose(1_000_000, 384, "ivfpq")
-    assert plan.parameters == {"lists": 4096, "code_bytes": 96, "effort": 256} and 1e8 < plan.bytes < 1.2e8
+    assert (
+        plan.parameters == {"lists": 4096, "code_bytes": 96, "effort": 256}
+        and 1e8 < plan.bytes < 1.2e8
+    )
     assert str(plan) == "ivfpq: lists 4,096, code_bytes 96, effort 256; about 110 MB"
     with pytest.raises(UserError, match="no index is called 'flat'"):
         choose(10, 384, "flat")
 
 
 def test_codes_are_learned_from_a_sample_and_documents_come_in_blocks(monkeypatch):
-    monkeypatch.setattr(approximate, "BLOCK", 64)
+    monkeypatch.setattr(faiss_index, "BLOCK", 64)
     x = unit_rows(0, 1000)
     documents = InMemory(x, [], [])
-    parts = list(approximate.blocks([documents, documents], without=np.array([0, 1500]), first=5))
+    parts = list(faiss_index.blocks([documents, documents], without=np.array([0, 1500]), first=5))
     assert max(len(rows) for rows, _ in parts) <= 64
     rows = np.concatenate([rows for rows, _ in parts])
     assert len(rows) == 2000 - 1 and rows[0] == 5 and 1500 not in rows
-    np.testing.assert_array_equal(np.concatenate([v for _, v in parts]), np.concatenate([x, x])[rows - 5])
-    sampled = np.concatenate([rows for rows, _ in approximate.blocks([documents], step=7)])
+    np.testing.assert_array_equal(
+        np.concatenate([v for _, v in parts]), np.concatenate([x, x])[rows - 5]
+    )
+    sampled = np.concatenate([rows for rows, _ in faiss_index.blocks([documents], step=7)])
     np.testing.assert_array_equal(sampled, np.arange(0, 1000, 7))

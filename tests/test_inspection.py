@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from minilm_retriever.__main__ import main
+from minilm_retriever.curation.duplicates import loss_floor
+from minilm_retriever.curation.inspect import Sample, advice, as_text, inspect
 from minilm_retriever.errors import UserError
-from minilm_retriever.inspection import Sample, advice, as_text, inspect
-from minilm_retriever.repeats import loss_floor
 
 
 def write(path, rows, columns=("sentence_0", "sentence_1")):
@@ -25,15 +25,28 @@ def write(path, rows, columns=("sentence_0", "sentence_1")):
 @pytest.fixture()
 def pairs(tmp_path):
     """40 rows: 10 pairs of which one stands 31 times; plus rows with something wrong."""
-    rows = [("a cook bakes", "bread and cakes")] * 31 + [(f"job {i}", f"skills {i}") for i in range(9)]
-    wrong = [("same", "same"), ("turned", "around"), (" around ", "turned"), ("", "no query"), ("only a query", "  ")]
+    rows = [("a cook bakes", "bread and cakes")] * 31 + [
+        (f"job {i}", f"skills {i}") for i in range(9)
+    ]
+    wrong = [
+        ("same", "same"),
+        ("turned", "around"),
+        (" around ", "turned"),
+        ("", "no query"),
+        ("only a query", "  "),
+    ]
     return write(tmp_path / "pairs.csv", rows + wrong)
 
 
 def test_what_is_found(pairs, tiny):
     found = inspect(pairs, tiny.model.tokenizer, batch_size=8)
     repeats = found.repeats
-    assert (repeats.rows, repeats.distinct_pairs, repeats.steps, repeats.distinct_steps) == (43, 13, 6, 2)
+    assert (repeats.rows, repeats.distinct_pairs, repeats.steps, repeats.distinct_steps) == (
+        43,
+        13,
+        6,
+        2,
+    )
     assert (repeats.distinct_queries, repeats.distinct_documents) == (13, 13)
     assert repeats.loss_floor == pytest.approx(loss_floor(np.array([31] + [1] * 12), 8))
     assert repeats.unplaceable == 25  # of 31 copies 6 batches take one each
@@ -45,18 +58,28 @@ def test_what_is_found(pairs, tiny):
 
 
 def test_tokens_are_the_tokenizer_s(tmp_path, tiny):
-    words = ["one", "two words", "a " * 100, "a " * 62, "a " * 63]  # the limit is 64, two of them special
+    words = [
+        "one",
+        "two words",
+        "a " * 100,
+        "a " * 62,
+        "a " * 63,
+    ]  # the limit is 64, two of them special
     path = write(tmp_path / "p.csv", [(word, f"document {i}") for i, word in enumerate(words)])
     found = inspect(path, tiny.model.tokenizer)
     tokens = found.tokens["sentence_0"]
     lengths = tiny.model.tokenizer.tokenize(words).lengths
-    assert (tokens.min, tokens.max, tokens.mean) == (lengths.min(), 64, pytest.approx(lengths.mean()))
+    assert (tokens.min, tokens.max, tokens.mean) == (
+        lengths.min(),
+        64,
+        pytest.approx(lengths.mean()),
+    )
     assert tokens.truncated == pytest.approx(2 / 5)  # the fourth just fits
     assert sum(tokens.histogram) == 5 and found.limit == 64 and found.sampled_rows == 5
 
 
 def test_a_sample_stands_for_all_rows(tiny, monkeypatch):
-    monkeypatch.setattr("minilm_retriever.inspection.SAMPLE", 500)
+    monkeypatch.setattr("minilm_retriever.curation.inspect.SAMPLE", 500)
     sample = Sample(tiny.model.tokenizer)
     for row in range(20_000):  # ever longer: a biased sample would show
         sample.offer(row, ["a " * (row // 1000 + 1), "bread"])

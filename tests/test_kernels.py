@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minilm_retriever import kernels
-from minilm_retriever.kernels import drop_out
-from minilm_retriever.layout import CPU_SCORES, layout_of, spare_tokens
-from minilm_retriever.model import BertConfig, bert_from_tensors
+from minilm_retriever.core.model import BertConfig
+from minilm_retriever.kernels import ops
+from minilm_retriever.kernels.ops import drop_out
+from minilm_retriever.kernels.unpadding import CPU_SCORES, layout_of, spare_tokens
+from minilm_retriever.pretrained.load_weights import bert_from_tensors
 from tests.tiny import tiny_weights
 
-ONEDNN = pytest.mark.skipif(not kernels.ONEDNN, reason="this torch has no oneDNN")
+ONEDNN = pytest.mark.skipif(not ops.ONEDNN, reason="this torch has no oneDNN")
 IDS = torch.randint(0, 600, (5, 9), generator=torch.Generator().manual_seed(1))
 MASK = (torch.arange(9) < torch.tensor([[9], [1], [4], [9], [7]])).long()
 
@@ -37,14 +38,16 @@ def plain(bert, ids=IDS, mask=MASK):
 
 
 @ONEDNN
-@pytest.mark.parametrize("activation", kernels.ACTIVATIONS)
+@pytest.mark.parametrize("activation", ops.ACTIVATIONS)
 def test_packed_layers_give_the_plain_numbers(activation):
     bert = tiny_bert(hidden_act=activation)
     for rows in (0, 1, 5):
         for mode in (torch.inference_mode, torch.no_grad):
             with mode():
                 states = bert(IDS[:rows], MASK[:rows])
-            torch.testing.assert_close(states, plain(bert, IDS[:rows], MASK[:rows]), atol=5e-6, rtol=0)
+            torch.testing.assert_close(
+                states, plain(bert, IDS[:rows], MASK[:rows]), atol=5e-6, rtol=0
+            )
     assert len(bert.packed.packed) == 2
 
 
@@ -69,8 +72,12 @@ def first_dense(bert):
 CHANGES = {
     "a step of the optimizer": optimizer_step,
     "load_state_dict": lambda bert: bert.load_state_dict(tiny_bert(5).state_dict()),
-    "load_state_dict that assigns": lambda bert: bert.load_state_dict(tiny_bert(6).state_dict(), assign=True),
-    "new parameters": lambda bert: setattr(first_dense(bert), "weight", nn.Parameter(torch.ones(32, 64))),
+    "load_state_dict that assigns": lambda bert: bert.load_state_dict(
+        tiny_bert(6).state_dict(), assign=True
+    ),
+    "new parameters": lambda bert: setattr(
+        first_dense(bert), "weight", nn.Parameter(torch.ones(32, 64))
+    ),
     "other memory": lambda bert: setattr(first_dense(bert).weight, "data", torch.ones(32, 64)),
     "the bias alone": lambda bert: first_dense(bert).bias.detach()[:9].add_(3),
     "a norm": lambda bert: bert.encoder["layer"][1].output.LayerNorm.weight.detach().mul_(2),
@@ -112,21 +119,26 @@ def test_a_model_that_was_used_can_be_copied_and_pickled(tiny):
         assert torch.equal(pickle.loads(pickle.dumps(tiny.model.encoder))(ids, mask), expected)  # noqa: S301
     with torch.no_grad():
         copied.bert.encoder["layer"][0].output.dense.weight.zero_()
-        assert not torch.allclose(copied(ids, mask), expected)  # the copy's own weights, not the original's
+        assert not torch.allclose(
+            copied(ids, mask), expected
+        )  # the copy's own weights, not the original's
         assert torch.equal(tiny.model.encoder(ids, mask), expected)
 
 
 @pytest.mark.parametrize("slow_mkl", [False, True])
 @pytest.mark.parametrize("rows", [0, 1, 300])
 def test_linear_layers_and_their_gradients_are_the_plain_ones(rows, slow_mkl, monkeypatch):
-    monkeypatch.setattr(kernels, "mkl_is_slow", lambda: slow_mkl)
+    monkeypatch.setattr(ops, "mkl_is_slow", lambda: slow_mkl)
     torch.manual_seed(0)
-    exact = [torch.randn(*shape, dtype=torch.float64) for shape in ((rows, 48), (32, 48), (32,), (rows, 32))]
+    exact = [
+        torch.randn(*shape, dtype=torch.float64)
+        for shape in ((rows, 48), (32, 48), (32,), (rows, 32))
+    ]
     found, wanted = (
         [part.to(kind).requires_grad_(number < 3) for number, part in enumerate(exact)]
         for kind in (torch.float32, torch.float64)
     )
-    out = kernels.linear(*found[:3])
+    out = ops.linear(*found[:3])
     torch.testing.assert_close(out, F.linear(*wanted[:3]).float(), atol=1e-5, rtol=1e-5)
     (out * found[3]).sum().backward()
     (F.linear(*wanted[:3]) * wanted[3]).sum().backward()
@@ -134,8 +146,10 @@ def test_linear_layers_and_their_gradients_are_the_plain_ones(rows, slow_mkl, mo
         torch.testing.assert_close(ours.grad, theirs.grad.float(), atol=2e-5, rtol=2e-5)
     if rows:  # a gradient that does not lie in rows
         found[0].grad = None
-        kernels.linear(*found[:3]).sum().backward()
-        torch.testing.assert_close(found[0].grad, found[1].sum(dim=0).expand(rows, -1), atol=2e-5, rtol=2e-5)
+        ops.linear(*found[:3]).sum().backward()
+        torch.testing.assert_close(
+            found[0].grad, found[1].sum(dim=0).expand(rows, -1), atol=2e-5, rtol=2e-5
+        )
 
 
 def test_dropout_zeroes_the_right_share_and_keeps_the_mean():
@@ -169,24 +183,28 @@ PROCESSORS = {
 }
 
 
-@pytest.mark.parametrize(("vendor", "family", "capability", "slow"), PROCESSORS.values(), ids=PROCESSORS.keys())
+@pytest.mark.parametrize(
+    ("vendor", "family", "capability", "slow"), PROCESSORS.values(), ids=PROCESSORS.keys()
+)
 def test_mkl_is_slow_on_amd_with_wide_vectors(vendor, family, capability, slow, monkeypatch):
     facts = f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\nmodel\t\t: 2\n"
-    monkeypatch.setattr(kernels.Path, "read_text", lambda *_: facts)
+    monkeypatch.setattr(ops.Path, "read_text", lambda *_: facts)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert kernels.mkl_is_slow.__wrapped__() is slow
+    assert ops.mkl_is_slow.__wrapped__() is slow
 
 
 @pytest.mark.parametrize("lengths", [[24] * 5, [24, 20, 19, 24]], ids=["full", "padded"])
 def test_attention_by_hand_is_torchs(lengths, monkeypatch):
     mask = (torch.arange(24) < torch.tensor(lengths)[:, None]).long()
     layout = layout_of(mask, 0.25, on_cpu=True)
-    projected = torch.randn(len(layout.positions), 3 * 32, generator=torch.Generator().manual_seed(2))
+    projected = torch.randn(
+        len(layout.positions), 3 * 32, generator=torch.Generator().manual_seed(2)
+    )
     results = []
     for by_hand in (True, False):
-        monkeypatch.setattr(kernels, "faster_by_hand", lambda *_, by_hand=by_hand: by_hand)
+        monkeypatch.setattr(ops, "faster_by_hand", lambda *_, by_hand=by_hand: by_hand)
         with torch.inference_mode():
-            results.append(kernels.attention(projected, layout, 4))
+            results.append(ops.attention(projected, layout, 4))
     torch.testing.assert_close(*results, atol=1e-6, rtol=0)
     assert results[0].shape == (len(layout.positions), 32) and results[0].abs().sum() > 0
 
@@ -206,12 +224,14 @@ def test_gradients_through_dropout_are_those_of_the_function(padded):
     torch.manual_seed(0)
     parts = torch.randn(3, 4, 5, 3, dtype=torch.float64, requires_grad=True)  # 2 rows of 2 heads
     mask = (torch.arange(5) < torch.tensor([[5], [3]]))[:, None, None] if padded else None
-    attend = same_dropout(kernels.AttentionWithDropout.apply, mask, 0.3)
+    attend = same_dropout(ops.AttentionWithDropout.apply, mask, 0.3)
     assert torch.autograd.gradcheck(attend, parts)
     x, residual = (torch.randn(6, 7, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    plus = same_dropout(kernels.Dropout(0.4).plus)
+    plus = same_dropout(ops.Dropout(0.4).plus)
     assert torch.autograd.gradcheck(plus, (x, residual))
-    torch.testing.assert_close(plus(x, residual) - residual, same_dropout(drop_out, 0.4)(x), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        plus(x, residual) - residual, same_dropout(drop_out, 0.4)(x), atol=1e-12, rtol=0
+    )
 
 
 def test_attention_drops_weights_and_keeps_their_mean():
@@ -219,10 +239,12 @@ def test_attention_drops_weights_and_keeps_their_mean():
     parts = torch.randn(3, 1, 6, 4)
     query, key, value = parts
     exact = F.scaled_dot_product_attention(query, key, value)
-    many = kernels.AttentionWithDropout.apply(parts.repeat(1, 40_000, 1, 1), None, 0.2)
+    many = ops.AttentionWithDropout.apply(parts.repeat(1, 40_000, 1, 1), None, 0.2)
     torch.testing.assert_close(many.mean(dim=0), exact[0], atol=0.02, rtol=0)
     weights = (query @ key.transpose(1, 2) / 2).softmax(dim=-1)[0]
-    variance = (weights**2) @ (value[0] ** 2) * 0.2 / 0.8  # each weight by itself, zero or 1 / 0.8 of it
+    variance = (
+        (weights**2) @ (value[0] ** 2) * 0.2 / 0.8
+    )  # each weight by itself, zero or 1 / 0.8 of it
     torch.testing.assert_close(many.var(dim=0), variance, atol=0.02, rtol=0.05)
 
 
@@ -249,7 +271,11 @@ def test_every_real_token_is_in_one_group_and_comes_back_to_its_place(mask, slac
     states = torch.arange(1.0, mask.numel() + 1).view(batch, width)
     x = layout.drop(states)[:, None]
     assert len(x) == len(layout.positions)
-    assert len(x) - layout.spare == mask.sum() == sum(group.stop - group.start for group in layout.groups)
+    assert (
+        len(x) - layout.spare
+        == mask.sum()
+        == sum(group.stop - group.start for group in layout.groups)
+    )
     assert torch.equal(layout.pad(x, batch, width)[..., 0], states * mask)
     start = 0
     for group in layout.groups:
@@ -285,7 +311,8 @@ def test_attention_on_a_cpu_takes_few_scores_together():
 
 
 def test_spare_tokens_change_no_state_and_no_gradient():
-    """7 rows of 10 tokens are computed as 72 tokens, a row alone as 10; float64 would show any trace of the others."""
+    """7 rows of 10 tokens are computed as 72 tokens, a row alone as 10; float64 would show any
+    trace of the others."""
     bert = tiny_bert().double()
     ids = torch.randint(0, 600, (7, 10), generator=torch.Generator().manual_seed(1))
     assert layout_of(torch.ones_like(ids), on_cpu=True).spare == 2
@@ -302,7 +329,8 @@ def test_spare_tokens_change_no_state_and_no_gradient():
 
 @pytest.mark.parametrize("mask", masks().values(), ids=masks().keys())
 def test_training_and_inference_compute_the_same_states(mask):
-    """Dropout aside: padded groups and attention by hand against exact groups, oneDNN and torch's own attention."""
+    """Dropout aside: padded groups and attention by hand against exact groups, oneDNN and torch's
+    own attention."""
     bert = tiny_bert()
     ids = torch.randint(0, 600, mask.shape, generator=torch.Generator().manual_seed(1)) * mask
     with torch.inference_mode():

@@ -1,35 +1,48 @@
-"""The structure, held: imports point downward, one writer of files, one door to the network, no pickle, no eval."""
+"""The structure, held: imports point one way, one writer of files, one door to the network, no
+pickle, no eval."""
 
 from __future__ import annotations
 
 import ast
 from functools import cache
-from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "minilm_retriever"
-# From the bottom up. A module imports from groups below its own, or from its own group without a cycle.
-GROUPS = {
-    "ground": "errors memory files folders manifest config record progress distributed",
-    "machinery": "rows lines data survey metrics repeats apart batching tokenization layout kernels packed model loss "
-    "objective caching weights model_folder prompts encoding quantization shards vector_cache unfinished vectors "
-    "search indexes approximate index_folder trec charts card_texts checkpoint run_log tasks ranking bm25 scoreboard "
-    "tables",
-    "what people import": "encoder",
-    "jobs": "evaluation held_out model_card report publishing trainer training shard_encoder bulk ray_engine "
-    "inspection mining paraphrases searching",
-    "commands": "__main__ __init__",
+# Each room may import rooms further down this list, and its own files.
+ORDER = [
+    "__init__ __main__",
+    "training",
+    "curation evaluation",
+    "encoding search",
+    "encoder",
+    "pretrained",
+    "core data vectors",
+    "storage reports distributed flags",
+    "kernels progress errors lazy",
+]
+LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms.split()}
+ONLY = {  # tighter than the order
+    "core": {"kernels", "distributed", "errors"},
+    "kernels": set(),
 }
-LEVEL = {name: level for level, names in enumerate(GROUPS.values()) for name in names.split()}
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+IMPORTERS = {"reports": {"training"}, "training": {"__init__", "__main__"}}  # who may import a room
+PATHS = {
+    path.relative_to(PACKAGE).with_suffix("").as_posix(): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+MODULES = [name for name in PATHS if not name.endswith("/__init__")]
+
+
+def room_of(name: str) -> str:
+    return name.split("/")[0]
 
 
 @cache
 def tree(name: str) -> ast.Module:
-    return ast.parse((PACKAGE / f"{name}.py").read_text("utf-8"))
+    return ast.parse(PATHS[name].read_text("utf-8"))
 
 
 @cache
@@ -45,10 +58,12 @@ def imported(name: str) -> set[str]:
     for node in ast.walk(tree(name)):
         if id(node) in skipped or not isinstance(node, ast.ImportFrom) or not node.module:
             continue
-        if node.module == "minilm_retriever":
-            found |= {alias.name for alias in node.names} - {"__version__"}
-        elif node.module.startswith("minilm_retriever."):
-            found.add(node.module.split(".")[1])
+        if node.module.split(".")[0] != "minilm_retriever":
+            continue
+        inside = "/".join(node.module.split(".")[1:])
+        for alias in node.names:
+            whole = f"{inside}/{alias.name}".strip("/")
+            found.add(whole if whole in PATHS else inside or "__init__")
     return found
 
 
@@ -64,68 +79,126 @@ def packages(name: str) -> set[str]:
     return found
 
 
-def test_every_module_has_its_place():
-    assert set(MODULES) == set(LEVEL)
+def arrows() -> set[tuple[str, str]]:
+    return {
+        (room_of(a), room_of(b)) for a in PATHS for b in imported(a) if room_of(a) != room_of(b)
+    }
 
 
-@pytest.mark.parametrize("name", [m for m in MODULES if m != "__init__"])
-def test_imports_point_downward(name):
-    upward = {other for other in imported(name) if LEVEL.get(other, 9) > LEVEL[name]}
-    assert not upward
+def test_every_room_has_its_place():
+    assert {room_of(name) for name in PATHS} == set(LEVEL)
 
 
-def test_no_cycles_inside_a_group():
-    below: dict[str, set[str]] = {name: imported(name) - {"__init__"} for name in MODULES if name != "__init__"}
+@pytest.mark.parametrize("room", sorted(LEVEL))
+def test_imports_point_one_way(room):
+    targets = {b for a, b in arrows() if a == room} - {"__init__"}
+    assert {other for other in targets if LEVEL[other] <= LEVEL[room]} == set()
+    assert targets <= ONLY.get(room, targets)
+    assert {a for a, b in arrows() if b == room} <= IMPORTERS.get(room, set(LEVEL))
+
+
+def test_no_circles_among_files():
+    below = {
+        name: imported(name) - {"__init__"}
+        for name in MODULES
+        if name not in ("__init__", "__main__")
+    }
     while below:
         free = [name for name, needs in below.items() if not needs & below.keys()]
-        assert free, f"a cycle among {sorted(below)}"
+        assert free, f"a circle among {sorted(below)}"
         for name in free:
             del below[name]
 
 
+def test_the_built_package_holds_every_room():
+    from setuptools import find_packages
+
+    found = set(find_packages(str(ROOT), include=["minilm_retriever*"]))
+    rooms = {
+        path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in PACKAGE.rglob("*.py")
+    }
+    assert found == rooms
+
+
 def only(package: str) -> set[str]:
-    return {name for name in MODULES if any(p == package or p.startswith(f"{package}.") for p in packages(name))}
+    return {
+        name
+        for name in PATHS
+        if any(p == package or p.startswith(f"{package}.") for p in packages(name))
+    }
 
 
 def test_one_door_to_each_thing():
-    assert only("huggingface_hub") == {"weights"}
-    assert only("transformers") <= {"weights"}
+    assert only("huggingface_hub") == {"pretrained/hub"}
+    assert only("transformers") <= {"pretrained/load_weights"}
     assert not only("requests") | only("urllib") | only("http")
-    assert only("socket") == {"ray_engine"}  # whether a cluster answers
+    assert only("socket") == {"encoding/ray_engine"}  # whether a cluster answers
     assert only("torch.distributed") == {"distributed"}
-    assert only("ray") == {"ray_engine"}
-    assert only("bm25s") == {"bm25"}
+    assert only("ray") == {"encoding/ray_engine"}
+    assert only("bm25s") == {"evaluation/bm25"}
     assert not only("sentence_transformers") | only("sklearn")
 
 
 @pytest.mark.parametrize(
     "name",
-    ["manifest", "files", "folders", "config", "errors", "rows", "lines", "data", "metrics", "tasks", "scoreboard"],
+    [
+        "storage/manifest",
+        "storage/atomic_files",
+        "storage/atomic_folders",
+        "flags",
+        "training/config",
+        "errors",
+        "data/readers",
+        "data/lines",
+        "data/pairs",
+        "data/texts",
+        "data/values",
+        "evaluation/metrics",
+        "evaluation/tasks",
+        "evaluation/comparison_table",
+    ],
 )
 def test_what_needs_no_torch_imports_none(name):
     assert "torch" not in packages(name)
 
 
 # What a person runs: the package, the scripts, the examples, the benchmarks.
-SHIPPED = [*PACKAGE.glob("*.py"), ROOT / "train.py", ROOT / "encode.py"]
+SHIPPED = [*PACKAGE.rglob("*.py"), ROOT / "train.py", ROOT / "encode.py"]
 SHIPPED += [*(ROOT / "examples").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
-PICKLES = {"pickle", "cPickle", "_pickle", "dill", "joblib", "marshal", "shelve", "cloudpickle", "pandas"}
+PICKLES = {
+    "pickle",
+    "cPickle",
+    "_pickle",
+    "dill",
+    "joblib",
+    "marshal",
+    "shelve",
+    "cloudpickle",
+    "pandas",
+}
 
 
 def runs_what_it_reads(source: ast.AST) -> list[str]:
-    """Each place where code could come out of data: pickles, torch.load, eval and exec, code of a model folder."""
+    """Each place where code could come out of data: pickles, torch.load, eval and exec, code of a
+    model folder."""
     found = []
     for node in ast.walk(source):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names]
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             found += [f"imports {name}" for name in names if name.split(".")[0] in PICKLES]
-            if isinstance(node, ast.ImportFrom) and node.module == "torch" and {"load", "save"} & set(names):
+            if (
+                isinstance(node, ast.ImportFrom)
+                and node.module == "torch"
+                and {"load", "save"} & set(names)
+            ):
                 found.append("torch.load by another name")
         elif isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "torch":
             found += [f"torch.{node.attr}"] if node.attr in ("load", "save") else []
         elif (
-            isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in ("eval", "exec", "__import__")
+            isinstance(node, ast.Name)
+            and isinstance(node.ctx, ast.Load)
+            and node.id in ("eval", "exec", "__import__")
         ):
             found.append(node.id)
         elif isinstance(node, ast.keyword) and node.arg in ("allow_pickle", "trust_remote_code"):
@@ -159,13 +232,30 @@ def test_nothing_that_runs_what_it_reads(path):
 )
 def test_the_ban_on_running_what_is_read_sees(code):
     assert runs_what_it_reads(ast.parse(code))
-    assert not runs_what_it_reads(ast.parse("np.load(path, allow_pickle=False)\nmodel.eval()\nself.load(path)"))
+    assert not runs_what_it_reads(
+        ast.parse("np.load(path, allow_pickle=False)\nmodel.eval()\nself.load(path)")
+    )
 
 
-WRITERS = set("write_text write_bytes touch mkdir makedirs rmdir rmtree unlink rename symlink_to".split())
+WRITERS = set(
+    "write_text write_bytes touch mkdir makedirs rmdir rmtree unlink rename symlink_to".split()
+)
 WRITERS |= set("hardlink_to copyfile copytree tofile savez savez_compressed savetxt".split())
-SAVERS = ("save", "dump", "save_file", "memmap", "NamedTemporaryFile", "fdopen")  # of numpy, json, safetensors, ...
-HARMLESS = {"files", "_os", "folders", "dict", "self"}  # owners whose functions of these names are ours, or no files
+SAVERS = (
+    "save",
+    "dump",
+    "save_file",
+    "memmap",
+    "NamedTemporaryFile",
+    "fdopen",
+)  # of numpy, json, safetensors, ...
+HARMLESS = {
+    "atomic_files",
+    "_os",
+    "atomic_folders",
+    "dict",
+    "self",
+}  # owners whose functions of these names are ours, or no files
 
 
 def writes(node: ast.Call) -> bool:
@@ -173,8 +263,14 @@ def writes(node: ast.Call) -> bool:
     function = node.func
     called = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
     owner = getattr(getattr(function, "value", None), "id", "")
-    words = [a.value for a in [*node.args, *(k.value for k in node.keywords)] if isinstance(a, ast.Constant)]
-    modes = [word for word in words if isinstance(word, str) and word and set(word) <= set("rwxabt+")]
+    words = [
+        a.value
+        for a in [*node.args, *(k.value for k in node.keywords)]
+        if isinstance(a, ast.Constant)
+    ]
+    modes = [
+        word for word in words if isinstance(word, str) and word and set(word) <= set("rwxabt+")
+    ]
     if called in WRITERS:
         return owner not in HARMLESS
     if called in ("copy", "copy2", "move", "remove", "truncate"):
@@ -182,7 +278,10 @@ def writes(node: ast.Call) -> bool:
     if called in SAVERS and called != "memmap":
         if node.args and getattr(node.args[0], "id", "") == "stream":  # in memory
             return False
-        return owner in ("np", "numpy", "json", "torch", "safetensors", "os", "tempfile") or called == "save_file"
+        return (
+            owner in ("np", "numpy", "json", "torch", "safetensors", "os", "tempfile")
+            or called == "save_file"
+        )
     if called == "memmap":
         return "r" not in modes and "c" not in words
     if called == "open" and owner == "os":
@@ -191,15 +290,19 @@ def writes(node: ast.Call) -> bool:
 
 
 # Each writes only into a folder or beside a path that files.py or folders.py made and will publish.
-STAGED = {"weights", "model_folder", "checkpoint"}
-USED = [PACKAGE / f"{m}.py" for m in MODULES if m not in {"files", "folders", *STAGED}]
+STAGED = {"pretrained/hub", "pretrained/model_folder", "storage/tensors", "training/checkpoint"}
+USED = [
+    PATHS[m] for m in PATHS if m not in {"storage/atomic_files", "storage/atomic_folders", *STAGED}
+]
 USED += [ROOT / "train.py", ROOT / "encode.py", *(ROOT / "examples").rglob("*.py")]
 
 
 @pytest.mark.parametrize("path", USED, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_are_written_by_files_alone(path):
     source = ast.parse(path.read_text("utf-8"))
-    found = [node.lineno for node in ast.walk(source) if isinstance(node, ast.Call) and writes(node)]
+    found = [
+        node.lineno for node in ast.walk(source) if isinstance(node, ast.Call) and writes(node)
+    ]
     assert not found, f"{path.name} writes at lines {found}"
 
 
@@ -224,13 +327,17 @@ def test_files_are_written_by_files_alone(path):
     ],
 )
 def test_the_ban_on_writing_sees(code):
-    (call,) = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call) and writes(node)]
+    (call,) = [
+        node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call) and writes(node)
+    ]
     assert call
 
 
 def test_the_ban_on_writing_lets_reading_pass():
-    reading = 'open(path)\nopen(path, "rb")\npath.open("rb")\nfiles.write_text(p, t)\nnp.memmap(p, mode="r")\nd.copy()'
-    assert not [node for node in ast.walk(ast.parse(reading)) if isinstance(node, ast.Call) and writes(node)]
+    reading = 'open(path)\nopen(path, "rb")\npath.open("rb")\natomic_files.write_text(p, t)\nnp.memmap(p, mode="r")\nd.copy()'
+    assert not [
+        node for node in ast.walk(ast.parse(reading)) if isinstance(node, ast.Call) and writes(node)
+    ]
 
 
 def test_top_level_scripts_are_thin():
@@ -239,5 +346,5 @@ def test_top_level_scripts_are_thin():
 
 
 def test_no_file_is_two_ideas():
-    sizes = {path.name: len(path.read_text("utf-8").splitlines()) for path in Path(PACKAGE).glob("*.py")}
+    sizes = {name: len(path.read_text("utf-8").splitlines()) for name, path in PATHS.items()}
     assert {name: size for name, size in sizes.items() if size > 420} == {}

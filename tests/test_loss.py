@@ -9,14 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from minilm_retriever.loss import (
-    Removed,
-    batch_floor,
-    closer_than_own,
-    contrastive,
-    in_batch_negatives,
-    known_pairs,
-)
+from minilm_retriever.core.loss import Removed, contrastive, in_batch_negatives
+from minilm_retriever.curation.duplicates import batch_floor
+from minilm_retriever.training.objective import closer_than_own, known_pairs
 
 
 def brute_force(queries, documents, scale, smoothing=0.0):
@@ -39,7 +34,13 @@ def vectors(rows, columns=1, seed=0):
 def test_the_loss_is_its_definition():
     for columns in (1, 2, 3):  # hard negatives are further candidates
         queries, documents = vectors(7, columns)
-        assert abs(float(in_batch_negatives(queries, documents, 20.0)) - brute_force(queries, documents, 20.0)) < 1e-12
+        assert (
+            abs(
+                float(in_batch_negatives(queries, documents, 20.0))
+                - brute_force(queries, documents, 20.0)
+            )
+            < 1e-12
+        )
         smoothed = in_batch_negatives(queries, documents, 5.0, label_smoothing=0.1)
         assert abs(float(smoothed) - brute_force(queries, documents, 5.0, 0.1)) < 1e-12
 
@@ -50,19 +51,26 @@ def test_closed_forms():
     same = torch.ones(5, 4)
     torch.testing.assert_close(in_batch_negatives(same, same), torch.tensor(math.log(5.0)))
     right = in_batch_negatives(torch.eye(3), torch.eye(3), 20.0)
-    torch.testing.assert_close(right, torch.tensor(math.log(1 + 2 * math.exp(-20.0))), atol=1e-7, rtol=0)
+    torch.testing.assert_close(
+        right, torch.tensor(math.log(1 + 2 * math.exp(-20.0))), atol=1e-7, rtol=0
+    )
 
 
 def test_scale_of_the_vectors_does_not_matter():
     queries, documents = vectors(6)
     torch.testing.assert_close(
-        in_batch_negatives(queries * 3, documents * 0.1), in_batch_negatives(queries, documents), atol=1e-12, rtol=0
+        in_batch_negatives(queries * 3, documents * 0.1),
+        in_batch_negatives(queries, documents),
+        atol=1e-12,
+        rtol=0,
     )
 
 
 def test_the_gradient_is_the_loss_s():
     queries, documents = (x.requires_grad_() for x in vectors(4, 2))
-    assert torch.autograd.gradcheck(lambda q, d: in_batch_negatives(q, d, 20.0), (queries, documents))
+    assert torch.autograd.gradcheck(
+        lambda q, d: in_batch_negatives(q, d, 20.0), (queries, documents)
+    )
 
 
 def test_half_precision_vectors_give_a_float32_loss():
@@ -75,7 +83,11 @@ def test_half_precision_vectors_give_a_float32_loss():
 
 def share(query, candidates, own, left_out, scale, smoothing):
     """Cross-entropy of one query against the candidates that are not left out."""
-    cosines = {k: query @ c / (query.norm() * c.norm()) for k, c in enumerate(candidates) if k not in left_out}
+    cosines = {
+        k: query @ c / (query.norm() * c.norm())
+        for k, c in enumerate(candidates)
+        if k not in left_out
+    }
     assert own in cosines
     log_sum = torch.log(sum(torch.exp(scale * s) for s in cosines.values()))
     uniform = sum(log_sum - scale * s for s in cosines.values()) / len(cosines)
@@ -97,7 +109,9 @@ def brute(queries, documents, removed, scale, smoothing, symmetric, dimensions):
     return total
 
 
-TEXTS = np.array([[0, 1, 0, 2, 3, 4], [10, 10, 11, 12, 13, 10], [11, 14, 15, 10, 16, 12]])  # queries, positives, hard
+TEXTS = np.array(
+    [[0, 1, 0, 2, 3, 4], [10, 10, 11, 12, 13, 10], [11, 14, 15, 10, 16, 12]]
+)  # queries, positives, hard
 
 
 @pytest.mark.parametrize("mask", ["none", "known", "guide"])
@@ -117,11 +131,20 @@ def test_every_variant_is_its_definition_in_value_and_gradient(mask, hard, symme
     for smoothing in (0.0, 0.1):
         leaves = [[x.clone().requires_grad_() for x in (queries, documents)] for _ in range(2)]
         ours = contrastive(
-            *leaves[0], 7.0, label_smoothing=smoothing, removed=removed, symmetric=symmetric, dimensions=dimensions
+            *leaves[0],
+            7.0,
+            label_smoothing=smoothing,
+            removed=removed,
+            symmetric=symmetric,
+            dimensions=dimensions,
         )
         theirs = brute(*leaves[1], removed, 7.0, smoothing, symmetric, dimensions)
         assert abs(float((ours - theirs).detach())) < 1e-12
-        for a, b in zip(torch.autograd.grad(ours, leaves[0]), torch.autograd.grad(theirs, leaves[1]), strict=True):
+        for a, b in zip(
+            torch.autograd.grad(ours, leaves[0]),
+            torch.autograd.grad(theirs, leaves[1]),
+            strict=True,
+        ):
             torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
 
 
@@ -129,8 +152,13 @@ def test_float32_stays_within_a_millionth_of_float64():
     queries, documents = (torch.nn.functional.normalize(x, dim=1) for x in vectors(16, 2))
     known = torch.from_numpy(np.random.default_rng(0).random((16, 32)) < 0.2).fill_diagonal_(False)
     removed = Removed(known, known[:, :16].T)
-    leaves = [[x.to(dtype).requires_grad_() for x in (queries, documents)] for dtype in (torch.float64, torch.float32)]
-    losses = [contrastive(*pair, removed=removed, symmetric=True, dimensions=(8, 4)) for pair in leaves]
+    leaves = [
+        [x.to(dtype).requires_grad_() for x in (queries, documents)]
+        for dtype in (torch.float64, torch.float32)
+    ]
+    losses = [
+        contrastive(*pair, removed=removed, symmetric=True, dimensions=(8, 4)) for pair in leaves
+    ]
     assert abs(float((losses[0] - losses[1]).detach())) < 1e-6
     for exact, single in zip(
         *(torch.autograd.grad(x, pair) for x, pair in zip(losses, leaves, strict=True)), strict=True
@@ -151,11 +179,20 @@ def test_known_pairs_are_those_of_the_definition():
 
 def test_masks_leave_every_row_its_own():
     assert not known_pairs(np.zeros(5, np.int64), np.zeros(10, np.int64)).diagonal().any()
-    x = torch.nn.functional.normalize(torch.randn(64, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    x = torch.nn.functional.normalize(
+        torch.randn(64, 8, generator=torch.Generator().manual_seed(0)), dim=1
+    )
     same = x[:1].repeat(64, 1)
-    for rows, candidates in [(x, same), (same, same), (x, x.flip(0)), (x, torch.cat([x.flip(0), x]))]:
+    for rows, candidates in [
+        (x, same),
+        (same, same),
+        (x, x.flip(0)),
+        (x, torch.cat([x.flip(0), x])),
+    ]:
         assert not closer_than_own(rows, candidates).diagonal().any()
-    assert not closer_than_own(same, same).any()  # copies of the positive are no closer than the positive
+    assert not closer_than_own(
+        same, same
+    ).any()  # copies of the positive are no closer than the positive
 
 
 def test_a_row_without_candidates_costs_nothing_and_moves_nothing():
@@ -168,9 +205,15 @@ def test_a_row_without_candidates_costs_nothing_and_moves_nothing():
 
 def test_the_floor_of_a_batch_is_the_best_that_any_vectors_can_do():
     for texts in (TEXTS[:2], TEXTS):
-        queries = torch.eye(6, dtype=torch.float64) * 60  # each query as close to its own text as can be
-        scores = {text: queries[[j for j in range(6) if texts[1, j] == text]].sum(0) for text in texts[1]}
-        documents = torch.stack([scores.get(text, torch.zeros(6)) for text in texts[1:].reshape(-1)]).double()
+        queries = (
+            torch.eye(6, dtype=torch.float64) * 60
+        )  # each query as close to its own text as can be
+        scores = {
+            text: queries[[j for j in range(6) if texts[1, j] == text]].sum(0) for text in texts[1]
+        }
+        documents = torch.stack(
+            [scores.get(text, torch.zeros(6)) for text in texts[1:].reshape(-1)]
+        ).double()
         best = torch.nn.functional.cross_entropy(queries @ documents.T, torch.arange(6))
         assert batch_floor(texts) == pytest.approx(float(best), abs=1e-9)
     assert batch_floor(np.arange(8).reshape(2, 4)) == 0.0

@@ -9,11 +9,12 @@ import sys
 
 import pytest
 
-# Page faults of 50 rounds of asking for 20 MB, writing and freeing it, with the heap grown; what is given back then.
+# Page faults of 50 rounds of asking for 20 MB, writing and freeing it, with the heap grown; what is
+# given back then.
 ROUNDS = """
 import json, resource, sys
 import torch
-from minilm_retriever.memory import give_back_memory, keep_freed_memory
+from minilm_retriever.kernels.memory import give_back_memory, keep_freed_memory
 
 def round():
     torch.ones(5_000_000)
@@ -37,12 +38,19 @@ print(json.dumps({"faults": faults, "given_back": kept - resident()}))
 
 def rounds(mode, **environment):
     clean = {name: value for name, value in os.environ.items() if name != "MALLOC_TRIM_THRESHOLD_"}
-    run = subprocess.run([sys.executable, "-c", ROUNDS, mode], env=clean | environment, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", ROUNDS, mode],
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
 
 
-@pytest.mark.skipif("glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""), reason="another C library than glibc")
+@pytest.mark.skipif(
+    "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""), reason="another C library than glibc"
+)
 def test_freed_memory_is_kept_given_back_when_asked_and_left_to_who_chose():
     kept = rounds("keep")
     assert kept["faults"] < 5000  # 20 MB are 4,883 pages: not even one round's

@@ -1,4 +1,5 @@
-"""Metrics against trec_eval and SciPy (reference/make_trec_metrics.py), and against values known in closed form."""
+"""Metrics against trec_eval and SciPy (reference/make_trec_metrics.py), and against values known in
+closed form."""
 
 import json
 import math
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minilm_retriever.metrics import (
+from minilm_retriever.evaluation.metrics import (
     average_ranks,
     bootstrap_interval,
     metrics_from_ranks,
@@ -19,7 +20,9 @@ from minilm_retriever.metrics import (
     trec_order,
 )
 
-REFERENCE = json.loads((Path(__file__).parent / "reference" / "trec_metrics.json").read_text("utf-8"))
+REFERENCE = json.loads(
+    (Path(__file__).parent / "reference" / "trec_metrics.json").read_text("utf-8")
+)
 
 
 def ranked(scores: dict[str, float]) -> list[str]:
@@ -27,7 +30,7 @@ def ranked(scores: dict[str, float]) -> list[str]:
     return [ids[position] for position in trec_order(ids, list(scores.values()))]
 
 
-# --- rankings ---------------------------------------------------------------------------------------------------------
+# --- rankings -------------------------------------------------------------------------------------
 
 
 def test_equals_trec_eval_on_runs_with_ties_and_graded_judgements():
@@ -53,9 +56,23 @@ def test_closed_form_of_one_graded_ranking():
     # Grades by rank 2, 0, 1; also judged: a 3 that was not found and a 0.
     values = ranking_metrics([[2, 0, 1]], [[0, 1, 2, 3]], ks=(1, 3))
     ideal = 3 + 2 / math.log2(3) + 1 / 2
-    expected = {"accuracy@1": 1, "accuracy@3": 1, "recall@1": 1 / 3, "recall@3": 2 / 3, "mrr@1": 1, "mrr@3": 1}
-    expected |= {"map@1": 1 / 3, "map@3": (1 + 2 / 3) / 3, "ndcg@1": 2 / 3, "ndcg@3": (2 + 1 / 2) / ideal}
-    assert {metric: series[0] for metric, series in values.items()} == pytest.approx(expected, abs=1e-12)
+    expected = {
+        "accuracy@1": 1,
+        "accuracy@3": 1,
+        "recall@1": 1 / 3,
+        "recall@3": 2 / 3,
+        "mrr@1": 1,
+        "mrr@3": 1,
+    }
+    expected |= {
+        "map@1": 1 / 3,
+        "map@3": (1 + 2 / 3) / 3,
+        "ndcg@1": 2 / 3,
+        "ndcg@3": (2 + 1 / 2) / ideal,
+    }
+    assert {metric: series[0] for metric, series in values.items()} == pytest.approx(
+        expected, abs=1e-12
+    )
 
 
 def test_one_relevant_document_needs_only_its_rank():
@@ -73,7 +90,12 @@ def test_one_relevant_document_needs_only_its_rank():
 
 def test_judged_queries_count_whatever_was_found_and_others_do_not():
     run = {"found": ["d"], "unjudged": ["d"], "empty judgements": ["d"]}
-    judgements = {"found": {"d": 1}, "nothing relevant": {"d": 0}, "no run": {"d": 1}, "empty judgements": {}}
+    judgements = {
+        "found": {"d": 1},
+        "nothing relevant": {"d": 0},
+        "no run": {"d": 1},
+        "empty judgements": {},
+    }
     queries, values = run_metrics(run, judgements, ks=(1,))
     assert queries == ["found", "nothing relevant", "no run"]
     assert all(series.tolist() == [1, 0, 0] for series in values.values())
@@ -92,7 +114,7 @@ def test_shapes_that_do_not_fit_are_refused():
         ranking_metrics([[1, 0]], [[1]], ks=(0, 1))
 
 
-# --- correlation ------------------------------------------------------------------------------------------------------
+# --- correlation ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("series", REFERENCE["series"])
@@ -105,13 +127,15 @@ def test_correlations_in_closed_form():
     assert average_ranks([30, 10, 20, 20]).tolist() == [4, 1, 2.5, 2.5]
     assert spearman([1, 2, 3, 4], [1, 8, 27, 64]) == pytest.approx(1)  # monotone
     assert pearson([1, 2, 3], [5, 3, 1]) == pytest.approx(-1)  # linear
-    assert spearman([1, 2, 3], [1, 3, 2]) == pytest.approx(1 - 6 * 2 / (3 * (9 - 1)))  # 1 - 6 sum(d^2) / (n (n^2 - 1))
+    assert spearman([1, 2, 3], [1, 3, 2]) == pytest.approx(
+        1 - 6 * 2 / (3 * (9 - 1))
+    )  # 1 - 6 sum(d^2) / (n (n^2 - 1))
     assert math.isnan(spearman([1, 1, 1], [1, 2, 3]))
     with pytest.raises(ValueError, match="shapes"):
         pearson([1, 2], [1, 2, 3])
 
 
-# --- how sure ---------------------------------------------------------------------------------------------------------
+# --- how sure -------------------------------------------------------------------------------------
 
 
 def test_interval_of_symmetric_values_is_that_of_the_normal_law():
@@ -159,9 +183,15 @@ def test_pairing_cancels_what_both_find_hard():
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say():
-    # Skewed like per-query reciprocal ranks; benchmarks/bootstrap_coverage.py does this at full scale.
-    ranks, shares = np.array([1, 1 / 2, 1 / 3, 1 / 5, 1 / 10, 0]), np.array([0.7, 0.1, 0.05, 0.05, 0.05, 0.05])
+    # Skewed like per-query reciprocal ranks; benchmarks/bootstrap_coverage.py does this at full
+    # scale.
+    ranks, shares = (
+        np.array([1, 1 / 2, 1 / 3, 1 / 5, 1 / 10, 0]),
+        np.array([0.7, 0.1, 0.05, 0.05, 0.05, 0.05]),
+    )
     rng = np.random.default_rng(0)
-    intervals = [bootstrap_interval(rng.choice(ranks, 60, p=shares), samples=1000) for _ in range(400)]
+    intervals = [
+        bootstrap_interval(rng.choice(ranks, 60, p=shares), samples=1000) for _ in range(400)
+    ]
     held = np.mean([interval.low <= ranks @ shares <= interval.high for interval in intervals])
     assert 0.93 <= held <= 0.97

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from minilm_retriever.__main__ import main
-from minilm_retriever.config import MineConfig
-from minilm_retriever.data import read_pairs
-from minilm_retriever.mining import Known, choose
+from minilm_retriever.curation.config import MineConfig
+from minilm_retriever.curation.hard_negatives import Known, choose
+from minilm_retriever.data.pairs import read_pairs
 
 
 def unit(rows, seed):
@@ -30,9 +30,11 @@ def by_hand(queries, documents, query_of, own, known, first, last, margin, count
     return chosen
 
 
-@pytest.mark.parametrize(("first", "last", "margin", "count"), [(1, 20, 0.0, 3), (5, 12, 0.1, 2), (1, 90, 0.4, 1)])
+@pytest.mark.parametrize(
+    ("first", "last", "margin", "count"), [(1, 20, 0.0, 3), (5, 12, 0.1, 2), (1, 90, 0.4, 1)]
+)
 def test_what_is_chosen_is_what_brute_force_chooses(monkeypatch, first, last, margin, count):
-    monkeypatch.setattr("minilm_retriever.mining.QUERIES", 16)
+    monkeypatch.setattr("minilm_retriever.curation.hard_negatives.QUERIES", 16)
     queries, documents = unit(40, 0), unit(90, 1)
     rng = np.random.default_rng(2)
     query_of = np.concatenate([np.arange(40), rng.integers(0, 40, 60)])
@@ -46,7 +48,9 @@ def test_what_is_chosen_is_what_brute_force_chooses(monkeypatch, first, last, ma
     assert found.drawn == sum(count - len(kept) for kept in expected)
     for row, kept in enumerate(expected):
         assert found.rows[row, : len(kept)].tolist() == kept
-        assert len(set(found.rows[row])) == count  # also what was drawn at random is nothing known, and nothing twice
+        assert (
+            len(set(found.rows[row])) == count
+        )  # also what was drawn at random is nothing known, and nothing twice
         assert known.documents[query_of[row]].isdisjoint(found.rows[row].tolist())
 
 
@@ -57,7 +61,10 @@ def pairs(tmp_path):
     with path.open("w", encoding="utf-8", newline="") as stream:
         out = csv.writer(stream)
         out.writerow(["title", "query", "document"])
-        out.writerows((i, f"looks for a {job}", f"{job} wanted,\n{i % 6} years") for i, job in enumerate(jobs * 2))
+        out.writerows(
+            (i, f"looks for a {job}", f"{job} wanted,\n{i % 6} years")
+            for i, job in enumerate(jobs * 2)
+        )
         out.writerow([99, "looks for a cook", "a second answer"])
         out.writerow([99, "baker wanted,\n3 years", "a query that is a document"])
     return str(path)
@@ -66,7 +73,17 @@ def pairs(tmp_path):
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
 def test_from_file_to_file(pairs, tmp_path, tiny_folder, suffix, capsys):
     out = tmp_path / f"mined.{suffix}"
-    command = ["mine", pairs, "--columns", "query", "document", "--model", str(tiny_folder), "--out", str(out)]
+    command = [
+        "mine",
+        pairs,
+        "--columns",
+        "query",
+        "document",
+        "--model",
+        str(tiny_folder),
+        "--out",
+        str(out),
+    ]
     assert main([*command, "--negatives", "2", "--margin", "0"]) == 0
     assert "14 rows with 2 hard negatives" in capsys.readouterr().err
     given, mined = read_pairs(pairs, ["query", "document"]), read_pairs(out)
@@ -86,8 +103,21 @@ def test_a_corpus_adds_documents(pairs, tmp_path, tiny_folder):
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("a cook of old\n\nno pilot at all\n", encoding="utf-8")
     out = tmp_path / "mined.jsonl"
-    flags = ["--columns", "query", "document", "--model", str(tiny_folder), "--corpus", str(corpus), "--margin", "0"]
-    assert main(["mine", pairs, "--out", str(out), *flags, "--negatives", "8", "--ranks", "1", "8"]) == 0
+    flags = [
+        "--columns",
+        "query",
+        "document",
+        "--model",
+        str(tiny_folder),
+        "--corpus",
+        str(corpus),
+        "--margin",
+        "0",
+    ]
+    assert (
+        main(["mine", pairs, "--out", str(out), *flags, "--negatives", "8", "--ranks", "1", "8"])
+        == 0
+    )
     rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
     assert any("a cook of old" in row.values() for row in rows)
 

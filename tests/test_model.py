@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from minilm_retriever.core.model import Bert, BertConfig, SentenceEncoder, l2_normalize, masked_mean
 from minilm_retriever.errors import UserError
-from minilm_retriever.model import Bert, BertConfig, SentenceEncoder, bert_from_tensors, l2_normalize, masked_mean
-from minilm_retriever.model_folder import read_json
-from minilm_retriever.weights import bert_tensors
+from minilm_retriever.pretrained.load_weights import bert_from_tensors, bert_tensors
+from minilm_retriever.pretrained.model_folder import read_json
 from tests.texts import varied_texts
 
 
@@ -31,7 +31,9 @@ def test_token_states_and_embeddings_are_bertmodels_over_1000_varied_texts(base,
             theirs = bert_model(input_ids=ids, attention_mask=mask).last_hidden_state
             pooled = l2_normalize(masked_mean(ours, mask))
             plain = torch.nn.functional.normalize(
-                (theirs * mask[..., None]).sum(1) / mask[..., None].sum(1).clamp(min=1e-9), p=2, dim=1
+                (theirs * mask[..., None]).sum(1) / mask[..., None].sum(1).clamp(min=1e-9),
+                p=2,
+                dim=1,
             )
         states = max(states, float(((ours - theirs) * mask[..., None]).abs().max()))
         vectors = max(vectors, float((pooled - plain).abs().max()))
@@ -41,16 +43,19 @@ def test_token_states_and_embeddings_are_bertmodels_over_1000_varied_texts(base,
 
 def test_padding_is_zero_and_changes_nothing(tiny):
     encoder = tiny.model.encoder
-    ids, mask = tiny.model.tokenizer.tokenize(["a data analyst", "cook", "the plumber mends pipes at night"]).batch(
-        [0, 1, 2]
-    )
+    ids, mask = tiny.model.tokenizer.tokenize(
+        ["a data analyst", "cook", "the plumber mends pipes at night"]
+    ).batch([0, 1, 2])
     wide = torch.nn.functional.pad(ids, (0, 9), value=7), torch.nn.functional.pad(mask, (0, 9))
     with torch.inference_mode():
         states = encoder.bert(*wide)
         assert (states[wide[1] == 0] == 0).all()
         torch.testing.assert_close(encoder(*wide), encoder(ids, mask), atol=1e-6, rtol=0)
         alone = torch.cat(
-            [encoder(ids[i : i + 1, : mask[i].sum()], mask[i : i + 1, : mask[i].sum()]) for i in range(3)]
+            [
+                encoder(ids[i : i + 1, : mask[i].sum()], mask[i : i + 1, : mask[i].sum()])
+                for i in range(3)
+            ]
         )
     torch.testing.assert_close(encoder(ids, mask), alone, atol=1e-6, rtol=0)
 
@@ -68,7 +73,9 @@ def test_a_row_without_tokens_is_zero_and_gives_finite_gradients(tiny_folder):
 def test_masked_mean_is_the_mean_of_real_tokens_in_float32():
     hidden = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [100.0, 100.0]]])
     assert masked_mean(hidden, torch.tensor([[1, 1, 0]])).tolist() == [[2.0, 4.0]]
-    large = torch.full((1, 512, 2), 1000.0, dtype=torch.float16)  # its float16 sum would be infinite
+    large = torch.full(
+        (1, 512, 2), 1000.0, dtype=torch.float16
+    )  # its float16 sum would be infinite
     assert masked_mean(large, torch.ones(1, 512)).tolist() == [[1000.0, 1000.0]]
     assert masked_mean(hidden, torch.zeros(1, 3)).tolist() == [[0.0, 0.0]]
 
@@ -91,7 +98,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(tiny_folder):
         bert = fresh(tiny_folder).train()
         bert.checkpoint_layers = checkpoint
         torch.manual_seed(1)  # dropout is replayed in the second pass
-        bert(torch.tensor([[2, 9, 8, 3]]), torch.ones(1, 4, dtype=torch.long)).pow(2).sum().backward()
+        bert(torch.tensor([[2, 9, 8, 3]]), torch.ones(1, 4, dtype=torch.long)).pow(
+            2
+        ).sum().backward()
         gradients.append([p.grad for p in bert.parameters() if p.grad is not None])
     for a, b in zip(*gradients, strict=True):
         assert torch.equal(a, b)
@@ -99,37 +108,57 @@ def test_gradient_checkpointing_gives_the_same_gradients(tiny_folder):
 
 def test_too_many_tokens_for_the_positions_is_an_error(tiny):
     with pytest.raises(ValueError, match="65 tokens, but only 64 positions"):
-        tiny.model.encoder.bert(torch.ones(1, 65, dtype=torch.long), torch.ones(1, 65, dtype=torch.long))
+        tiny.model.encoder.bert(
+            torch.ones(1, 65, dtype=torch.long), torch.ones(1, 65, dtype=torch.long)
+        )
 
 
 def fresh(folder) -> Bert:
-    return bert_from_tensors(BertConfig.from_dict(read_json(folder / "config.json")), bert_tensors(folder), "tiny")
+    return bert_from_tensors(
+        BertConfig.from_dict(read_json(folder / "config.json")), bert_tensors(folder), "tiny"
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop("encoder.layer.1.output.dense.bias"), "encoder.layer.1.output.dense.bias is missing"),
-        (lambda t: t.update({"classifier.weight": torch.ones(2)}), "unexpected tensor classifier.weight"),
-        (lambda t: t.update({"embeddings.LayerNorm.bias": torch.ones(3)}), r"has shape \(3,\), not \(32,\)"),
+        (
+            lambda t: t.pop("encoder.layer.1.output.dense.bias"),
+            "encoder.layer.1.output.dense.bias is missing",
+        ),
+        (
+            lambda t: t.update({"classifier.weight": torch.ones(2)}),
+            "unexpected tensor classifier.weight",
+        ),
+        (
+            lambda t: t.update({"embeddings.LayerNorm.bias": torch.ones(3)}),
+            r"has shape \(3,\), not \(32,\)",
+        ),
         (
             lambda t: t["embeddings.LayerNorm.bias"].fill_(float("nan")),
             "LayerNorm.bias holds a value that is not finite",
         ),
-        (lambda t: t.update({"embeddings.LayerNorm.bias": torch.ones(32, dtype=torch.int32)}), "not floating-point"),
+        (
+            lambda t: t.update({"embeddings.LayerNorm.bias": torch.ones(32, dtype=torch.int32)}),
+            "not floating-point",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_named(tiny_folder, change, message):
     tensors = load_file(tiny_folder / "model.safetensors")
     change(tensors)
     with pytest.raises(UserError, match=message):
-        bert_from_tensors(BertConfig.from_dict(read_json(tiny_folder / "config.json")), tensors, "model")
+        bert_from_tensors(
+            BertConfig.from_dict(read_json(tiny_folder / "config.json")), tensors, "model"
+        )
 
 
 def test_position_ids_of_old_files_are_ignored_and_a_pooler_is_kept(tiny_folder):
     tensors = load_file(tiny_folder / "model.safetensors")
     tensors["embeddings.position_ids"] = torch.arange(64)[None]
-    bert = bert_from_tensors(BertConfig.from_dict(read_json(tiny_folder / "config.json")), tensors, "model")
+    bert = bert_from_tensors(
+        BertConfig.from_dict(read_json(tiny_folder / "config.json")), tensors, "model"
+    )
     assert torch.equal(bert.state_dict()["pooler.dense.weight"], tensors["pooler.dense.weight"])
 
 

@@ -1,4 +1,5 @@
-"""The card of a trained model: what the hub reads, what a person reads, and no word of what did not happen."""
+"""The card of a trained model: what the hub reads, what a person reads, and no word of what did not
+happen."""
 
 import ast
 import re
@@ -6,8 +7,8 @@ import re
 import pytest
 from huggingface_hub import ModelCard
 
-from minilm_retriever.model_card import _md, model_card
 from minilm_retriever.progress import duration
+from minilm_retriever.reports.model_card import _md, model_card
 from tests.run_records import BARE, HOSTILE, HOSTILE_TEXT, RUN
 
 
@@ -21,10 +22,15 @@ def test_the_front_matter_is_what_the_hub_reads(record):
     data = ModelCard(model_card(record), ignore_metadata_errors=False).data.to_dict()
     assert data["library_name"] == "sentence-transformers"
     assert data["pipeline_tag"] == "sentence-similarity"
-    assert f"dataset_size:{record.rows}" in data["tags"] and "loss:MultipleNegativesRankingLoss" in data["tags"]
+    assert (
+        f"dataset_size:{record.rows}" in data["tags"]
+        and "loss:MultipleNegativesRankingLoss" in data["tags"]
+    )
     assert data.get("base_model") == record.base_model
     assert data.get("language") == record.language
-    assert [one["source_sentence"] for one in data.get("widget", [])] == [writable(one[0]) for one in record.widget]
+    assert [one["source_sentence"] for one in data.get("widget", [])] == [
+        writable(one[0]) for one in record.widget
+    ]
     assert [one["sentences"] for one in data.get("widget", [])] == [
         [writable(text) for text in others] for _, others in record.widget
     ]
@@ -36,9 +42,28 @@ def test_the_sections_of_the_published_card_are_all_there():
     titles = {heading.lstrip("# ") for heading in headings}
     assert titles >= {
         "job-skills",
-        *("Model details", "Architecture", "Usage", "Downstream use", "Intended use", "Out-of-scope use"),
-        *("Bias, risks and limitations", "Recommendations", "Training details", "Training data", "Loss"),
-        *("Hyperparameters", "Non-default hyperparameters", "All hyperparameters", "Evaluation", "Training log"),
+        *(
+            "Model details",
+            "Architecture",
+            "Usage",
+            "Downstream use",
+            "Intended use",
+            "Out-of-scope use",
+        ),
+        *(
+            "Bias, risks and limitations",
+            "Recommendations",
+            "Training details",
+            "Training data",
+            "Loss",
+        ),
+        *(
+            "Hyperparameters",
+            "Non-default hyperparameters",
+            "All hyperparameters",
+            "Evaluation",
+            "Training log",
+        ),
         *("Framework versions", "Citation", "Glossary", "Model card authors", "Model card contact"),
     }
 
@@ -70,7 +95,16 @@ def test_non_default_settings_come_first_and_defaults_only_among_all():
 
 def test_what_did_not_happen_is_not_told():
     card = model_card(BARE)
-    for absent in ("Resumed", "Command", "| before |", "Training loss", "Samples", "widget", "language:", "floor"):
+    for absent in (
+        "Resumed",
+        "Command",
+        "| before |",
+        "Training loss",
+        "Samples",
+        "widget",
+        "language:",
+        "floor",
+    ):
         assert absent not in card, absent
     assert "Not evaluated" in card and "every setting has its default" in card
 
@@ -115,7 +149,8 @@ def test_the_card_can_always_be_written():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0.0 s"), (9.96, "10 s"), (59.6, "1 min 0 s"), (725, "12 min 5 s"), (1e5, "27 h 46 min")]
+    ("seconds", "text"),
+    [(0, "0.0 s"), (9.96, "10 s"), (59.6, "1 min 0 s"), (725, "12 min 5 s"), (1e5, "27 h 46 min")],
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from minilm_retriever import Encoder
 from minilm_retriever.errors import UserError
-from minilm_retriever.model_folder import open_model
+from minilm_retriever.pretrained.model_folder import open_model
 from tests.texts import varied_texts
 
 
@@ -26,7 +26,9 @@ def edit(folder, name, **changes):
 
 def test_the_written_folder_is_the_3x_layout(base, tmp_path):
     base.save(tmp_path / "m")
-    assert sorted(str(p.relative_to(tmp_path / "m")) for p in (tmp_path / "m").rglob("*") if p.is_file()) == [
+    assert sorted(
+        str(p.relative_to(tmp_path / "m")) for p in (tmp_path / "m").rglob("*") if p.is_file()
+    ) == [
         "1_Pooling/config.json",
         "README.md",
         "config.json",
@@ -50,7 +52,10 @@ def test_the_written_folder_is_the_3x_layout(base, tmp_path):
         "do_lower_case": False,
     }
     pooling = json.loads((tmp_path / "m/1_Pooling/config.json").read_text())
-    assert [k for k, v in pooling.items() if v is True] == ["pooling_mode_mean_tokens", "include_prompt"]
+    assert [k for k, v in pooling.items() if v is True] == [
+        "pooling_mode_mean_tokens",
+        "include_prompt",
+    ]
     tokenizer = json.loads((tmp_path / "m/tokenizer.json").read_text("utf-8"))
     assert tokenizer["truncation"] is None and tokenizer["padding"] is None
     assert json.loads((tmp_path / "m/tokenizer_config.json").read_text())["model_max_length"] == 256
@@ -58,7 +63,10 @@ def test_the_written_folder_is_the_3x_layout(base, tmp_path):
 
 def test_weights_written_are_the_weights_read(base, base_model, tmp_path):
     base.save(tmp_path / "m")
-    ours, theirs = load_file(tmp_path / "m/model.safetensors"), load_file(base_model / "model.safetensors")
+    ours, theirs = (
+        load_file(tmp_path / "m/model.safetensors"),
+        load_file(base_model / "model.safetensors"),
+    )
     theirs.pop("embeddings.position_ids")
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -86,8 +94,12 @@ def test_the_6x_layout_opens_with_the_same_vectors(tiny, tiny_copy):
         for i, (path, kind) in enumerate(kinds.items())
     ]
     (tiny_copy / "modules.json").write_text(json.dumps(modules))
-    (tiny_copy / "sentence_bert_config.json").write_text(json.dumps({"transformer_task": "feature-extraction"}))
-    (tiny_copy / "1_Pooling/config.json").write_text(json.dumps({"embedding_dimension": 32, "pooling_mode": "mean"}))
+    (tiny_copy / "sentence_bert_config.json").write_text(
+        json.dumps({"transformer_task": "feature-extraction"})
+    )
+    (tiny_copy / "1_Pooling/config.json").write_text(
+        json.dumps({"embedding_dimension": 32, "pooling_mode": "mean"})
+    )
     edit(tiny_copy, "tokenizer_config.json", model_max_length=48)
     opened = Encoder.from_pretrained(tiny_copy, device="cpu")
     assert opened.max_length == 48
@@ -107,13 +119,20 @@ def test_a_plain_bert_folder_is_mean_pooled_and_not_normalised(tiny, tiny_copy):
 def test_the_limit_is_the_folders(tiny_copy):
     edit(tiny_copy, "sentence_bert_config.json", max_seq_length=8)
     opened = Encoder.from_pretrained(tiny_copy, device="cpu")
-    assert opened.model.tokenizer.tokenize(["one two three four five six seven eight nine"]).lengths.tolist() == [8]
+    assert opened.model.tokenizer.tokenize(
+        ["one two three four five six seven eight nine"]
+    ).lengths.tolist() == [8]
     edit(tiny_copy, "sentence_bert_config.json", max_seq_length=9999)
     assert Encoder.from_pretrained(tiny_copy, device="cpu").max_length == 64
 
 
 def test_cls_pooling_and_settings_survive_a_save(tiny_copy, tmp_path):
-    edit(tiny_copy, "1_Pooling/config.json", pooling_mode_mean_tokens=False, pooling_mode_cls_token=True)
+    edit(
+        tiny_copy,
+        "1_Pooling/config.json",
+        pooling_mode_mean_tokens=False,
+        pooling_mode_cls_token=True,
+    )
     prompts = {"query": "search: "}
     edit(tiny_copy, "config_sentence_transformers.json", prompts=prompts, similarity_fn_name="dot")
     first = Encoder.from_pretrained(tiny_copy, device="cpu")
@@ -144,7 +163,9 @@ def unlink(name):
 
 
 def write(name, text):
-    return lambda folder: (folder / name).write_bytes(text.encode() if isinstance(text, str) else text)
+    return lambda folder: (folder / name).write_bytes(
+        text.encode() if isinstance(text, str) else text
+    )
 
 
 def cut(name, size):
@@ -170,17 +191,29 @@ DENSE = [
         (write("config.json", b"\xff\xfe{}"), r"config\.json:?\d?: not JSON"),
         (write("config.json", "[" * 100_000), r"config\.json"),
         (write("tokenizer.json", "{}"), r"tokenizer\.json: not a tokenizer"),
-        (write("modules.json", json.dumps(DENSE)), r"modules\.json: module Dense is not one we have"),
-        (write("modules.json", json.dumps(DENSE[:1])), r"modules\.json: modules Transformer; expected"),
+        (
+            write("modules.json", json.dumps(DENSE)),
+            r"modules\.json: module Dense is not one we have",
+        ),
+        (
+            write("modules.json", json.dumps(DENSE[:1])),
+            r"modules\.json: modules Transformer; expected",
+        ),
         (write("modules.json", '[{"type": 1}]'), r"modules\.json: not a list of modules"),
         (
             write("modules.json", json.dumps([DENSE[0], {**DENSE[1], "path": "../../etc"}])),
             r"'\.\./\.\./etc' leaves the model folder",
         ),
-        (write("1_Pooling/config.json", '{"pooling_mode": "max"}'), r"pooling max; only mean or cls"),
+        (
+            write("1_Pooling/config.json", '{"pooling_mode": "max"}'),
+            r"pooling max; only mean or cls",
+        ),
         (write("1_Pooling/config.json", "{}"), r"pooling none; only mean or cls"),
         (write("sentence_bert_config.json", '{"max_seq_length": -1}'), r"a token limit of -1"),
-        (write("config_sentence_transformers.json", '{"prompts": {"q": 1}}'), r"prompts is not an object of strings"),
+        (
+            write("config_sentence_transformers.json", '{"prompts": {"q": 1}}'),
+            r"prompts is not an object of strings",
+        ),
         (cut("model.safetensors", 1000), r"model\.safetensors"),
         (write("model.safetensors", b"\xff" * 64), r"model\.safetensors"),
         (lambda folder: edit(folder, "config.json", hidden_size=64), r"has shape|tensor"),

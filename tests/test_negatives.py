@@ -1,4 +1,5 @@
-"""What the flags on negatives do to a run: every mixture trains, the log knows the floor, a stopped run goes on."""
+"""What the flags on negatives do to a run: every mixture trains, the log knows the floor, a stopped
+run goes on."""
 
 from __future__ import annotations
 
@@ -12,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from minilm_retriever import loss, training
 from minilm_retriever.__main__ import main
-from minilm_retriever.config import TrainConfig
+from minilm_retriever.core import loss
+from minilm_retriever.core.trainer import Trainer
 from minilm_retriever.errors import UserError
-from minilm_retriever.objective import Objective
-from minilm_retriever.trainer import Trainer
-from minilm_retriever.training import prepare, train
+from minilm_retriever.training import objective, run
+from minilm_retriever.training.config import TrainConfig
+from minilm_retriever.training.objective import Objective
+from minilm_retriever.training.run import prepare, train
 
 JOBS = "cook nurse pilot baker judge tailor miner diver".split()
 
@@ -50,12 +52,18 @@ def config(tiny_folder, tmp_path):
 def with_hard_negatives(path, rows=32):
     """The same pairs with two hard negatives each, some of them other rows' documents."""
     named = [(f"looks for a {job}", f"{job} wanted, {len(job)} years") for job in JOBS]
-    rows = [(*named[i % 8], named[(i + 3) % 8][1], f"{JOBS[(i * 5 + 1) % 8]} not wanted") for i in range(rows)]
+    rows = [
+        (*named[i % 8], named[(i + 3) % 8][1], f"{JOBS[(i * 5 + 1) % 8]} not wanted")
+        for i in range(rows)
+    ]
     return write(path, rows, ("query", "document", "negative_1", "negative_2"))
 
 
 def log_of(config):
-    return [json.loads(line) for line in (Path(config.out) / "metrics.jsonl").read_text("utf-8").splitlines()]
+    return [
+        json.loads(line)
+        for line in (Path(config.out) / "metrics.jsonl").read_text("utf-8").splitlines()
+    ]
 
 
 def test_the_log_has_the_floor_of_its_batches(config):
@@ -68,10 +76,17 @@ def test_the_log_has_the_floor_of_its_batches(config):
         assert row["loss_floor"] == pytest.approx(expected, abs=1e-12)
         assert row["loss"] > row["loss_floor"] - 0.05
     assert any(row["loss_floor"] > 0 for row in log_of(made))
-    assert json.loads((Path(made.out) / "training.json").read_text("utf-8"))["settings"]["false_negatives"] == "keep"
+    assert (
+        json.loads((Path(made.out) / "training.json").read_text("utf-8"))["settings"][
+            "false_negatives"
+        ]
+        == "keep"
+    )
 
 
-@pytest.mark.parametrize("flags", [{"false_negatives": "mask"}, {"false_negatives": "avoid"}, {"distinct": True}])
+@pytest.mark.parametrize(
+    "flags", [{"false_negatives": "mask"}, {"false_negatives": "avoid"}, {"distinct": True}]
+)
 def test_what_is_done_about_repeats_takes_the_floor_away(config, flags):
     made = config(**flags)
     assert train(made) == 0
@@ -79,7 +94,11 @@ def test_what_is_done_about_repeats_takes_the_floor_away(config, flags):
     assert len(log_of(made)) == (1 if flags.get("distinct") else 4)
 
 
-VARIANTS = list(itertools.product(("keep", "mask", "avoid"), (None, "base"), (False, True), ((), (32, 16)), (None, 5)))
+VARIANTS = list(
+    itertools.product(
+        ("keep", "mask", "avoid"), (None, "base"), (False, True), ((), (32, 16)), (None, 5)
+    )
+)
 
 
 @pytest.mark.parametrize("number", range(0, len(VARIANTS), 5))
@@ -106,7 +125,7 @@ def test_every_mixture_gives_the_loss_that_is_put_together_by_hand(config, tmp_p
     count = len(rows)
     left_out = np.zeros((count, 3 * count), bool), np.zeros((count, count), bool)
     if false_negatives == "mask":
-        known = loss.known_pairs(texts[0], texts[1:].reshape(-1))
+        known = objective.known_pairs(texts[0], texts[1:].reshape(-1))
         left_out = left_out[0] | known, left_out[1] | known[:, :count].T
     if guide:
         scores = (vectors[:count] @ vectors[count:].T).numpy()
@@ -117,7 +136,11 @@ def test_every_mixture_gives_the_loss_that_is_put_together_by_hand(config, tmp_p
         )
     removed = loss.Removed(*(torch.from_numpy(x) for x in left_out))
     expected = loss.contrastive(
-        vectors[:count], vectors[count:], removed=removed, symmetric=symmetric, dimensions=matryoshka
+        vectors[:count],
+        vectors[count:],
+        removed=removed,
+        symmetric=symmetric,
+        dimensions=matryoshka,
     )
     assert float(step_loss.detach()) == pytest.approx(float(expected), abs=2e-6)
     base.encoder.train()  # gradient caching computes the pieces again
@@ -131,9 +154,9 @@ def test_a_guide_of_its_own_masks_by_its_own_vectors(config, tiny_folder, tmp_pa
     assert trainer.objective.guide.shape == (16, 32)
     torch.testing.assert_close(trainer.objective.guide.norm(dim=1), torch.ones(16))
     texts = trainer.data.places[0][:8].T
-    wide = Objective(config(guide="base", guide_margin=2.0, symmetric=True), trainer.objective.guide).removed(
-        texts, torch.device("cpu")
-    )
+    wide = Objective(
+        config(guide="base", guide_margin=2.0, symmetric=True), trainer.objective.guide
+    ).removed(texts, torch.device("cpu"))
     assert not wide.documents.any() and not wide.queries.any()  # no cosine is larger by 2
 
 
@@ -162,14 +185,19 @@ def test_a_stopped_run_that_avoids_repeats_goes_on_in_the_same_bits(config, tmp_
             train(stopped)
     assert train(stopped) == 0
     names = ("model.safetensors",)
-    assert all((tmp_path / "whole" / n).read_bytes() == (tmp_path / "stopped" / n).read_bytes() for n in names)
+    assert all(
+        (tmp_path / "whole" / n).read_bytes() == (tmp_path / "stopped" / n).read_bytes()
+        for n in names
+    )
     losses = [[(row["loss"], row["loss_floor"]) for row in log_of(run)] for run in (whole, stopped)]
     assert losses[0] == losses[1] and len(losses[0]) == 4
 
 
 def test_rows_that_no_batch_can_take_are_told(config, tmp_path, capsys):
     rows = [(f"query {i}", "one and the same" if i < 20 else f"document {i}") for i in range(32)]
-    made = config(train=(write(tmp_path / "skewed.csv", rows),), false_negatives="avoid", dry_run=True)
+    made = config(
+        train=(write(tmp_path / "skewed.csv", rows),), false_negatives="avoid", dry_run=True
+    )
     assert train(made) == 0
     assert f"16 rows of {made.train[0]} find no batch" in capsys.readouterr().err
 
@@ -191,7 +219,10 @@ def test_a_mistake_is_one_line(tiny_folder, tmp_path, capsys, flags, message):
     rows = [(f"looks for a {job}", f"{job} wanted", "always") for job in JOBS]
     path = write(tmp_path / "pairs.csv", rows, ("query", "document", "constant"))
     out = tmp_path / "out"
-    assert main(["train", "--train", path, "--model", str(tiny_folder), "--out", str(out), *flags]) == 2
+    assert (
+        main(["train", "--train", path, "--model", str(tiny_folder), "--out", str(out), *flags])
+        == 2
+    )
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and message in said
     assert not out.exists() and not Path(f"{out}.run").exists()
@@ -201,7 +232,9 @@ def test_equal_texts_are_equal_whatever_white_space_stands_around_them(config, t
     rows = [("q", "d"), (" q", "d "), ("q", "\td"), ("r", "e")]
     _, trainer = prepare(config(train=(write(tmp_path / "p.csv", rows),)))
     assert len(trainer.data.texts) == 4
-    assert prepare(config(train=(write(tmp_path / "p.csv", rows),), distinct=True))[1].data.sizes == (2,)
+    assert prepare(config(train=(write(tmp_path / "p.csv", rows),), distinct=True))[
+        1
+    ].data.sizes == (2,)
 
 
 def test_hard_negatives_are_candidates(config, tmp_path):
@@ -211,4 +244,4 @@ def test_hard_negatives_are_candidates(config, tmp_path):
     assert trainer.data.batch(source, rows)[1].shape[0] == 4 * 8
     with pytest.raises(UserError, match="no_such"):
         prepare(config(train=made.train, columns=("query", "document", "no_such")))
-    assert training.train(made) == 0
+    assert run.train(made) == 0

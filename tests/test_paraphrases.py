@@ -8,11 +8,11 @@ import json
 import numpy as np
 import pytest
 
-from minilm_retriever import paraphrases
 from minilm_retriever.__main__ import main
-from minilm_retriever.data import read_pairs
+from minilm_retriever.curation import paraphrases
+from minilm_retriever.curation.paraphrases import closest_pairs
+from minilm_retriever.data.pairs import read_pairs
 from minilm_retriever.errors import UserError
-from minilm_retriever.paraphrases import closest_pairs
 
 
 def unit(rows, seed, width=8):
@@ -22,14 +22,18 @@ def unit(rows, seed, width=8):
 
 def by_hand(vectors):
     """(score, left, right) of every pair, best first."""
-    scores = np.clip(vectors.astype(np.float64) @ vectors.T.astype(np.float64), -1, 1).astype(np.float32)
+    scores = np.clip(vectors.astype(np.float64) @ vectors.T.astype(np.float64), -1, 1).astype(
+        np.float32
+    )
     left, right = np.triu_indices(len(vectors), 1)
     order = np.lexsort((right, left, -scores[left, right]))
     return scores[left, right][order], left[order], right[order]
 
 
 @pytest.mark.parametrize("blocks", [(1024, 8192), (4, 4), (7, 30), (64, 5)])
-@pytest.mark.parametrize(("count", "threshold"), [(1, None), (50, None), (None, 0.7), (20, 0.7), (5000, None), (9, 2)])
+@pytest.mark.parametrize(
+    ("count", "threshold"), [(1, None), (50, None), (None, 0.7), (20, 0.7), (5000, None), (9, 2)]
+)
 def test_the_best_pairs_are_brute_forces(monkeypatch, blocks, count, threshold):
     left, right = blocks
     monkeypatch.setattr(paraphrases, "LEFT", left)
@@ -38,10 +42,15 @@ def test_the_best_pairs_are_brute_forces(monkeypatch, blocks, count, threshold):
     vectors[40:44] = vectors[3]  # ties, at 1
     found = closest_pairs(vectors, count, threshold)
     scores, one, other = by_hand(vectors)
-    kept = slice(0, min(count or len(scores), int((scores >= (-1 if threshold is None else threshold)).sum())))
+    kept = slice(
+        0,
+        min(count or len(scores), int((scores >= (-1 if threshold is None else threshold)).sum())),
+    )
     np.testing.assert_allclose(found.scores, scores[kept], atol=1e-7)
     if count != 1:  # several pairs are equally good
-        assert set(zip(found.left, found.right, strict=True)) == set(zip(one[kept], other[kept], strict=True))
+        assert set(zip(found.left, found.right, strict=True)) == set(
+            zip(one[kept], other[kept], strict=True)
+        )
     assert (found.left < found.right).all() and (np.diff(found.scores) <= 0).all()
 
 
@@ -56,16 +65,32 @@ def test_what_is_kept_is_bounded(monkeypatch):
 def texts(tmp_path):
     path = tmp_path / "texts.csv"
     words = ["bread", "soup", "steel", " bread", "glass", "bread", "soup"]
-    path.write_text("name,body\n" + "".join(f"n{i},{word}\n" for i, word in enumerate(words)), encoding="utf-8")
+    path.write_text(
+        "name,body\n" + "".join(f"n{i},{word}\n" for i, word in enumerate(words)), encoding="utf-8"
+    )
     return path
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv"])
 def test_from_file_to_file(texts, tmp_path, tiny_folder, capsys, suffix):
     out = tmp_path / f"pairs.{suffix}"
-    command = ["paraphrases", texts, "--text", "body", "--id", "name", "--model", tiny_folder, "--out", out]
+    command = [
+        "paraphrases",
+        texts,
+        "--text",
+        "body",
+        "--id",
+        "name",
+        "--model",
+        tiny_folder,
+        "--out",
+        out,
+    ]
     assert main([str(word) for word in command]) == 0
-    assert "7 texts, 4 distinct (3 copies: --duplicates shows them); 6 pairs" in capsys.readouterr().err
+    assert (
+        "7 texts, 4 distinct (3 copies: --duplicates shows them); 6 pairs"
+        in capsys.readouterr().err
+    )
     pairs = read_pairs(out)
     assert pairs.columns == ("sentence_0", "sentence_1")  # what train.py takes
     words = ["bread", "soup", "steel", "glass"]
@@ -76,7 +101,17 @@ def test_from_file_to_file(texts, tmp_path, tiny_folder, capsys, suffix):
 
 def test_copies_come_first_where_they_are_wanted(texts, tmp_path, tiny_folder, capsys):
     out = tmp_path / "pairs.jsonl"
-    command = ["paraphrases", texts, "--text", "body", "--id", "name", "--model", tiny_folder, "--duplicates"]
+    command = [
+        "paraphrases",
+        texts,
+        "--text",
+        "body",
+        "--id",
+        "name",
+        "--model",
+        tiny_folder,
+        "--duplicates",
+    ]
     assert main([str(word) for word in [*command, "--out", out, "-n", "5"]]) == 0
     rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
     assert [(row["id_0"], row["id_1"], row["score"]) for row in rows[:3]] == [

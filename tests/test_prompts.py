@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from minilm_retriever import Encoder
+from minilm_retriever.core.model import l2_normalize, masked_mean
 from minilm_retriever.errors import UserError
-from minilm_retriever.model import l2_normalize, masked_mean
 
 
 @pytest.fixture()
@@ -19,7 +19,10 @@ def prompted(tiny):
 
     def make(**settings) -> Encoder:
         prompts = {"query": "query: ", "passage": "passage: ", "other": "other: "}
-        return Encoder(replace(tiny.model, settings=replace(tiny.model.settings, prompts=prompts, **settings)), "cpu")
+        return Encoder(
+            replace(tiny.model, settings=replace(tiny.model.settings, prompts=prompts, **settings)),
+            "cpu",
+        )
 
     return make
 
@@ -46,7 +49,9 @@ def test_the_default_prompt_stands_in_where_none_is_named(prompted, tiny):
     np.testing.assert_array_equal(encoder.encode_query("cook"), tiny.encode("query: cook"))
 
 
-def test_a_model_that_does_not_pool_prompts_leaves_cls_and_the_prompt_out_of_the_mean(prompted, tiny):
+def test_a_model_that_does_not_pool_prompts_leaves_cls_and_the_prompt_out_of_the_mean(
+    prompted, tiny
+):
     encoder = prompted(include_prompt=False)
     with torch.inference_mode():
         ids, mask = tiny.model.tokenizer.tokenize(["query: the cook"]).batch([0])

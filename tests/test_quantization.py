@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from minilm_retriever.errors import UserError
-from minilm_retriever.quantization import Ranges, calibrate, clipped, fold, quantize, to_float, truncate, width
+from minilm_retriever.vectors.quantization import (
+    Ranges,
+    calibrate,
+    clipped,
+    fold,
+    quantize,
+    to_float,
+    truncate,
+    width,
+)
 
 
 @pytest.fixture()
@@ -24,7 +33,9 @@ def test_int8_is_off_by_half_a_step_at_most_and_its_ends_are_the_ranges(vectors)
 
 
 def test_int8_values_outside_the_ranges_become_the_ends_and_are_counted():
-    ranges = Ranges(np.float32([-1.0, 0.0]), np.float32([1.0, 0.0]))  # the second dimension never varied
+    ranges = Ranges(
+        np.float32([-1.0, 0.0]), np.float32([1.0, 0.0])
+    )  # the second dimension never varied
     beyond = np.float32([[3.0, 0.0], [-3.0, 1.0]])
     np.testing.assert_array_equal(quantize(beyond, "int8", ranges), [[127, -128], [-128, 127]])
     assert clipped(beyond, ranges) == 3
@@ -35,13 +46,19 @@ def test_queries_can_be_folded_so_that_int8_need_not_be_unpacked(vectors):
     kept = quantize(vectors, "int8", ranges)
     queries, offsets = fold(vectors[:5], ranges)
     plain = vectors[:5] @ to_float(kept, "int8", ranges).T
-    np.testing.assert_allclose(queries @ kept.astype(np.float32).T + offsets[:, None], plain, atol=1e-5)
+    np.testing.assert_allclose(
+        queries @ kept.astype(np.float32).T + offsets[:, None], plain, atol=1e-5
+    )
 
 
 def test_ranges_survive_json(vectors):
     ranges = calibrate(vectors)
     again = Ranges.of_json(ranges.as_json())
-    assert (again.low == ranges.low).all() and (again.high == ranges.high).all() and again.low.dtype == np.float32
+    assert (
+        (again.low == ranges.low).all()
+        and (again.high == ranges.high).all()
+        and again.low.dtype == np.float32
+    )
     assert Ranges.of_json(None) is None
 
 
@@ -50,7 +67,9 @@ def test_binary_keeps_signs(vectors):
     assert kept.shape == (50, 2) and kept.dtype == np.uint8
     np.testing.assert_array_equal(to_float(kept, "binary") > 0, vectors > 0)
     np.testing.assert_allclose(np.linalg.norm(to_float(kept, "binary"), axis=1), 1, atol=1e-6)
-    np.testing.assert_array_equal(quantize(np.float32([[1, -1, 0, 1, 1, 1, 1, 1]]), "binary"), [[0b10011111]])
+    np.testing.assert_array_equal(
+        quantize(np.float32([[1, -1, 0, 1, 1, 1, 1, 1]]), "binary"), [[0b10011111]]
+    )
 
 
 def test_float16_and_float32(vectors):

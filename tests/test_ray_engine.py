@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from minilm_retriever import bulk, ray_engine
 from minilm_retriever.__main__ import main
-from minilm_retriever.config import EncodeConfig
+from minilm_retriever.encoding import ray_engine
+from minilm_retriever.encoding.config import EncodeConfig
+from minilm_retriever.encoding.encode_files import encode_files
 from minilm_retriever.errors import UserError
 from tests.test_bulk import contents, write_rows
 from tests.texts import varied_texts
@@ -34,7 +35,13 @@ def flags(tmp_path, monkeypatch, tiny_folder):
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
     write_rows("in.jsonl", [text for text in varied_texts(98) if "\x00" not in text][:58])
-    made = {"inputs": ("in.jsonl",), "text": "body", "id": "doc_id", "model": str(tiny_folder), "shard_size": 7}
+    made = {
+        "inputs": ("in.jsonl",),
+        "text": "body",
+        "id": "doc_id",
+        "model": str(tiny_folder),
+        "shard_size": 7,
+    }
     return lambda **changes: EncodeConfig(**{**made, "threads": 1, "device": "cpu", **changes})
 
 
@@ -48,10 +55,12 @@ class DyingWorker(ray_engine.ShardWorker):
         return super().make(shard)
 
 
-def test_two_actors_of_which_one_dies_make_the_folder_of_one_process_byte_for_byte(cluster, flags, monkeypatch):
-    bulk.encode_files(flags(out="alone"))
+def test_two_actors_of_which_one_dies_make_the_folder_of_one_process_byte_for_byte(
+    cluster, flags, monkeypatch
+):
+    encode_files(flags(out="alone"))
     monkeypatch.setattr(ray_engine, "ShardWorker", DyingWorker)
-    said = ray_engine.encode_files(flags(out="v", engine="ray", workers=2))
+    said = ray_engine.encode_files_on_ray(flags(out="v", engine="ray", workers=2))
     assert said.startswith("58 vectors of 32 (float32)")
     assert Path("died").exists()
     assert contents("v") == contents("alone")
@@ -60,38 +69,53 @@ def test_two_actors_of_which_one_dies_make_the_folder_of_one_process_byte_for_by
 def test_parquet_in_and_out_with_ranges_of_the_first_shard_and_bad_rows(cluster, flags):
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     texts = [None if i == 40 else f"text {i}" for i in range(50)]
-    parquet.write_table(arrow.table({"doc_id": [f"a{i}" for i in range(50)], "body": texts}), "in.parquet")
+    parquet.write_table(
+        arrow.table({"doc_id": [f"a{i}" for i in range(50)], "body": texts}), "in.parquet"
+    )
     asked = {"inputs": ("in.parquet",), "dtype": "int8", "shard_format": "parquet"}
-    bulk.encode_files(flags(**asked, out="alone", skip_bad="bad"))
-    ray_engine.encode_files(flags(**asked, out="v", engine="ray", skip_bad="bad2"))
+    encode_files(flags(**asked, out="alone", skip_bad="bad"))
+    ray_engine.encode_files_on_ray(flags(**asked, out="v", engine="ray", skip_bad="bad2"))
     assert Path("bad").read_bytes() == Path("bad2").read_bytes() != b""
     assert contents("v").keys() == contents("alone").keys()
     for name, data in contents("alone").items():
-        assert contents("v")[name] == data or name == "manifest.json"  # another file for bad rows is another flag
+        assert (
+            contents("v")[name] == data or name == "manifest.json"
+        )  # another file for bad rows is another flag
 
 
 def test_a_bad_row_stops_the_reading_after_the_shards_before_it(flags):
-    Path("in.jsonl").write_text('{"doc_id": "a", "body": "one"}\n' * 8 + '{"doc_id": "a"}\n', "utf-8")
+    Path("in.jsonl").write_text(
+        '{"doc_id": "a", "body": "one"}\n' * 8 + '{"doc_id": "a"}\n', "utf-8"
+    )
     start = {"folder": [str(Path.cwd())], "only_first": [False]}
     rows = [table.to_pylist()[0] for table in ray_engine.read_shards(start, flags(out="v"))]
-    assert [(row["number"], row["start"], len(row["texts"])) for row in rows] == [(0, 0, 7), (-1, 0, 0)]
+    assert [(row["number"], row["start"], len(row["texts"])) for row in rows] == [
+        (0, 0, 7),
+        (-1, 0, 0),
+    ]
     problem, stopped, bad = json.loads(rows[-1]["said"])["read"]
     assert problem.startswith("in.jsonl:9") and stopped and bad == 0
 
 
 def test_what_is_wrong_is_one_line(cluster, flags, monkeypatch, capsys):
     with pytest.raises(UserError, match="no machine of the Ray cluster has 3 CPUs for an actor"):
-        ray_engine.encode_files(flags(out="v", engine="ray", threads=3))
+        ray_engine.encode_files_on_ray(flags(out="v", engine="ray", threads=3))
     torch.set_num_threads(1)
     with pytest.raises(UserError, match="standard input"):
-        ray_engine.encode_files(flags(out="v", engine="ray", inputs=("-",)))
+        ray_engine.encode_files_on_ray(flags(out="v", engine="ray", inputs=("-",)))
     with pytest.raises(UserError, match="--workers is for --engine ray"):
         flags(out="v", workers=2)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     assert main(["encode", "in.jsonl", "--engine", "ray", "--out", "v"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: RAY_ADDRESS=127.0.0.1:1: no Ray cluster answers there") and said.count("\n") == 1
+    assert (
+        said.startswith("error: RAY_ADDRESS=127.0.0.1:1: no Ray cluster answers there")
+        and said.count("\n") == 1
+    )
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     assert main(["encode", "in.jsonl", "--engine", "ray", "--out", "v"]) == 2
-    assert capsys.readouterr().err == "error: --engine ray needs the extra: pip install 'minilm_retriever[ray]'\n"
+    assert (
+        capsys.readouterr().err
+        == "error: --engine ray needs the extra: pip install 'minilm_retriever[ray]'\n"
+    )

@@ -8,9 +8,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from minilm_retriever.batching import order
-from minilm_retriever.loss import batch_floor
-from minilm_retriever.repeats import expected_log, loss_floor, repeat_share
+from minilm_retriever.curation.duplicates import batch_floor, expected_log, loss_floor, repeat_share
+from minilm_retriever.training.batches import order
 
 
 def counted(frequencies, batch):
@@ -24,7 +23,9 @@ def counted(frequencies, batch):
     return np.mean(floors), np.mean(repeats)
 
 
-@pytest.mark.parametrize("frequencies", [(1, 1, 1, 1, 1), (3, 2, 1), (5, 1), (6,), (2, 2, 2, 2), (4, 3, 1, 1)])
+@pytest.mark.parametrize(
+    "frequencies", [(1, 1, 1, 1, 1), (3, 2, 1), (5, 1), (6,), (2, 2, 2, 2), (4, 3, 1, 1)]
+)
 def test_the_closed_forms_are_the_mean_over_all_batches(frequencies):
     frequencies = np.array(frequencies)
     rows = int(frequencies.sum())
@@ -33,12 +34,17 @@ def test_the_closed_forms_are_the_mean_over_all_batches(frequencies):
         whole, rest = divmod(rows, batch)
         rest_floor, rest_share = counted(frequencies, rest) if rest else (0.0, 0.0)
         batches = whole + (rest > 0)
-        assert loss_floor(frequencies, batch) == pytest.approx((whole * floor + rest_floor) / batches, abs=1e-12)
-        assert repeat_share(frequencies, batch) == pytest.approx((whole * share + rest_share) / batches, abs=1e-12)
+        assert loss_floor(frequencies, batch) == pytest.approx(
+            (whole * floor + rest_floor) / batches, abs=1e-12
+        )
+        assert repeat_share(frequencies, batch) == pytest.approx(
+            (whole * share + rest_share) / batches, abs=1e-12
+        )
 
 
 def test_figures_known_from_the_published_run():
-    # 376 pairs equally frequent in 100,000 rows: a mean of log(1 + k) of 0.027, a third of the batches with a repeat.
+    # 376 pairs equally frequent in 100,000 rows: a mean of log(1 + k) of 0.027, a third of the
+    # batches with a repeat.
     frequencies = np.full(376, 266)
     assert loss_floor(frequencies, 16) == pytest.approx(0.027, abs=5e-4)
     by_hand = 1 - math.prod((100016 - 266 * i) / (100016 - i) for i in range(16))
@@ -62,8 +68,12 @@ def test_what_is_predicted_is_what_is_drawn():
 
 def test_large_sizes_stay_in_range():
     assert expected_log(10_000_000, 5_000_000, 4096) == pytest.approx(math.log(2048.5), abs=1e-3)
-    assert loss_floor(np.full(1000, 10_000), 4096) == pytest.approx(math.log(1 + 4095 / 1000), rel=0.06)
+    assert loss_floor(np.full(1000, 10_000), 4096) == pytest.approx(
+        math.log(1 + 4095 / 1000), rel=0.06
+    )
     assert repeat_share(np.ones(1_000_000, np.int64), 4096) == pytest.approx(0.0, abs=1e-9)
-    none = np.log1p(-np.arange(4000) / (1_000_000 - np.arange(4000))).sum()  # P(no pair of copies), each text twice
+    none = np.log1p(
+        -np.arange(4000) / (1_000_000 - np.arange(4000))
+    ).sum()  # P(no pair of copies), each text twice
     assert repeat_share(np.full(500_000, 2), 4000) == pytest.approx(-math.expm1(none), abs=1e-9)
     assert repeat_share(np.full(5000, 200), 4096) == 1.0

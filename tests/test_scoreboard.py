@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from minilm_retriever.metrics import Interval
-from minilm_retriever.scoreboard import Column, Report
+from minilm_retriever.evaluation.comparison_table import Column, Report
+from minilm_retriever.evaluation.metrics import Interval
 
 BARE = Column("models/first", {"mrr@10": 0.5, "ndcg@3": 0.25}, {"mrr@10": Interval(0.5, 0.4, 0.6)})
 BETTER = Column(

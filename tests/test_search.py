@@ -1,4 +1,5 @@
-"""Exact search against the plain definition: every product in float64, rounded to float32, sorted; ties by row."""
+"""Exact search against the plain definition: every product in float64, rounded to float32, sorted;
+ties by row."""
 
 import resource
 import sys
@@ -8,12 +9,16 @@ import pytest
 import torch
 
 from minilm_retriever.errors import UserError
-from minilm_retriever.indexes import ExactIndex, InMemory, find
-from minilm_retriever.search import top_k
+from minilm_retriever.search.exact import top_k
+from minilm_retriever.search.index import ExactIndex, InMemory, find
 
 
-def plain_top_k(queries: np.ndarray, documents: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    products = [[(q.astype(np.float64) * d.astype(np.float64)).sum() for d in documents] for q in queries]
+def plain_top_k(
+    queries: np.ndarray, documents: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    products = [
+        [(q.astype(np.float64) * d.astype(np.float64)).sum() for d in documents] for q in queries
+    ]
     scores = np.array(products, np.float32)
     rows = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(scores, rows, axis=1), rows
@@ -26,7 +31,14 @@ def unit_rows(rng: np.random.Generator, rows: int, width: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("queries", "documents", "width", "k"),
-    [(1, 500, 16, 10), (2, 500, 16, 1), (5, 300, 8, 100), (3, 40, 8, 40), (40, 130, 4, 7), (4, 1, 8, 1)],
+    [
+        (1, 500, 16, 10),
+        (2, 500, 16, 1),
+        (5, 300, 8, 100),
+        (3, 40, 8, 40),
+        (40, 130, 4, 7),
+        (4, 1, 8, 1),
+    ],
 )
 @pytest.mark.parametrize("block", [None, 32, 64])
 def test_equals_the_definition(queries, documents, width, k, block):
@@ -63,7 +75,10 @@ def test_neither_blocks_nor_shards_nor_other_queries_change_anything():
         top_k(queries, shards, 20),
         top_k(queries, shards, 20, block=256),
         top_k(torch.from_numpy(queries), torch.from_numpy(documents), 20),
-        [np.concatenate(parts) for parts in zip(*(top_k(q[None], documents, 20) for q in queries), strict=True)],
+        [
+            np.concatenate(parts)
+            for parts in zip(*(top_k(q[None], documents, 20) for q in queries), strict=True)
+        ],
     ):
         np.testing.assert_array_equal(same[0], scores)
         np.testing.assert_array_equal(same[1], rows)
@@ -129,7 +144,9 @@ def test_a_memory_mapped_file_is_never_held_whole(tmp_path):
     assert scores.shape == (3, 5)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss counts kB on Linux alone")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="ru_maxrss counts kB on Linux alone"
+)
 def test_the_scores_are_never_held_whole():
     rng = np.random.default_rng(6)
     documents, queries = unit_rows(rng, 200_000, 8), unit_rows(rng, 400, 8)  # 320 MB of scores
@@ -146,7 +163,12 @@ def test_a_corpus_of_equal_documents_is_searched_like_any_other():
 @pytest.mark.parametrize(
     ("queries", "documents", "k", "message"),
     [
-        (np.ones((1, 768), np.float32), np.ones((2, 384), np.float32), 1, "768 dimensions and the documents 384"),
+        (
+            np.ones((1, 768), np.float32),
+            np.ones((2, 384), np.float32),
+            1,
+            "768 dimensions and the documents 384",
+        ),
         (np.ones(384, np.float32), np.ones((2, 384), np.float32), 1, r"shape \(384,\)"),
         (np.ones((1, 8), np.float32), np.ones((2, 8), np.uint8), 1, "uint8"),
         (np.ones((1, 8), np.float32), np.ones(8, np.float32), 1, r"shape \(8,\)"),
@@ -169,7 +191,9 @@ def test_one_damaged_document_among_many_is_noticed():
 
 
 def test_an_index_gives_ids_and_texts():
-    documents = InMemory(np.eye(3, dtype=np.float32), ["a", "b", "c"], ["an apple", "a bee", "a cat"])
+    documents = InMemory(
+        np.eye(3, dtype=np.float32), ["a", "b", "c"], ["an apple", "a bee", "a cat"]
+    )
     index = ExactIndex(documents)
     queries = np.array([[0.1, 0.9, 0.5], [1, 0, 0]], np.float32)
     first, second = find(index, queries, 2)

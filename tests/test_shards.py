@@ -1,4 +1,5 @@
-"""shards.py: which rows make a shard, and its files. What a whole run makes of them stands in test_bulk.py."""
+"""shards.py: which rows make a shard, and its files. What a whole run makes of them stands in
+test_bulk.py."""
 
 from __future__ import annotations
 
@@ -7,9 +8,9 @@ import json
 import numpy as np
 import pytest
 
-from minilm_retriever import shards
 from minilm_retriever.errors import UserError
-from minilm_retriever.shards import Shard, group, open_shard, read_rows, write_shard
+from minilm_retriever.vectors import shards
+from minilm_retriever.vectors.shards import Shard, group, open_shard, read_rows, write_shard
 
 VECTORS = np.arange(12, dtype=np.float32).reshape(3, 4)
 IDS, TEXTS = ["a", 'b"\n', "ü"], ["one", "two\nlines\u2028", "\x00 中 😀"]
@@ -28,7 +29,12 @@ def test_rows_are_grouped_in_order():
 def test_a_digest_tells_where_one_text_ends_and_the_next_begins():
     digests = {
         Shard(0, 0, ids, texts).digest()
-        for ids, texts in ((["a", "b"], ["c", "d"]), (["a", "b"], ["cd", ""]), (["ab", ""], ["c", "d"]), (["a"], ["c"]))
+        for ids, texts in (
+            (["a", "b"], ["c", "d"]),
+            (["a", "b"], ["cd", ""]),
+            (["ab", ""], ["c", "d"]),
+            (["a"], ["c"]),
+        )
     }
     assert len(digests) == 4
 
@@ -37,7 +43,9 @@ def test_a_digest_tells_where_one_text_ends_and_the_next_begins():
 @pytest.mark.parametrize("kind", [np.float32, np.float16, np.int8, np.uint8])
 def test_what_is_written_is_read(tmp_path, format, kind):
     entries = write_shard(tmp_path, 7, IDS, TEXTS, VECTORS.astype(kind), format)
-    assert sorted(entries) == sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith("."))
+    assert sorted(entries) == sorted(
+        p.name for p in tmp_path.iterdir() if not p.name.startswith(".")
+    )
     names = shards.file_names(7, format)
     np.testing.assert_array_equal(open_shard(tmp_path / names[0], kind, 4), VECTORS.astype(kind))
     assert read_rows(tmp_path / names[-1], [2, 0, 1]) == [(IDS[n], TEXTS[n]) for n in (2, 0, 1)]
@@ -52,7 +60,9 @@ def test_without_texts(tmp_path, format):
 def test_a_line_is_a_row_whatever_is_in_the_text(tmp_path):
     write_shard(tmp_path, 0, IDS, TEXTS, VECTORS)
     lines = (tmp_path / "rows-00000.jsonl").read_text("ascii").splitlines()
-    assert [json.loads(line) for line in lines] == [{"id": i, "text": t} for i, t in zip(IDS, TEXTS, strict=True)]
+    assert [json.loads(line) for line in lines] == [
+        {"id": i, "text": t} for i, t in zip(IDS, TEXTS, strict=True)
+    ]
 
 
 def test_npy_headers_have_one_length(tmp_path):

@@ -8,8 +8,8 @@ import os
 
 import pytest
 
+from minilm_retriever.encoding.input_survey import look_at, survey
 from minilm_retriever.errors import UserError
-from minilm_retriever.survey import look_at, survey
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,11 @@ def test_size_sum_and_rows(tmp_path, name, content, rows):
     path = tmp_path / name
     path.write_bytes(content)
     source = look_at(str(path))
-    assert (source.bytes, source.sha256, source.rows) == (len(content), hashlib.sha256(content).hexdigest(), rows)
+    assert (source.bytes, source.sha256, source.rows) == (
+        len(content),
+        hashlib.sha256(content).hexdigest(),
+        rows,
+    )
 
 
 def test_rows_of_parquet(tmp_path):

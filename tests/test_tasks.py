@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from minilm_retriever.errors import UserError
-from minilm_retriever.evaluation import evaluate_retrieval
-from minilm_retriever.tasks import first_copies, read_beir, retrieval_from_pairs
+from minilm_retriever.evaluation.evaluate import evaluate_retrieval
+from minilm_retriever.evaluation.tasks import first_copies, read_beir, retrieval_from_pairs
 from tests.conftest import REFERENCE
 from tests.letters import one_hot
 
@@ -35,7 +35,11 @@ def beir(folder, *, qrels="q1\td1\t2\nq1\td2\t1\nq2\td2\t1\n", corpus=None, comp
         (folder / "corpus.jsonl.gz").write_bytes(gzip.compress(text.encode()))
     else:
         (folder / "corpus.jsonl").write_text(text)
-    queries = [{"_id": "q1", "text": "a b c"}, {"_id": "q2", "text": "c"}, {"_id": "unjudged", "text": "a"}]
+    queries = [
+        {"_id": "q1", "text": "a b c"},
+        {"_id": "q2", "text": "c"},
+        {"_id": "unjudged", "text": "a"},
+    ]
     (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in queries))
     (folder / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\n" + qrels)
     return folder
@@ -47,7 +51,9 @@ def test_a_beir_folder(tmp_path, compressed):
     assert task.query_ids == ["q1", "q2"]
     assert list(task.documents) == ["a b", "c", "c c c", "only"] and len(task.documents) == 4
     result = evaluate_retrieval(task, one_hot)
-    assert [document for document, _ in result.run["q2"]][0] == "d2"  # the document whose id is the query's is left out
+    assert [document for document, _ in result.run["q2"]][
+        0
+    ] == "d2"  # the document whose id is the query's is left out
     assert result.metrics["mrr@10"] == 1 / 2 * (1 / 2 + 1)  # q1: "c c c" scores 3, then d1
     assert result.trec_run("ours").splitlines()[0].split()[:4] == ["q1", "Q0", "q2", "1"]
 
@@ -87,9 +93,17 @@ def test_a_malformed_document_is_named_by_line(tmp_path):
 
 
 def test_documents_without_text_stay_in_the_corpus(tmp_path):
-    rows = [{"_id": "d1", "title": "a"}, {"_id": "d2", "title": None, "text": "b"}, {"_id": 3, "text": None}]
+    rows = [
+        {"_id": "d1", "title": "a"},
+        {"_id": "d2", "title": None, "text": "b"},
+        {"_id": 3, "text": None},
+    ]
     task = read_beir(beir(tmp_path / "set", corpus=rows, qrels="q1\t3\t1\n"))
-    assert dict(zip(task.document_ids, task.documents, strict=True)) == {"d1": "a", "d2": "b", "3": ""}
+    assert dict(zip(task.document_ids, task.documents, strict=True)) == {
+        "d1": "a",
+        "d2": "b",
+        "3": "",
+    }
     with pytest.raises(UserError, match="no document has a title or a text"):
         read_beir(beir(tmp_path / "keys", corpus=[{"_id": "d1", "contents": "a"}]))
 
@@ -106,14 +120,18 @@ def test_another_split_or_the_ones_there_are(tmp_path):
     folder = beir(tmp_path / "set")
     (folder / "qrels/dev.tsv").write_text("query-id\tcorpus-id\tscore\nunjudged\td1\t1\n")
     assert read_beir(folder, "dev").query_ids == ["unjudged"]
-    with pytest.raises(UserError, match=r"train\.tsv: no such file; splits in this folder: dev, test"):
+    with pytest.raises(
+        UserError, match=r"train\.tsv: no such file; splits in this folder: dev, test"
+    ):
         read_beir(folder, "train")
 
 
 def test_a_header_is_needed_and_its_names_do_not_matter(tmp_path):
     folder = beir(tmp_path / "set")
     qrels = folder / "qrels/test.tsv"
-    qrels.write_text("qid\tdocid\trelevance\nq1\td1\t1.0\nq1\td1\t2\n")  # the later judgement of a pair holds
+    qrels.write_text(
+        "qid\tdocid\trelevance\nq1\td1\t1.0\nq1\td1\t2\n"
+    )  # the later judgement of a pair holds
     assert read_beir(folder).judgements == {"q1": {"d1": 2}}
     qrels.write_text("q1\td1\t1\nq1\td2\t1\n")
     with pytest.raises(UserError, match=r"test\.tsv:1: the first line has to be a header"):
@@ -122,10 +140,15 @@ def test_a_header_is_needed_and_its_names_do_not_matter(tmp_path):
 
 def test_a_few_relevant_documents_may_be_missing_and_are_never_found(tmp_path, capsys):
     corpus = [{"_id": f"d{number}", "text": "a"} for number in range(100)]
-    qrels = "".join(f"q1\td{number}\t1\n" for number in range(100)) + "q1\tgone\t1\nq1\tirrelevant\t0\n"
+    qrels = (
+        "".join(f"q1\td{number}\t1\n" for number in range(100)) + "q1\tgone\t1\nq1\tirrelevant\t0\n"
+    )
     task = read_beir(beir(tmp_path / "set", corpus=corpus, qrels=qrels))
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "with 1 of 101 relevant documents, which count as not found" in said
+    assert (
+        said.count("\n") == 1
+        and "with 1 of 101 relevant documents, which count as not found" in said
+    )
     assert evaluate_retrieval(task, one_hot).metrics["recall@100"] == pytest.approx(100 / 101)
 
 
@@ -133,7 +156,10 @@ def test_a_set_with_all_oddities_equals_trec_eval(capsys):
     """reference/make_beir.py read the same folder in BEIR's way, and had trec_eval measure it."""
     expected = json.loads((REFERENCE / "beir.json").read_text("utf-8"))
     task = read_beir(REFERENCE / "beir")
-    assert "test.tsv:331: no document of the corpus has the id 'not-in-the-corpus'" in capsys.readouterr().err
+    assert (
+        "test.tsv:331: no document of the corpus has the id 'not-in-the-corpus'"
+        in capsys.readouterr().err
+    )
     result = evaluate_retrieval(task, one_hot, expected["ks"])
     assert sorted(result.query_ids) == sorted(expected["expected"]) and len(result.query_ids) == 15
     for name, values in result.per_query.items():

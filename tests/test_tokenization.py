@@ -1,4 +1,5 @@
-"""tokenization.py: sentence-transformers' ids for any string, mistakes named, very long texts cut without a trace."""
+"""tokenization.py: sentence-transformers' ids for any string, mistakes named, very long texts cut
+without a trace."""
 
 from __future__ import annotations
 
@@ -10,13 +11,15 @@ import pytest
 from tokenizers import Tokenizer
 
 from minilm_retriever.errors import UserError
-from minilm_retriever.tokenization import CJK, LONG_RUN, TextTokenizer, TokenizedTexts
+from minilm_retriever.pretrained.tokenizer import CJK, LONG_RUN, TextTokenizer, TokenizedTexts
 from tests.conftest import REFERENCE
 from tests.texts import hostile_texts, varied_texts
 
 
 def ids_of(tokens: TokenizedTexts) -> list[list[int]]:
-    return [tokens.ids[a:b].tolist() for a, b in zip(tokens.offsets, tokens.offsets[1:], strict=False)]
+    return [
+        tokens.ids[a:b].tolist() for a, b in zip(tokens.offsets, tokens.offsets[1:], strict=False)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,9 @@ def test_truncation_and_padding_of_the_file_are_ignored(base, base_model):
 
 
 def test_varied_and_hostile_texts_give_the_librarys_ids(base, plain):
-    texts = varied_texts(300) + [t for t in hostile_texts(600) if not any(0xD800 <= ord(c) < 0xE000 for c in t)]
+    texts = varied_texts(300) + [
+        t for t in hostile_texts(600) if not any(0xD800 <= ord(c) < 0xE000 for c in t)
+    ]
     assert ids_of(base.model.tokenizer.tokenize(texts)) == plain(texts)
 
 
@@ -75,10 +80,15 @@ def test_a_very_long_text_is_cut_with_identical_ids(base, plain, kind):
 
 
 def test_the_runs_that_are_shortened_hold_nothing_that_bert_would_split_or_drop(base):
-    """Every character of LONG_RUN stays in its word: it is neither removed nor set apart by the normaliser."""
+    """Every character of LONG_RUN stays in its word: it is neither removed nor set apart by the
+    normaliser."""
     normalizer = Tokenizer.from_str(base.model.tokenizer.json).normalizer
     pre_tokenizer = Tokenizer.from_str(base.model.tokenizer.json).pre_tokenizer
-    inside = [c for c in map(chr, range(sys.maxunicode + 1)) if c.isalnum() and LONG_RUN.fullmatch(c * 201)]
+    inside = [
+        c
+        for c in map(chr, range(sys.maxunicode + 1))
+        if c.isalnum() and LONG_RUN.fullmatch(c * 201)
+    ]
     assert len(inside) > 30_000
     text = "\n".join(f"a{c}a" for c in inside)
     words = [word for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text))]
@@ -88,7 +98,12 @@ def test_the_runs_that_are_shortened_hold_nothing_that_bert_would_split_or_drop(
 
 def test_cjk_is_what_the_normaliser_sets_apart(base):
     normalizer = Tokenizer.from_str(base.model.tokenizer.json).normalizer
-    for span in CJK.replace("-", "").strip()[:2], "\u3400\u4dbf", "\uf900\ufaff", "\U00020000\U0002a6df":
+    for span in (
+        CJK.replace("-", "").strip()[:2],
+        "\u3400\u4dbf",
+        "\uf900\ufaff",
+        "\U00020000\U0002a6df",
+    ):
         for c in span:
             assert normalizer.normalize_str(f"a{c}a").split(" ").__len__() == 3
 
@@ -110,16 +125,22 @@ def test_what_is_no_string_is_named_by_index(tiny, value, said):
 
 
 def test_a_lone_surrogate_is_named_by_index_and_place(tiny):
-    with pytest.raises(ValueError, match=r"^text 1 holds a lone surrogate \(U\+D83D\) at character 2$"):
+    with pytest.raises(
+        ValueError, match=r"^text 1 holds a lone surrogate \(U\+D83D\) at character 2$"
+    ):
         tiny.model.tokenizer.tokenize(["fine", "ab\ud83d"])
 
 
 def test_lower_case_is_the_folders_choice(tiny):
-    data = tiny.model.tokenizer_files["tokenizer.json"].replace(b'"lowercase":true', b'"lowercase":false')
+    data = tiny.model.tokenizer_files["tokenizer.json"].replace(
+        b'"lowercase":true', b'"lowercase":false'
+    )
     data = data.replace(b'"lowercase": true', b'"lowercase": false')
     upper = TextTokenizer(data, max_length=64)
     lower = TextTokenizer(data, max_length=64, lower_case=True)
-    assert ids_of(lower.tokenize(["DATA Nurse"])) == ids_of(tiny.model.tokenizer.tokenize(["data nurse"]))
+    assert ids_of(lower.tokenize(["DATA Nurse"])) == ids_of(
+        tiny.model.tokenizer.tokenize(["data nurse"])
+    )
     assert ids_of(upper.tokenize(["DATA Nurse"])) != ids_of(lower.tokenize(["DATA Nurse"]))
 
 

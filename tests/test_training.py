@@ -1,4 +1,5 @@
-"""training.py: exact resume wherever a run was stopped, refusals, schedule, early stopping, what is published."""
+"""training.py: exact resume wherever a run was stopped, refusals, schedule, early stopping, what is
+published."""
 
 from __future__ import annotations
 
@@ -16,11 +17,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from minilm_retriever import Encoder, checkpoint, folders, trainer, training
-from minilm_retriever.config import TrainConfig
+from minilm_retriever import Encoder
+from minilm_retriever.core import trainer
+from minilm_retriever.core.trainer import Trainer, lr_at
 from minilm_retriever.errors import UserError
-from minilm_retriever.trainer import Trainer, lr_at
-from minilm_retriever.training import prepare, train
+from minilm_retriever.storage import tensors
+from minilm_retriever.training import checkpoint, run
+from minilm_retriever.training.config import TrainConfig
+from minilm_retriever.training.run import prepare, train
 from tests.conftest import THREADS
 
 NOUNS = "data nurse cook engine river soil music night bread glass horse code paper metal forest child".split()
@@ -36,7 +40,9 @@ def write_pairs(path, rows, start=0):
         out.writerow(("sentence_0", "sentence_1"))
         for i in range(start, start + rows):
             words = [NOUNS[(i * k + k) % len(NOUNS)] for k in (1, 3, 5, 7)]
-            out.writerow((f"works with {' and '.join(words[:2])} {i}", f"{words[2]}, {words[3]} number {i}"))
+            out.writerow(
+                (f"works with {' and '.join(words[:2])} {i}", f"{words[2]}, {words[3]} number {i}")
+            )
     return str(path)
 
 
@@ -70,15 +76,22 @@ def end_of(config, monkeypatch):
         assert train(config) == 0
     rows = log_rows(config.out)
     losses = [(row["step"], row["loss"], row["learning_rate"]) for row in rows if "loss" in row]
-    return load_file(f"{config.out}/model.safetensors"), {n: t.clone() for n, t in kept.items()}, losses
+    return (
+        load_file(f"{config.out}/model.safetensors"),
+        {n: t.clone() for n, t in kept.items()},
+        losses,
+    )
 
 
 def log_rows(out):
-    return [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text("utf-8").splitlines()]
+    return [
+        json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text("utf-8").splitlines()
+    ]
 
 
 def run_killed(config, monkeypatch, *, at_step=None, at_batch=None, in_save=None):
-    """Run until it dies: before a step, inside one after some batches, or inside the writing of a state."""
+    """Run until it dies: before a step, inside one after some batches, or inside the writing of a
+    state."""
     with monkeypatch.context() as patch:
         if at_step is not None:
             step = Trainer.step
@@ -100,7 +113,7 @@ def run_killed(config, monkeypatch, *, at_step=None, at_batch=None, in_save=None
 
             patch.setattr(Trainer, "batch_loss", dying_inside)
         if in_save is not None:
-            saves, write = [], checkpoint.save_tensors
+            saves, write = [], tensors.save_tensors
 
             def dying_save(path, tensors):
                 saves.append(path)
@@ -121,17 +134,24 @@ def same(a, b):
     assert losses[0] == losses[1]
 
 
-# 12 steps an undisturbed run: 6 batches an epoch. With accumulation 4 an epoch is 2 steps, of 4 and of 2 batches.
+# 12 steps an undisturbed run: 6 batches an epoch. With accumulation 4 an epoch is 2 steps, of 4 and
+# of 2 batches.
 STOPS = [
     *({"at_step": step, "changes": {}} for step in range(12)),  # mid-epoch and at an epoch's end
     *({"at_step": step, "changes": {"save_steps": 1}} for step in range(1, 12)),
     *({"at_step": step, "changes": {"save_steps": 2, "keep": 1}} for step in range(1, 12, 2)),
     *(
-        {"at_batch": batch, "changes": {"gradient_accumulation_steps": 4, "save_steps": 1, "epochs": 3}}
+        {
+            "at_batch": batch,
+            "changes": {"gradient_accumulation_steps": 4, "save_steps": 1, "epochs": 3},
+        }
         for batch in range(18)
     ),
     *({"in_save": number, "changes": {"save_steps": 2}} for number in range(15)),
-    *({"at_step": step, "changes": {"max_steps": 9, "warmup_steps": 3, "weight_decay": 0.1}} for step in (2, 5, 8)),
+    *(
+        {"at_step": step, "changes": {"max_steps": 9, "warmup_steps": 3, "weight_decay": 0.1}}
+        for step in (2, 5, 8)
+    ),
 ]
 
 
@@ -142,7 +162,9 @@ def test_64_stopped_runs_and_more_end_in_the_same_bits(config, monkeypatch, tmp_
         changes, where = stop["changes"], {k: v for k, v in stop.items() if k != "changes"}
         key = json.dumps(changes)
         if key not in undisturbed:
-            undisturbed[key] = end_of(config(out=str(tmp_path / f"whole{number}"), **changes), monkeypatch)
+            undisturbed[key] = end_of(
+                config(out=str(tmp_path / f"whole{number}"), **changes), monkeypatch
+            )
         stopped = config(out=str(tmp_path / f"stopped{number}"), **changes)
         run_killed(stopped, monkeypatch, **where)
         same(undisturbed[key], end_of(stopped, monkeypatch))
@@ -160,20 +182,23 @@ def test_a_crash_while_publishing_costs_no_training(config, monkeypatch, tmp_pat
     whole = end_of(config(out=str(tmp_path / "whole")), monkeypatch)
     stopped = config(out=str(tmp_path / "stopped"))
     with monkeypatch.context() as patch:
-        patch.setattr(training, "publish", lambda *a: (_ for _ in ()).throw(Killed))
+        patch.setattr(run, "publish", lambda *a: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             train(stopped)
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", lambda *a: pytest.fail("trained again"))
         assert train(stopped) == 0
-    assert all(torch.equal(t, whole[0][n]) for n, t in load_file(tmp_path / "stopped/model.safetensors").items())
+    assert all(
+        torch.equal(t, whole[0][n])
+        for n, t in load_file(tmp_path / "stopped/model.safetensors").items()
+    )
 
 
 def test_a_damaged_state_is_left_out_and_an_older_one_taken(config, monkeypatch, tmp_path, capsys):
     whole = end_of(config(out=str(tmp_path / "whole")), monkeypatch)
     stopped = config(out=str(tmp_path / "stopped"))
     run_killed(stopped, monkeypatch, at_step=8)
-    newest = folders.latest(tmp_path / "stopped.run").path
+    newest = checkpoint.latest(tmp_path / "stopped.run").path
     data = bytearray((newest / "optimizer.safetensors").read_bytes())
     data[-5] ^= 4
     (newest / "optimizer.safetensors").write_bytes(data)
@@ -184,8 +209,19 @@ def test_a_damaged_state_is_left_out_and_an_older_one_taken(config, monkeypatch,
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_writes_a_state_and_says_how_to_go_on(config, tmp_path, number, monkeypatch):
     whole = end_of(config(out=str(tmp_path / "whole"), max_steps=150), monkeypatch)
-    flags = {"train": tmp_path / "pairs.csv", "model": config().model, "out": tmp_path / "out", "batch-size": 8}
-    flags |= {"log-steps": 1, "save-steps": 3, "max-steps": 150, "device": "cpu", "threads": THREADS}
+    flags = {
+        "train": tmp_path / "pairs.csv",
+        "model": config().model,
+        "out": tmp_path / "out",
+        "batch-size": 8,
+    }
+    flags |= {
+        "log-steps": 1,
+        "save-steps": 3,
+        "max-steps": 150,
+        "device": "cpu",
+        "threads": THREADS,
+    }
     command = [
         sys.executable,
         "-m",
@@ -202,7 +238,10 @@ def test_a_signal_writes_a_state_and_says_how_to_go_on(config, tmp_path, number,
     assert process.returncode == 128 + number, said
     assert "the same command goes on from there" in said
     assert subprocess.run(command, stderr=subprocess.PIPE, check=False).returncode == 0
-    assert all(torch.equal(t, whole[0][n]) for n, t in load_file(tmp_path / "out/model.safetensors").items())
+    assert all(
+        torch.equal(t, whole[0][n])
+        for n, t in load_file(tmp_path / "out/model.safetensors").items()
+    )
 
 
 def test_the_learning_rate_is_transformers_linear_schedule():
@@ -221,7 +260,9 @@ def test_the_learning_rate_is_transformers_linear_schedule():
 def test_biases_and_layer_norms_do_not_decay(config):
     _, trainer = prepare(config(weight_decay=0.1))
     names = {parameter: name for name, parameter in trainer.encoder.named_parameters()}
-    decayed, spared = ({names[p] for p in group["params"]} for group in trainer.optimizer.param_groups)
+    decayed, spared = (
+        {names[p] for p in group["params"]} for group in trainer.optimizer.param_groups
+    )
     assert all("bias" in name or "LayerNorm" in name for name in spared)
     assert not any("bias" in name or "LayerNorm" in name for name in decayed)
     assert "bert.embeddings.word_embeddings.weight" in decayed
@@ -230,16 +271,22 @@ def test_biases_and_layer_norms_do_not_decay(config):
 
 def test_accumulated_gradients_are_those_of_the_mean(config):
     """Two batches at once give the gradient of the mean of their losses."""
-    _, trainer = prepare(config(dropout=0.0, gradient_accumulation_steps=2, max_grad_norm=1e9, learning_rate=0.0))
+    _, trainer = prepare(
+        config(dropout=0.0, gradient_accumulation_steps=2, max_grad_norm=1e9, learning_rate=0.0)
+    )
     batches = next(iter(trainer.plan.steps(0, 1)))
     trainer.encoder.train()
     losses = [trainer.batch_loss(*trainer.data.batch(source, rows)) for source, rows in batches]
     (sum(losses) / 2).backward()
-    expected = {n: p.grad.clone() for n, p in trainer.encoder.named_parameters() if p.grad is not None}
+    expected = {
+        n: p.grad.clone() for n, p in trainer.encoder.named_parameters() if p.grad is not None
+    }
     trainer.optimizer.zero_grad()
     seen = {}
     trainer.optimizer.register_step_pre_hook(
-        lambda *a: seen.update({n: p.grad.clone() for n, p in trainer.encoder.named_parameters() if p.grad is not None})
+        lambda *a: seen.update(
+            {n: p.grad.clone() for n, p in trainer.encoder.named_parameters() if p.grad is not None}
+        )
     )
     trainer.step(0, batches)
     for name, gradient in expected.items():
@@ -251,7 +298,11 @@ def test_gradients_are_clipped_at_one(config):
     norms = []
     trainer.optimizer.register_step_pre_hook(
         lambda *a: norms.append(
-            float(torch.stack([p.grad.norm() for p in trainer.parameters if p.grad is not None]).norm())
+            float(
+                torch.stack(
+                    [p.grad.norm() for p in trainer.parameters if p.grad is not None]
+                ).norm()
+            )
         )
     )
     trainer.step(0, next(iter(trainer.plan.steps(0, 1))))
@@ -268,20 +319,26 @@ def test_a_non_finite_step_is_not_taken_and_names_its_rows(config, monkeypatch, 
         if len(calls) <= 7:
             return value
         # A loss of 0 whose gradient is NaN, or a NaN.
-        return value * float("nan") if what == "loss" else (value - value.detach()).clamp(min=0).sqrt()
+        return (
+            value * float("nan") if what == "loss" else (value - value.detach()).clamp(min=0).sqrt()
+        )
 
     monkeypatch.setattr(Trainer, "batch_loss", poisoned)
-    with pytest.raises(UserError, match=rf"the {what} of step 8 is not finite, so the step was not taken") as caught:
+    with pytest.raises(
+        UserError, match=rf"the {what} of step 8 is not finite, so the step was not taken"
+    ) as caught:
         train(config())
     rows = next(iter(prepare(config())[1].plan.steps(7, 8)))[0][1]
     assert all(f"pairs.csv:{row + 2}" in str(caught.value) for row in rows)
     assert "step-00000006" in str(caught.value)
-    assert folders.latest(tmp_path / "out.run").path.name == "step-00000006"
+    assert checkpoint.latest(tmp_path / "out.run").path.name == "step-00000006"
 
 
 def test_too_little_memory_names_the_flags(config, monkeypatch):
     def scarce(self, *args):
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried")
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"
+        )
 
     monkeypatch.setattr(Trainer, "batch_loss", scarce)
     with pytest.raises(UserError, match="--gradient-checkpointing.*--batch-size below 8"):
@@ -303,7 +360,9 @@ def test_an_unfinished_run_is_not_continued_with_other_flags(config, monkeypatch
     assert train(config(**changes, overwrite=True)) == 0
 
 
-def test_an_unfinished_run_is_not_continued_with_other_data_or_another_model(config, monkeypatch, tmp_path, tiny_copy):
+def test_an_unfinished_run_is_not_continued_with_other_data_or_another_model(
+    config, monkeypatch, tmp_path, tiny_copy
+):
     run_killed(config(), monkeypatch, at_step=4)
     (tiny_copy / "sentence_bert_config.json").write_text('{"max_seq_length": 32}')
     with pytest.raises(UserError, match="base model"):
@@ -328,17 +387,27 @@ def test_several_files_are_taken_in_turn(config, tmp_path):
     assert [step[0][0] for step in trainer.plan.steps(0, 6)] == [0, 1, 0, 1, 0, 1]
 
 
-def test_held_out_data_is_evaluated_before_during_and_after_and_the_best_is_published(config, tmp_path):
-    held_out = write_pairs(tmp_path / "held_out.csv", 30, start=30)  # 12 of them stand in training too
+def test_held_out_data_is_evaluated_before_during_and_after_and_the_best_is_published(
+    config, tmp_path
+):
+    held_out = write_pairs(
+        tmp_path / "held_out.csv", 30, start=30
+    )  # 12 of them stand in training too
     made = config(eval=held_out, eval_steps=4, learning_rate=2e-3)
     assert train(made) == 0
     rows = log_rows(tmp_path / "out")
     evaluations = {row["step"]: row["eval"] for row in rows if "eval" in row}
     assert list(evaluations) == [0, 4, 8, 12]
-    assert all({"loss", "mrr@10", "accuracy@1", "recall@10"} <= set(values) for values in evaluations.values())
-    best = max((step for step in evaluations if step), key=lambda step: (evaluations[step]["mrr@10"], -step))
+    assert all(
+        {"loss", "mrr@10", "accuracy@1", "recall@10"} <= set(values)
+        for values in evaluations.values()
+    )
+    best = max(
+        (step for step in evaluations if step),
+        key=lambda step: (evaluations[step]["mrr@10"], -step),
+    )
     again = Encoder.from_pretrained(tmp_path / "out", device="cpu")
-    published = training.HeldOut.read(made, again.model.tokenizer).evaluate(again.model.encoder)
+    published = run.HeldOut.read(made, again.model.tokenizer).evaluate(again.model.encoder)
     assert published["mrr@10"] == pytest.approx(evaluations[best]["mrr@10"], abs=1e-9)
     assert published["loss"] == pytest.approx(evaluations[best]["loss"], abs=1e-6)
 
@@ -372,27 +441,38 @@ def test_a_dry_run_writes_nothing(config, tmp_path, capsys):
 @pytest.mark.parametrize("precision", ["bf16"])
 def test_reduced_precision_trains(config, precision, tmp_path):
     assert train(config(precision=precision, max_steps=2)) == 0
-    assert all(t.dtype == torch.float32 for t in load_file(tmp_path / "out/model.safetensors").values())
+    assert all(
+        t.dtype == torch.float32 for t in load_file(tmp_path / "out/model.safetensors").values()
+    )
 
 
 def test_what_is_published(config, tmp_path):
     assert train(config(tensorboard=True)) == 0
     out = tmp_path / "out"
     names = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
-    assert {"README.md", "report.html", "metrics.jsonl", "training.json", "model.safetensors", "manifest.json"} <= names
+    assert {
+        "README.md",
+        "report.html",
+        "metrics.jsonl",
+        "training.json",
+        "model.safetensors",
+        "manifest.json",
+    } <= names
     assert any(name.startswith("tensorboard/events") for name in names)
     assert Encoder.from_pretrained(out, device="cpu").encode("a cook").shape == (32,)
     trained = load_file(out / "model.safetensors")
     base = load_file(config().model + "/model.safetensors")
-    assert not torch.equal(trained["embeddings.word_embeddings.weight"], base["embeddings.word_embeddings.weight"])
+    assert not torch.equal(
+        trained["embeddings.word_embeddings.weight"], base["embeddings.word_embeddings.weight"]
+    )
     assert torch.equal(trained["pooler.dense.weight"], base["pooler.dense.weight"])
     assert np.isfinite(Encoder.from_pretrained(out, device="cpu").encode(NOUNS)).all()
 
 
 def test_two_runs_in_one_folder_are_refused(config, tmp_path):
-    from minilm_retriever import files
+    from minilm_retriever.storage import atomic_files
 
-    with files.hold(tmp_path / "out.run"), pytest.raises(UserError, match="another process"):
+    with atomic_files.hold(tmp_path / "out.run"), pytest.raises(UserError, match="another process"):
         train(config())
 
 
@@ -423,7 +503,8 @@ def steps_of(config, count=6, *, learn_all):
 
 
 def test_rows_of_words_that_no_text_has_need_no_optimizer(config):
-    """A table of the rows in use alone learns the same bits, where clipping does not sum in another order."""
+    """A table of the rows in use alone learns the same bits, where clipping does not sum in another
+    order."""
     unclipped = config(max_grad_norm=1e9)
     whole, small = (steps_of(unclipped, learn_all=learn_all) for learn_all in (True, False))
     tables = [made.encoder.bert.embeddings.word_embeddings for made in (whole, small)]
@@ -431,13 +512,19 @@ def test_rows_of_words_that_no_text_has_need_no_optimizer(config):
     states = [made.encoder.state_dict() for made in (whole, small)]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    moved = (states[1]["bert.embeddings.word_embeddings.weight"] != whole_base(unclipped)).any(dim=1)
+    moved = (states[1]["bert.embeddings.word_embeddings.weight"] != whole_base(unclipped)).any(
+        dim=1
+    )
     assert torch.equal(moved.nonzero()[:, 0], tables[1].in_use.sort().values)
-    clipped = [steps_of(config(), learn_all=learn_all).encoder.state_dict() for learn_all in (True, False)]
+    clipped = [
+        steps_of(config(), learn_all=learn_all).encoder.state_dict() for learn_all in (True, False)
+    ]
     for name in clipped[0]:
         torch.testing.assert_close(clipped[0][name], clipped[1][name], atol=2e-6, rtol=0)
     moments = checkpoint.optimizer_tensors(small.encoder, small.optimizer)
-    assert moments["exp_avg/bert.embeddings.word_embeddings.learned"].shape == tables[1].learned.shape
+    assert (
+        moments["exp_avg/bert.embeddings.word_embeddings.learned"].shape == tables[1].learned.shape
+    )
 
 
 def whole_base(config):

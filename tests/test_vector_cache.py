@@ -7,9 +7,9 @@ import sqlite3
 import numpy as np
 import pytest
 
-from minilm_retriever import vector_cache
+from minilm_retriever.encoding import vector_cache
+from minilm_retriever.encoding.vector_cache import VectorCache
 from minilm_retriever.errors import UserError
-from minilm_retriever.vector_cache import VectorCache
 
 TEXTS = [f"text {n}" for n in range(10)]
 VECTORS = np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32)
@@ -45,12 +45,16 @@ def test_a_damaged_vector_is_not_found(cache):
     cache.put(TEXTS[:2], VECTORS[:2])
     with sqlite3.connect(cache.path) as connection:
         (key, kept), *_ = connection.execute("SELECT text, vector FROM vectors").fetchall()
-        connection.execute("UPDATE vectors SET vector = ? WHERE text = ?", (kept[:3] + b"\x00" + kept[4:], key))
+        connection.execute(
+            "UPDATE vectors SET vector = ? WHERE text = ?", (kept[:3] + b"\x00" + kept[4:], key)
+        )
     connection.close()
     assert len(cache.get(TEXTS[:2])[0]) == 1
 
 
 def test_a_file_that_is_no_cache_is_one_line(cache):
     cache.path.write_bytes(b"not a database" * 100)
-    with pytest.raises(UserError, match=r"\.sqlite: the cache cannot be used .*: delete it, or leave out --cache"):
+    with pytest.raises(
+        UserError, match=r"\.sqlite: the cache cannot be used .*: delete it, or leave out --cache"
+    ):
         cache.get(TEXTS)

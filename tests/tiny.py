@@ -1,12 +1,13 @@
-"""A tiny random BERT on disk: the stand-in for the real model wherever a test needs structure and not meaning.
+"""A tiny random BERT on disk: the stand-in for the real model wherever a test needs structure and
+not meaning.
 
     folder = make_tiny_bert(tmp_path / "tiny")
 
-Two layers of width 32 over a vocabulary of 640 pieces, in the sentence-transformers 3.x layout, written with torch,
-safetensors and tokenizers alone. The same arguments give the same bytes.
-"""
+Two layers of width 32 over a vocabulary of 640 pieces, in the sentence-transformers 3.x layout,
+written with torch, safetensors and tokenizers alone. The same arguments give the same bytes."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,11 @@ SPECIAL = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad"
 
 
 def make_tiny_bert(
-    folder: str | Path, *, seed: int = 0, dropout: float = 0.1, pooling: Literal["mean", "cls"] = "mean"
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    dropout: float = 0.1,
+    pooling: Literal["mean", "cls"] = "mean",
 ) -> Path:
     """Write the model folder (which must not exist yet) and return its path."""
     folder = Path(folder)
@@ -35,7 +40,8 @@ def make_tiny_bert(
 
 
 def tiny_weights(seed: int = 0) -> dict[str, torch.Tensor]:
-    """Weights under BertModel's names, spread widely enough that attention is uneven and embeddings differ clearly."""
+    """Weights under BertModel's names, spread widely enough that attention is uneven and embeddings
+    differ clearly."""
     generator = torch.Generator().manual_seed(seed)
     weights: dict[str, torch.Tensor] = {}
 
@@ -50,7 +56,12 @@ def tiny_weights(seed: int = 0) -> dict[str, torch.Tensor]:
         draw(f"{name}.weight", HIDDEN, mean=1.0)
         draw(f"{name}.bias", HIDDEN)
 
-    draw("embeddings.word_embeddings.weight", len(VOCABULARY.read_text("utf-8").splitlines()), HIDDEN, std=0.5)
+    draw(
+        "embeddings.word_embeddings.weight",
+        len(VOCABULARY.read_text("utf-8").splitlines()),
+        HIDDEN,
+        std=0.5,
+    )
     draw("embeddings.position_embeddings.weight", MAX_TOKENS, HIDDEN)
     draw("embeddings.token_type_embeddings.weight", 2, HIDDEN)
     layer_norm("embeddings.LayerNorm")
@@ -70,11 +81,16 @@ def tiny_weights(seed: int = 0) -> dict[str, torch.Tensor]:
 def tiny_tokenizer() -> Tokenizer:
     """What transformers builds for an uncased BERT from the same vocab.txt."""
     vocabulary = {piece: i for i, piece in enumerate(VOCABULARY.read_text("utf-8").splitlines())}
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer = Tokenizer(
+        models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100)
+    )
     tokenizer.add_special_tokens(list(SPECIAL.values()))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    cls, sep = (SPECIAL["cls_token"], vocabulary["[CLS]"]), (SPECIAL["sep_token"], vocabulary["[SEP]"])
+    cls, sep = (
+        (SPECIAL["cls_token"], vocabulary["[CLS]"]),
+        (SPECIAL["sep_token"], vocabulary["[SEP]"]),
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[cls, sep]
     )
@@ -83,8 +99,16 @@ def tiny_tokenizer() -> Tokenizer:
 
 
 def _json_files(dropout: float, pooling: str) -> dict[str, Any]:
-    """The configuration files of the sentence-transformers 3.x layout, by their path in the folder."""
-    modes = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+    """The configuration files of the sentence-transformers 3.x layout, by their path in the
+    folder."""
+    modes = (
+        "cls_token",
+        "mean_tokens",
+        "max_tokens",
+        "mean_sqrt_len_tokens",
+        "weightedmean_tokens",
+        "lasttoken",
+    )
     chosen = {"mean": "mean_tokens", "cls": "cls_token"}[pooling]
     modules = (("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize"))
     return {
@@ -126,9 +150,21 @@ def _json_files(dropout: float, pooling: str) -> dict[str, Any]:
             "include_prompt": True,
         },
         "config_sentence_transformers.json": {
-            "__version__": {"sentence_transformers": "3.4.1", "transformers": "4.49.0", "pytorch": "2.13.0"},
+            "__version__": {
+                "sentence_transformers": "3.4.1",
+                "transformers": "4.49.0",
+                "pytorch": "2.13.0",
+            },
             "prompts": {},
             "default_prompt_name": None,
             "similarity_fn_name": "cosine",
         },
     }
+
+
+def cpu_vendor() -> str:
+    """MKL chooses its kernels by it, and so the last bits of a sum."""
+    found = re.search(
+        r"^vendor_id\s*: (\S+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE
+    )
+    return found[1] if found else "unknown"

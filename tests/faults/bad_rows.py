@@ -1,4 +1,5 @@
-"""Twenty kinds of bad row, as the first, a middle and the last one, in every format, through the real commands."""
+"""Twenty kinds of bad row, as the first, a middle and the last one, in every format, through the
+real commands."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import gzip
 from collections.abc import Iterator
 from pathlib import Path
 
-from minilm_retriever import data, lines
+from minilm_retriever.data import lines, pairs, values
 from tests.faults.commands import command
 from tests.faults.row import Outcome, Row, Scene, judge, left_behind, patched
 from tests.faults.scenes import tiny_model
@@ -62,9 +63,24 @@ def objects() -> dict[str, bytes]:
         return b'{"sentence_0": ' + value + b', "sentence_1": "good"}'
 
     rows = {"Latin-1": of(b'"caf\xe9"'), "a surrogate": of(b'"\xed\xa0\x80"'), "NUL": of(b'"x\0"')}
-    values = {"number": b"1.5", "null": b"null", "true": b"true", "list": b'["x"]', "object": b'{"en": "x"}'}
-    values |= {"empty": b'""', "white space": b'" \\u00a0\\u3000"', "half a character": b'"x\\ud800"', "NaN": b"NaN"}
-    values |= {"-Infinity": b"-Infinity", "nesting": b"[" * 100_000, "a very long number": b"1" * 5000}
+    values = {
+        "number": b"1.5",
+        "null": b"null",
+        "true": b"true",
+        "list": b'["x"]',
+        "object": b'{"en": "x"}',
+    }
+    values |= {
+        "empty": b'""',
+        "white space": b'" \\u00a0\\u3000"',
+        "half a character": b'"x\\ud800"',
+        "NaN": b"NaN",
+    }
+    values |= {
+        "-Infinity": b"-Infinity",
+        "nesting": b"[" * 100_000,
+        "a very long number": b"1" * 5000,
+    }
     rows |= {name: of(value) for name, value in values.items()}
     return rows | {
         "no JSON": b"good",
@@ -101,7 +117,8 @@ def bad_file(place: Path, name: str, defect: str, before: int) -> tuple[Path, in
 
 
 def bad_parquet(place: Path, defect: str, before: int) -> Path:
-    """The same as a Parquet file: bytes that are no text, nothing, or white space in one of the columns."""
+    """The same as a Parquet file: bytes that are no text, nothing, or white space in one of the
+    columns."""
     import pyarrow
     import pyarrow.parquet
 
@@ -140,13 +157,31 @@ def bad_rows(scene: Scene, count: int) -> Iterator[Outcome]:
     for name, defect, where in faults if count >= len(faults) else scene.rng.sample(faults, count):
         room = scene.room("bad")
         path, line = bad_file(room, name, defect, PLACES[where])
-        job = ["encode", path] if name.startswith("txt") else ["train", "--train", path, "--max-steps", "1"]
-        status, out, said = command(*job, "--model", model, "--out", room / "out", "--device", "cpu", "--threads", "1")
-        right = status == 2 and not out and len(said) == 1 and said[0].startswith(f"error: {path}:{line}: ")
-        left = [p.name for p in room.iterdir() if p.name not in (path.name, "out.run", ".out.run.lock")]
-        # encode keeps its finished shards beside the output, for when the row is mended; train has nothing to keep.
-        left += left_behind(room) + (["out.run"] if job[0] == "train" and (room / "out.run").exists() else [])
-        yield judge(right and not left, "detected", f"{name}, {defect}, {where} row: {status} {said} {left}")
+        job = (
+            ["encode", path]
+            if name.startswith("txt")
+            else ["train", "--train", path, "--max-steps", "1"]
+        )
+        status, out, said = command(
+            *job, "--model", model, "--out", room / "out", "--device", "cpu", "--threads", "1"
+        )
+        right = (
+            status == 2
+            and not out
+            and len(said) == 1
+            and said[0].startswith(f"error: {path}:{line}: ")
+        )
+        left = [
+            p.name for p in room.iterdir() if p.name not in (path.name, "out.run", ".out.run.lock")
+        ]
+        # encode keeps its finished shards beside the output, for when the row is mended; train has
+        # nothing to keep.
+        left += left_behind(room) + (
+            ["out.run"] if job[0] == "train" and (room / "out.run").exists() else []
+        )
+        yield judge(
+            right and not left, "detected", f"{name}, {defect}, {where} row: {status} {said} {left}"
+        )
 
 
 def bytes_unchecked() -> object:
@@ -156,7 +191,7 @@ def bytes_unchecked() -> object:
 
 def emptiness_unchecked() -> object:
     """Mutation: texts without any character are taken."""
-    return patched((data, "_filled", data._text))
+    return patched((pairs, "filled_text", values.text_of))
 
 
 ROWS = (

@@ -1,12 +1,13 @@
-"""The whole campaign: every fault of every row, two rows at a time, and the scorecard of what came of them.
+"""The whole campaign: every fault of every row, two rows at a time, and the scorecard of what came
+of them.
 
     python -m tests.faults.campaign                          all of it; writes tests/faults/scorecard.json
     python -m tests.faults.campaign --share 0.05             a twentieth of each row
     python -m tests.faults.campaign --rows power-loss fuzz   some rows
 
-A row runs in a process of its own, with a time limit, in a folder that is removed afterwards. Exit status 1 where
-anything was silent, skipped, below its volume, or where a mutation (a check switched off) was not noticed.
-"""
+A row runs in a process of its own, with a time limit, in a folder that is removed afterwards. Exit
+status 1 where anything was silent, skipped, below its volume, or where a mutation (a check switched
+off) was not noticed."""
 
 from __future__ import annotations
 
@@ -41,7 +42,19 @@ from tests.faults import (
 )
 from tests.faults.row import Outcome, Row, Scene, Skipped, Tally
 
-FAMILIES = (kills, crashes, power, full_disk, damage, bad_rows, hostile_strings, strangers, non_finite, places, fuzz)
+FAMILIES = (
+    kills,
+    crashes,
+    power,
+    full_disk,
+    damage,
+    bad_rows,
+    hostile_strings,
+    strangers,
+    non_finite,
+    places,
+    fuzz,
+)
 ROWS: dict[str, Row] = {row.name: row for family in FAMILIES for row in family.ROWS}
 SCORECARD = Path(__file__).with_name("scorecard.json")
 ALL = 1 << 40  # as many faults as there are
@@ -85,11 +98,18 @@ def run_row(row: Row, place: Path, seed: int, share: float) -> dict[str, Any]:
 
 
 # Rows that put in every fault there is; their volume is the least that this has to come to.
-EXHAUSTIVE = {"crash-at-every-operation", "refusal-at-every-operation", "bad-rows", "non-finite", "hostile-folders"}
+EXHAUSTIVE = {
+    "crash-at-every-operation",
+    "refusal-at-every-operation",
+    "bad-rows",
+    "non-finite",
+    "hostile-folders",
+}
 
 
 def mutated(row: Row, name: str, place: Path, seed: int) -> dict[str, int]:
-    """The row's faults with a check switched off: how many were put in, and how many of these showed."""
+    """The row's faults with a check switched off: how many were put in, and how many of these
+    showed."""
     scene, tally = Scene(place, seed), Tally()
     place.mkdir(parents=True)
     with row.mutations[name]():
@@ -115,10 +135,21 @@ def failures(name: str, found: dict[str, Any]) -> list[str]:
 
 def in_a_process(row: Row, seed: int, share: float) -> dict[str, Any]:
     """A row in a process group of its own: what hangs is ended, what is left is removed."""
-    place = Path(tempfile.mkdtemp(prefix="faults-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    place = Path(
+        tempfile.mkdtemp(prefix="faults-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+    )
     place.chmod(0o755)
     result, said = place / "result.json", place / "said"
-    command = [sys.executable, "-m", "tests.faults.campaign", "--one", row.name, str(place), str(seed), str(share)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.faults.campaign",
+        "--one",
+        row.name,
+        str(place),
+        str(seed),
+        str(share),
+    ]
     if row.name == "full-file-system" and os.geteuid():
         command = ["unshare", "--user", "--map-root-user", "--mount", *command]
     environment = {
@@ -144,15 +175,36 @@ def in_a_process(row: Row, seed: int, share: float) -> dict[str, Any]:
             return dict(json.loads(result.read_bytes()))
         words = said.read_text("utf-8", "replace").strip().splitlines()
         reason = f"no result after {row.minutes:g} minutes, or ended with {process.returncode}: {' '.join(words[-3:])}"
-        empty = {"fault": row.fault, "must hold": row.holds, "volume": max(1, round(row.volume * share)), "injected": 0}
-        return {**empty, "survived": 0, "detected": 0, "silent": 0, "skipped": reason, "seconds": 0, "mutations": {}}
+        empty = {
+            "fault": row.fault,
+            "must hold": row.holds,
+            "volume": max(1, round(row.volume * share)),
+            "injected": 0,
+        }
+        return {
+            **empty,
+            "survived": 0,
+            "detected": 0,
+            "silent": 0,
+            "skipped": reason,
+            "seconds": 0,
+            "mutations": {},
+        }
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
 
 def machine() -> dict[str, Any]:
     """What it ran on."""
-    packages = ("torch", "tokenizers", "safetensors", "numpy", "transformers", "pyarrow", "hypothesis")
+    packages = (
+        "torch",
+        "tokenizers",
+        "safetensors",
+        "numpy",
+        "transformers",
+        "pyarrow",
+        "hypothesis",
+    )
     return {
         "system": f"{platform.system()} {platform.release()}",
         "cores": os.cpu_count(),
@@ -165,7 +217,9 @@ def commit() -> str:
     """The commit that the files are of, and whether they differ from it."""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+        return subprocess.run(
+            ["git", *words], cwd=ROOT, capture_output=True, text=True, check=False
+        ).stdout.strip()
 
     changed = " and changes" if git("status", "--porcelain", "--untracked-files=no") else ""
     return (git("rev-parse", "HEAD") or "unknown") + changed
@@ -178,7 +232,9 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for name, found in rows.items():
-        caught = "; ".join(f"{m}: {c['caught']} of {c['injected']}" for m, c in found["mutations"].items())
+        caught = "; ".join(
+            f"{m}: {c['caught']} of {c['injected']}" for m, c in found["mutations"].items()
+        )
         silent = "SKIPPED" if found["skipped"] else f"**{found['silent']}**"
         counts = " | ".join(f"{found[kind]:,}" for kind in ("injected", "survived", "detected"))
         lines.append(f"| {name} | {counts} | {silent} | {caught} |")
@@ -195,14 +251,21 @@ def campaign(names: list[str], seed: int, share: float, scorecard: Path | None) 
         print(f"{name}: {found['injected']} injected, {word}, {found['seconds']} s", flush=True)
         if scorecard:
             ordered = {known: rows[known] for known in ROWS if known in rows}
-            head = {"commit": made_from, "seed": seed, "share": share, "seconds": round(time.monotonic() - began)}
+            head = {
+                "commit": made_from,
+                "seed": seed,
+                "share": share,
+                "seconds": round(time.monotonic() - began),
+            }
             head |= {"machine": machine(), "rows": ordered}
             scorecard.write_text(json.dumps(head, indent=1) + "\n", "utf-8")
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(one, sorted(names, key=lambda name: -ROWS[name].minutes)))
     rows = {name: rows[name] for name in ROWS if name in rows}
-    print(f"\n{table(rows)}\n\nseed {seed}, {made_from}, {(time.monotonic() - began) / 60:.1f} minutes")
+    print(
+        f"\n{table(rows)}\n\nseed {seed}, {made_from}, {(time.monotonic() - began) / 60:.1f} minutes"
+    )
     said = [line for name, found in rows.items() for line in failures(name, found)]
     print("\n".join(said) or "nothing silent, nothing skipped, every mutation noticed")
     return 1 if said else 0
@@ -217,14 +280,24 @@ def main(argv: list[str] | None = None) -> int:
         (Path(place) / "result.tmp").write_text(json.dumps(found), "utf-8")
         (Path(place) / "result.tmp").rename(Path(place) / "result.json")
         return 0
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS)
+    )
     parser.add_argument("--share", type=float, default=1.0, help="of each row's volume (default 1)")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default 0)")
-    parser.add_argument("--scorecard", type=Path, help=f"where to write it (default {SCORECARD.name}, for the whole)")
+    parser.add_argument(
+        "--scorecard",
+        type=Path,
+        help=f"where to write it (default {SCORECARD.name}, for the whole)",
+    )
     args = parser.parse_args(words)
     whole = args.share == 1 and len(args.rows) == len(ROWS)
-    return campaign(args.rows, args.seed, args.share, args.scorecard or (SCORECARD if whole else None))
+    return campaign(
+        args.rows, args.seed, args.share, args.scorecard or (SCORECARD if whole else None)
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""A process that dies, and a disk that refuses, at every single file operation of saving, rotating and publishing."""
+"""A process that dies, and a disk that refuses, at every single file operation of saving, rotating
+and publishing."""
 
 from __future__ import annotations
 
@@ -13,13 +14,14 @@ from typing import Any
 
 import torch
 
-from minilm_retriever import checkpoint, files, folders, manifest
-from minilm_retriever.bulk import encode_files
-from minilm_retriever.checkpoint import Position
-from minilm_retriever.config import EncodeConfig
 from minilm_retriever.encoder import Encoder
+from minilm_retriever.encoding.config import EncodeConfig
+from minilm_retriever.encoding.encode_files import encode_files
 from minilm_retriever.errors import UserError
-from minilm_retriever.training import train
+from minilm_retriever.storage import atomic_files, atomic_folders, manifest
+from minilm_retriever.training import checkpoint
+from minilm_retriever.training.checkpoint import Position
+from minilm_retriever.training.run import train
 from tests.faults.row import Outcome, Row, Scene, contents, judge, left_behind, patched
 from tests.faults.scenes import texts_file, tiny_model, train_config
 from tests.faulty_disk import Dead, FaultyDisk
@@ -35,8 +37,12 @@ class Job:
     name: str
     prepare: Callable[[], object]
     act: Callable[[], object]
-    problem: Callable[[], str]  # what is wrong right after a fault; "" where old or new stands, whole
-    finish: Callable[[], str]  # what is wrong once the next run has done its work, leftovers included
+    problem: Callable[
+        [], str
+    ]  # what is wrong right after a fault; "" where old or new stands, whole
+    finish: Callable[
+        [], str
+    ]  # what is wrong once the next run has done its work, leftovers included
 
 
 def saving(scene: Scene) -> Job:
@@ -63,17 +69,17 @@ def saving(scene: Scene) -> Job:
 
     def act() -> None:
         save(run, 3)
-        folders.rotate(run, 1)
+        checkpoint.rotate(run, 1)
 
     def problem() -> str:
-        newest, skipped = folders.latest(run)
+        newest, skipped = checkpoint.latest(run)
         if newest is None or newest.name not in ("step-00000002", "step-00000003") or skipped:
             return f"the newest state is {newest}, {skipped} are not intact"
         mixed = [step.name for step in run.glob("step-*") if contents(step) != states[step.name]]
         return f"{mixed} hold other bytes" if mixed else ""
 
     def finish() -> str:
-        files.clean_stale(run)
+        atomic_files.clean_stale(run)
         act()
         found = {path.name for path in run.iterdir()}
         return "" if found == {"step-00000003"} else f"{sorted(found)} stand there in the end"
@@ -97,20 +103,35 @@ def publishing(scene: Scene) -> Job:
         shutil.copytree(place / "old", out)
 
     def problem() -> str:
-        folders.recover(out)
-        return "" if out.exists() and contents(out) in known else "neither the old model nor the new one stands there"
+        atomic_folders.recover(out)
+        return (
+            ""
+            if out.exists() and contents(out) in known
+            else "neither the old model nor the new one stands there"
+        )
 
     def finish() -> str:
-        files.clean_stale(out.parent, out.name)
+        atomic_files.clean_stale(out.parent, out.name)
         new.save(out, overwrite=True)
         left = left_behind(out.parent)
-        return f"{left} are left" if left else "" if contents(out) == known[1] else "the new model is not there"
+        return (
+            f"{left} are left"
+            if left
+            else ""
+            if contents(out) == known[1]
+            else "the new model is not there"
+        )
 
-    return Job("publish over an old model", prepare, lambda: new.save(out, overwrite=True), problem, finish)
+    return Job(
+        "publish over an old model", prepare, lambda: new.save(out, overwrite=True), problem, finish
+    )
 
 
-def whole_run(scene: Scene, name: str, act: Callable[[Path], object], result: Callable[[Path], Any]) -> Job:
-    """A run from its first file to its published output; the same command goes on after the fault."""
+def whole_run(
+    scene: Scene, name: str, act: Callable[[Path], object], result: Callable[[Path], Any]
+) -> Job:
+    """A run from its first file to its published output; the same command goes on after the
+    fault."""
     place = scene.room(name)
     act(place / "undisturbed")
     expected = result(place / "undisturbed")
@@ -120,11 +141,13 @@ def whole_run(scene: Scene, name: str, act: Callable[[Path], object], result: Ca
         shutil.rmtree(out.parent, ignore_errors=True)
 
     def problem() -> str:
-        folders.recover(out)
-        broken = folders.latest(Path(f"{out}.run")).skipped
+        atomic_folders.recover(out)
+        broken = checkpoint.latest(Path(f"{out}.run")).skipped
         if broken:
             return f"{broken} are not intact"
-        return "" if not out.exists() or result(out) == expected else "a half-made output stands there"
+        return (
+            "" if not out.exists() or result(out) == expected else "a half-made output stands there"
+        )
 
     def finish() -> str:
         try:
@@ -134,7 +157,9 @@ def whole_run(scene: Scene, name: str, act: Callable[[Path], object], result: Ca
                 return f"the same command does not go on: {told}"
             Path(f"{out}.run").exists() and shutil.rmtree(f"{out}.run")
         left = left_behind(out.parent)
-        return f"{left} are left" if left else "" if result(out) == expected else "the result differs"
+        return (
+            f"{left} are left" if left else "" if result(out) == expected else "the result differs"
+        )
 
     return Job(name, prepare, lambda: act(out), problem, finish)
 
@@ -160,7 +185,14 @@ def encoding(scene: Scene) -> Job:
     def act(out: Path) -> None:
         with redirect_stderr(io.StringIO()):
             encode_files(
-                EncodeConfig(inputs=(source,), model=model, out=str(out), shard_size=2, threads=1, device="cpu")
+                EncodeConfig(
+                    inputs=(source,),
+                    model=model,
+                    out=str(out),
+                    shard_size=2,
+                    threads=1,
+                    device="cpu",
+                )
             )
 
     return whole_run(scene, "encode", act, contents)
@@ -189,7 +221,11 @@ def crashes(scene: Scene, count: int) -> Iterator[Outcome]:
             job.act()
         problem = problem_of(job)
         last = disk.log[-1]
-        yield judge(not problem, "survived", f"{job.name}: {how} operation {at}, {last[0]} {last[1][:1]}: {problem}")
+        yield judge(
+            not problem,
+            "survived",
+            f"{job.name}: {how} operation {at}, {last[0]} {last[1][:1]}: {problem}",
+        )
 
 
 def refusals(scene: Scene, count: int) -> Iterator[Outcome]:
@@ -239,12 +275,12 @@ def in_place() -> Iterator[None]:
     @contextmanager
     def publish_folder(path: Path, *, overwrite: bool = False, **_: object) -> Iterator[Path]:
         if Path(path).exists():
-            files.remove(Path(path))
-        files.make_folder(path)
+            atomic_files.remove(Path(path))
+        atomic_files.make_folder(path)
         yield Path(path)
-        folders.write_manifest(path)
+        atomic_folders.write_manifest(path)
 
-    with patched((folders, "publish_folder", publish_folder)):
+    with patched((atomic_folders, "publish_folder", publish_folder)):
         yield
 
 
@@ -255,12 +291,14 @@ def raw_errors() -> object:
     def bare(path: object) -> Iterator[None]:
         yield
 
-    return patched((files, "blamed", bare), (files, "_as_user_error", lambda path, fault: fault))
+    return patched(
+        (atomic_files, "blamed", bare), (atomic_files, "_as_user_error", lambda path, fault: fault)
+    )
 
 
 def nothing_cleaned() -> object:
     """Mutation: what a dead process left is never removed."""
-    return patched((files, "clean_stale", lambda *_: []))
+    return patched((atomic_files, "clean_stale", lambda *_: []))
 
 
 ROWS = (

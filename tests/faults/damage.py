@@ -1,4 +1,5 @@
-"""Flipped bits and cut files: in what we wrote under a manifest, in others' model folders, and in users' files."""
+"""Flipped bits and cut files: in what we wrote under a manifest, in others' model folders, and in
+users' files."""
 
 from __future__ import annotations
 
@@ -16,30 +17,41 @@ from typing import Any
 
 import numpy as np
 
-from minilm_retriever import checkpoint, data, folders, lines, manifest, model_folder
 from minilm_retriever.__main__ import main
-from minilm_retriever.bulk import encode_files
-from minilm_retriever.checkpoint import Position
-from minilm_retriever.config import EncodeConfig
+from minilm_retriever.core.trainer import Trainer
+from minilm_retriever.data import lines, pairs, texts
 from minilm_retriever.encoder import Encoder
+from minilm_retriever.encoding.config import EncodeConfig
+from minilm_retriever.encoding.encode_files import encode_files
+from minilm_retriever.encoding.resumable_output import UnfinishedRun
 from minilm_retriever.errors import UserError
-from minilm_retriever.index_folder import make_index, open_index
-from minilm_retriever.model_folder import open_model
-from minilm_retriever.trainer import Trainer
-from minilm_retriever.training import train
-from minilm_retriever.unfinished import UnfinishedRun
-from minilm_retriever.vectors import open_vectors
+from minilm_retriever.pretrained import model_folder
+from minilm_retriever.pretrained.model_folder import open_model
+from minilm_retriever.search.index_folder import make_index, open_index
+from minilm_retriever.storage import manifest
+from minilm_retriever.training import checkpoint
+from minilm_retriever.training.checkpoint import Position
+from minilm_retriever.training.run import train
+from minilm_retriever.vectors.vector_folder import open_vectors
 from tests.faults.commands import command
 from tests.faults.processes import limited
 from tests.faults.row import Outcome, Row, Scene, contents, judge, patched
-from tests.faults.scenes import encode_flags, pairs_file, texts_file, tiny_model, train_config, train_flags
+from tests.faults.scenes import (
+    encode_flags,
+    pairs_file,
+    texts_file,
+    tiny_model,
+    train_config,
+    train_flags,
+)
 
-# --- under a manifest -------------------------------------------------------------------------------------------------
+# --- under a manifest -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Something that we wrote: its place, the files that count, and the ways in which people open it."""
+    """Something that we wrote: its place, the files that count, and the ways in which people open
+    it."""
 
     place: Path
     files: list[Path]
@@ -51,7 +63,9 @@ def trained_model(scene: Scene) -> Kept:
     out = scene.room("trained") / "out"
     with redirect_stderr(io.StringIO()):
         train(train_config(scene.place, out, steps=1))
-    return kept(out, lambda: manifest.verify_folder(out), lambda: open_model(out), verify_command(out))
+    return kept(
+        out, lambda: manifest.verify_folder(out), lambda: open_model(out), verify_command(out)
+    )
 
 
 def training_state(scene: Scene) -> Kept:
@@ -60,10 +74,12 @@ def training_state(scene: Scene) -> Kept:
     run = scene.room("state")
     import torch
 
-    step = checkpoint.save_state(run, encoder, torch.optim.AdamW(encoder.parameters()), Position(step=1))
+    step = checkpoint.save_state(
+        run, encoder, torch.optim.AdamW(encoder.parameters()), Position(step=1)
+    )
 
     def latest() -> None:
-        newest, skipped = folders.latest(run)
+        newest, skipped = checkpoint.latest(run)
         if newest is None:
             raise UserError(skipped[0][1])
 
@@ -141,24 +157,33 @@ FOLDERS: tuple[Callable[[Scene], Kept], ...] = (
 
 
 def damage_under_a_manifest(scene: Scene, count: int) -> Iterator[Outcome]:
-    """Each file of each kind of folder in turn, damaged, opened in one of the ways that people do, and mended."""
+    """Each file of each kind of folder in turn, damaged, opened in one of the ways that people do,
+    and mended."""
     targets = [(made, path) for made in (make(scene) for make in FOLDERS) for path in made.files]
     scene.notes["kinds of folder"], scene.notes["files"] = len(FOLDERS), len(targets)
     for number in range(count):
         made, path = targets[number % len(targets)]
         good = path.read_bytes()
-        how = DAMAGES[scene.rng.randrange(len(DAMAGES)) if number % 3 == 0 else 0]  # two in three are single bits
+        how = DAMAGES[
+            scene.rng.randrange(len(DAMAGES)) if number % 3 == 0 else 0
+        ]  # two in three are single bits
         said = how(path, good, scene)
         opener = scene.rng.choice(made.openers)
         try:
             opener()
         except UserError as fault:
             named = str(fault)
-            yield judge(str(path) in named and "\n" not in named, "detected", f"{path.name}, {said}: says {named}")
+            yield judge(
+                str(path) in named and "\n" not in named,
+                "detected",
+                f"{path.name}, {said}: says {named}",
+            )
         except Exception as fault:
             yield Outcome("silent", f"{path.name}, {said}: {type(fault).__name__}: {fault}")
         else:
-            yield Outcome("silent", f"{path.name} of {made.place.name}, {said}: opened without a word")
+            yield Outcome(
+                "silent", f"{path.name} of {made.place.name}, {said}: opened without a word"
+            )
         finally:
             mend(path, good)
     for made in {id(made): made for made, _ in targets}.values():
@@ -168,7 +193,9 @@ def damage_under_a_manifest(scene: Scene, count: int) -> Iterator[Outcome]:
 
 def flip(path: Path, good: bytes, scene: Scene) -> str:
     bit = scene.rng.randrange(len(good) * 8)
-    overwrite(path, good[: bit // 8] + bytes([good[bit // 8] ^ 1 << bit % 8]) + good[bit // 8 + 1 :])
+    overwrite(
+        path, good[: bit // 8] + bytes([good[bit // 8] ^ 1 << bit % 8]) + good[bit // 8 + 1 :]
+    )
     return f"bit {bit} flipped"
 
 
@@ -241,19 +268,23 @@ def manifest_unchecked() -> object:
     return patched((manifest, "read_manifest", believing))
 
 
-# --- others' folders, users' files ------------------------------------------------------------------------------------
+# --- others' folders, users' files ----------------------------------------------------------------
 
 
 def foreign_files(scene: Scene) -> tuple[list[tuple[Path, bytes]], list[tuple[Path, bytes]]]:
     """The files of a model folder without a manifest, and pairs and texts in every format."""
-    model = Path(shutil.copytree(tiny_model(scene.place), scene.place / "foreign", dirs_exist_ok=True))
+    model = Path(
+        shutil.copytree(tiny_model(scene.place), scene.place / "foreign", dirs_exist_ok=True)
+    )
     place = scene.room("users")
     pairs = pairs_file(scene.place, 42).read_text("utf-8")
     rows = [line.split(",") for line in pairs.splitlines()]
     (place / "a.csv").write_text(pairs, "utf-8")
     (place / "a.tsv").write_text("\n".join("\t".join(row) for row in rows) + "\n", "utf-8")
     records = [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
-    (place / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+    (place / "a.jsonl").write_text(
+        "".join(json.dumps(record) + "\n" for record in records), "utf-8"
+    )
     (place / "a.txt").write_text("\n".join(row[0] for row in rows) + "\n", "utf-8")
     for kind in ("csv", "jsonl"):
         (place / f"packed.{kind}.gz").write_bytes(gzip.compress((place / f"a.{kind}").read_bytes()))
@@ -295,14 +326,21 @@ def damage_without_a_manifest(scene: Scene, count: int) -> Iterator[Outcome]:
 
     for number, said in limited(work, count):
         path, good = targets[number % len(targets)]
-        if said.startswith(("hung", "the process ended")):  # else it was mended, and the next one may be reading it
+        if said.startswith(
+            ("hung", "the process ended")
+        ):  # else it was mended, and the next one may be reading it
             mend(path, good)
         kind = said.partition(" ")[0]
-        yield Outcome(kind, said) if kind in ("survived", "detected") else Outcome("silent", f"{path.name}: {said}")  # type: ignore[arg-type]
+        yield (
+            Outcome(kind, said)
+            if kind in ("survived", "detected")
+            else Outcome("silent", f"{path.name}: {said}")
+        )  # type: ignore[arg-type]
 
 
 def damage_unfinished(scene: Scene, count: int) -> Iterator[Outcome]:
-    """A file of a run that was killed, damaged; the same command ends in the undisturbed result, or names the file."""
+    """A file of a run that was killed, damaged; the same command ends in the undisturbed result, or
+    names the file."""
     jobs = [unfinished(scene, "train", train_flags), unfinished(scene, "encode", encode_flags)]
     seeds = [scene.rng.random() for _ in range(count)]
 
@@ -311,23 +349,37 @@ def damage_unfinished(scene: Scene, count: int) -> Iterator[Outcome]:
         room = scene.room("resumed")
         shutil.copytree(killed, room, dirs_exist_ok=True)
         how = Scene(scene.place, int(seeds[number] * 2**32))
-        path = how.rng.choice(sorted(p for p in room.rglob("*") if p.is_file() and p.stat().st_size))
-        said = (flip, flip, truncate, zero_tail, garble)[how.rng.randrange(5)](path, path.read_bytes(), how)
+        path = how.rng.choice(
+            sorted(p for p in room.rglob("*") if p.is_file() and p.stat().st_size)
+        )
+        said = (flip, flip, truncate, zero_tail, garble)[how.rng.randrange(5)](
+            path, path.read_bytes(), how
+        )
         where = f"{name}, {path.relative_to(room)}, {said}"
         status, _, words = command(*flags(scene.place, room / "out"))
         if status == 0:
             same = weights_or_bytes(room / "out") == expected
             return f"survived {where}" if same else f"another result: {where}"
         errors = [line for line in words if line.startswith("error: ")]
-        named = status == 2 and len(errors) == 1 and any(str(place) in errors[0] for place in (path, room / "out.run"))
+        named = (
+            status == 2
+            and len(errors) == 1
+            and any(str(place) in errors[0] for place in (path, room / "out.run"))
+        )
         return f"{'detected' if named else 'status'} {status}, {where}: {errors}"
 
     for number, said in limited(work, count):
         kind = said.partition(" ")[0]
-        yield Outcome(kind, said) if kind in ("survived", "detected") else Outcome("silent", f"{number}: {said}")  # type: ignore[arg-type]
+        yield (
+            Outcome(kind, said)
+            if kind in ("survived", "detected")
+            else Outcome("silent", f"{number}: {said}")
+        )  # type: ignore[arg-type]
 
 
-def unfinished(scene: Scene, name: str, flags: Callable[[Path, Path], list[str]]) -> tuple[str, Any, Path, object]:
+def unfinished(
+    scene: Scene, name: str, flags: Callable[[Path, Path], list[str]]
+) -> tuple[str, Any, Path, object]:
     """A run that died in its middle, and what the undisturbed one gives."""
     whole = scene.room(f"whole-{name}") / "out"
     assert command(*flags(scene.place, whole))[0] == 0
@@ -369,12 +421,17 @@ def garble(path: Path, good: bytes, scene: Scene) -> str:
 
 
 def with_cache(model: Path, cache: Path) -> str:
-    """Encode with a cache of vectors that is damaged: the vectors are what they would be without it."""
+    """Encode with a cache of vectors that is damaged: the vectors are what they would be without
+    it."""
     out = cache.parent / "cached"
     shutil.rmtree(out, ignore_errors=True)
     source = str(texts_file(model.parent, 40))
     with redirect_stderr(io.StringIO()):
-        encode_files(EncodeConfig(inputs=(source,), model=str(model), out=str(out), cache=str(cache), device="cpu"))
+        encode_files(
+            EncodeConfig(
+                inputs=(source,), model=str(model), out=str(out), cache=str(cache), device="cpu"
+            )
+        )
     vectors = open_vectors(out)
     plain = Encoder.from_pretrained(model, device="cpu").encode([text for _, text in vectors])
     if not np.abs(vectors.shards[0] - plain).max() < 1e-6:
@@ -384,7 +441,9 @@ def with_cache(model: Path, cache: Path) -> str:
 
 def open_foreign(model: Path) -> str:
     """Open the model and encode; what is no error has to be finite."""
-    vectors = Encoder.from_pretrained(model, device="cpu").encode(["a nurse cooks", "soil and music"])
+    vectors = Encoder.from_pretrained(model, device="cpu").encode(
+        ["a nurse cooks", "soil and music"]
+    )
     if not np.isfinite(vectors).all():
         raise ArithmeticError("vectors that are not finite")
     return f"vectors of {vectors.shape}"
@@ -392,13 +451,19 @@ def open_foreign(model: Path) -> str:
 
 def read_users(path: Path) -> str:
     """Read as texts and, but for lines of text, as pairs."""
-    count = sum(1 for _ in data.read_texts(path))
-    return f"{count} texts" if path.suffix == ".txt" else f"{count} texts, {len(data.read_pairs(path))} pairs"
+    count = sum(1 for _ in texts.read_texts(path))
+    return (
+        f"{count} texts"
+        if path.suffix == ".txt"
+        else f"{count} texts, {len(pairs.read_pairs(path))} pairs"
+    )
 
 
 def settings_unguarded() -> object:
     """Mutation: a settings file is parsed without a word for what cannot be parsed."""
-    return patched((model_folder, "read_json", lambda path, kind=dict: json.loads(path.read_bytes())))
+    return patched(
+        (model_folder, "read_json", lambda path, kind=dict: json.loads(path.read_bytes()))
+    )
 
 
 def archives_unguarded() -> object:
@@ -424,7 +489,10 @@ ROWS = (
         "detected, or read as valid other content; never a crash, a hang or run-away memory",
         2_000,
         damage_without_a_manifest,
-        {"settings parsed unguarded": settings_unguarded, "archives read unguarded": archives_unguarded},
+        {
+            "settings parsed unguarded": settings_unguarded,
+            "archives read unguarded": archives_unguarded,
+        },
         sample=60,
         mutated=200,
         minutes=20,

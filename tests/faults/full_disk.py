@@ -1,4 +1,5 @@
-"""A file system of a few hundred kilobytes that is really full: jobs run into its end, and go on once there is room."""
+"""A file system of a few hundred kilobytes that is really full: jobs run into its end, and go on
+once there is room."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from minilm_retriever import files, folders, manifest
+from minilm_retriever.storage import atomic_files, manifest
+from minilm_retriever.training import checkpoint
 from tests.faults.processes import run, warm_up
 from tests.faults.row import Outcome, Row, Scene, Skipped, contents, judge, left_behind, patched
 from tests.faults.scenes import encode_flags, train_flags
@@ -18,10 +20,14 @@ ROOM = 6 << 20  # bytes: more than any of the jobs needs
 
 @contextmanager
 def small_file_system(place: Path) -> Iterator[Path]:
-    """A tmpfs of its own; needs root, or a user namespace that may mount (the campaign asks for one)."""
+    """A tmpfs of its own; needs root, or a user namespace that may mount (the campaign asks for
+    one)."""
     place.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(place)], capture_output=True, text=True, check=False
+        ["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(place)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise Skipped(f"no small file system can be mounted: {done.stderr.strip()}")
@@ -32,7 +38,8 @@ def small_file_system(place: Path) -> Iterator[Path]:
 
 
 def full_disks(scene: Scene, count: int) -> Iterator[Outcome]:
-    """Training and encoding with little room, up to the error; then room is made, and the same command goes on."""
+    """Training and encoding with little room, up to the error; then room is made, and the same
+    command goes on."""
     undisturbed = scene.room("undisturbed")
     said = scene.place / "said"
     jobs = []
@@ -46,7 +53,7 @@ def full_disks(scene: Scene, count: int) -> Iterator[Outcome]:
         for number in range(count):
             name, flags, expected = jobs[number % 2]
             for path in disk.iterdir():
-                files.remove(path)
+                atomic_files.remove(path)
             room = scene.rng.randrange(8 << 10, 700 << 10)
             ballast = disk / "ballast"
             ballast.write_bytes(bytes(disk_free(disk) - room))
@@ -70,7 +77,7 @@ def check_full(out: Path, status: int, words: str) -> str:
     errors = [line for line in words.splitlines() if line.startswith("error: ")]
     if status != 2 or len(errors) != 1 or "No space left" not in errors[0] or "Traceback" in words:
         return f"status {status}: {words[-300:]}"
-    skipped = folders.latest(Path(f"{out}.run")).skipped
+    skipped = checkpoint.latest(Path(f"{out}.run")).skipped
     if out.exists() or skipped:
         return f"{out} exists, or states are not intact: {skipped}"
     return ""
@@ -91,13 +98,13 @@ def disk_free(disk: Path) -> int:
 def unheard() -> object:
     """Mutation: a write that the disk refuses is taken for done."""
 
-    def write(self: files._RawFile, data: bytes) -> int:
+    def write(self: atomic_files._RawFile, data: bytes) -> int:
         try:
-            return files._os.write(self._fd, data)
+            return atomic_files._os.write(self._fd, data)
         except OSError:
             return len(data)
 
-    return patched((files._RawFile, "write", write))
+    return patched((atomic_files._RawFile, "write", write))
 
 
 ROWS = (

@@ -1,10 +1,10 @@
-"""Fuzz targets: every reader of users' files, the manifest and a model folder's settings, driven by atheris.
+"""Fuzz targets: every reader of users' files, the manifest and a model folder's settings, driven by
+atheris.
 
     python -m tests.faults.fuzz csv SECONDS SEED
 
-runs one of them; `make faults` runs them all. What a target must do with any bytes: read them, or raise a UserError of
-one line that names the file.
-"""
+runs one of them; `make faults` runs them all. What a target must do with any bytes: read them, or
+raise a UserError of one line that names the file."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from minilm_retriever.data import texts
 from tests.conftest import ROOT
 from tests.faults.row import Outcome, Row, Scene, Skipped, patched
 from tests.faults.seeds import SEEDS
@@ -27,12 +28,15 @@ SECONDS_A_FAULT = 1.0
 
 def target(kind: str, folder: Path) -> Callable[[bytes], None]:
     """What reads the bytes. A reader for each format, the manifest, a settings file."""
-    from minilm_retriever import data, lines, manifest
+    from minilm_retriever.data import lines, pairs
     from minilm_retriever.errors import UserError
-    from minilm_retriever.model_folder import read_json
+    from minilm_retriever.pretrained.model_folder import read_json
+    from minilm_retriever.storage import manifest
 
     lines.LONGEST = 1 << 20
-    name = {"gzip": "fuzz.csv.gz", "manifest": manifest.NAME, "settings": "config.json"}.get(kind, f"fuzz.{kind}")
+    name = {"gzip": "fuzz.csv.gz", "manifest": manifest.NAME, "settings": "config.json"}.get(
+        kind, f"fuzz.{kind}"
+    )
     path = folder / name
 
     def read() -> None:
@@ -41,10 +45,10 @@ def target(kind: str, folder: Path) -> Callable[[bytes], None]:
         elif kind == "settings":
             read_json(path)
         else:
-            for _ in data.read_texts(path, on_bad=lambda _: None):
+            for _ in texts.read_texts(path, on_bad=lambda _: None):
                 pass
             if kind not in ("txt",):
-                data.read_pairs(path)
+                pairs.read_pairs(path)
 
     def one(raw: bytes) -> None:
         path.write_bytes(raw)
@@ -62,7 +66,11 @@ def main(kind: str, seconds: str, seed: str) -> None:
     import atheris
 
     with atheris.instrument_imports(
-        include=["minilm_retriever.rows", "minilm_retriever.lines", "minilm_retriever.data"]
+        include=[
+            "minilm_retriever.data.readers",
+            "minilm_retriever.data.lines",
+            "minilm_retriever.data.pairs",
+        ]
     ):
         import minilm_retriever.data  # noqa: F401
     if os.environ.get("FUZZ_MUTATION"):
@@ -90,18 +98,22 @@ def unguarded() -> None:
     """Mutation: what the readers cannot decode is passed on as it comes."""
     import zlib
 
-    from minilm_retriever import errors, lines, manifest, model_folder, rows
+    from minilm_retriever import errors
+    from minilm_retriever.data import lines, readers
+    from minilm_retriever.pretrained import model_folder
+    from minilm_retriever.storage import manifest
 
     class Other(Exception):
         """Nothing that a user is told."""
 
-    for module in (lines, rows, manifest, model_folder):
+    for module in (lines, readers, manifest, model_folder):
         module.UserError = Other  # type: ignore[attr-defined]
     assert zlib and errors
 
 
 def fuzzed(scene: Scene, count: int) -> Iterator[Outcome]:
-    """Every target for a share of `count` seconds; an outcome stands for a second without a finding."""
+    """Every target for a share of `count` seconds; an outcome stands for a second without a
+    finding."""
     yield from fuzz_all(scene, count, {})
 
 

@@ -12,10 +12,12 @@ from dataclasses import replace
 import numpy as np
 from safetensors.numpy import load_file
 
-from minilm_retriever import encoding, model, tokenization
+from minilm_retriever import encoder
+from minilm_retriever.core import model
 from minilm_retriever.encoder import Encoder
 from minilm_retriever.errors import UserError
-from minilm_retriever.training import train
+from minilm_retriever.pretrained import tokenizer
+from minilm_retriever.training.run import train
 from tests.conftest import BASE
 from tests.faults.row import Outcome, Row, Scene, judge, patched
 from tests.faults.scenes import tiny_model, train_config
@@ -42,11 +44,18 @@ def has_surrogate(text: str) -> bool:
 
 
 def hostile_strings(scene: Scene, count: int) -> Iterator[Outcome]:
-    """Each is encoded, by the tiny model and by the real one where it is there, and trained on with its successor."""
+    """Each is encoded, by the tiny model and by the real one where it is there, and trained on with
+    its successor."""
     texts = strings(scene, count)
     good = [text for text in texts if not has_surrogate(text)]
-    models = [tiny_model(scene.place), *([BASE] if count > 1000 and (BASE / "model.safetensors").exists() else [])]
-    scene.notes["models"], scene.notes["with a lone surrogate"] = len(models), len(texts) - len(good)
+    models = [
+        tiny_model(scene.place),
+        *([BASE] if count > 1000 and (BASE / "model.safetensors").exists() else []),
+    ]
+    scene.notes["models"], scene.notes["with a lone surrogate"] = (
+        len(models),
+        len(texts) - len(good),
+    )
     problems: dict[str, str] = {}
     for folder in models:
         encoder = Encoder.from_pretrained(folder, device="cpu")
@@ -92,28 +101,38 @@ def trained_on(scene: Scene, texts: list[str]) -> str:
     """One pass over pairs of them; what is wrong with the losses or the weights."""
     place = scene.room("trained")
     path = place / "pairs.jsonl"
-    rows = [json.dumps({"sentence_0": a, "sentence_1": b}) for a, b in zip(texts, texts[1:] + texts[:1], strict=True)]
+    rows = [
+        json.dumps({"sentence_0": a, "sentence_1": b})
+        for a, b in zip(texts, texts[1:] + texts[:1], strict=True)
+    ]
     path.write_text("".join(f"{row}\n" for row in rows), "utf-8")
     steps = math.ceil(len(rows) / 8)
-    config = replace(train_config(scene.place, place / "out", steps=steps), train=(str(path),), save_steps=None)
+    config = replace(
+        train_config(scene.place, place / "out", steps=steps), train=(str(path),), save_steps=None
+    )
     try:
         with redirect_stderr(io.StringIO()):
             train(config)
     except Exception as fault:
         return f"training: {type(fault).__name__}: {fault}"
-    log = [json.loads(line) for line in (place / "out" / "metrics.jsonl").read_text("utf-8").splitlines()]
+    log = [
+        json.loads(line)
+        for line in (place / "out" / "metrics.jsonl").read_text("utf-8").splitlines()
+    ]
     if len(log) != steps or not all(math.isfinite(row["loss"]) for row in log):
         return f"training: {len(log)} losses of {steps} steps, or one that is not finite"
     weights = load_file(place / "out" / "model.safetensors")
     return (
-        "" if all(np.isfinite(tensor).all() for tensor in weights.values()) else "training: weights that are not finite"
+        ""
+        if all(np.isfinite(tensor).all() for tensor in weights.values())
+        else "training: weights that are not finite"
     )
 
 
 def texts_unchecked() -> object:
     """Mutation: texts go to the library as they are."""
     nothing = lambda *_: None  # noqa: E731
-    return patched((tokenization, "check_texts", nothing), (encoding, "check_texts", nothing))
+    return patched((tokenizer, "check_texts", nothing), (encoder, "check_texts", nothing))
 
 
 def not_normalised() -> object:

@@ -1,4 +1,5 @@
-"""SIGKILL at random times: real processes of train.py and encode.py, and beside them a loop that saves in place."""
+"""SIGKILL at random times: real processes of train.py and encode.py, and beside them a loop that
+saves in place."""
 
 from __future__ import annotations
 
@@ -13,9 +14,12 @@ from pathlib import Path
 
 import torch
 
-from minilm_retriever import checkpoint, folders, manifest, trainer, unfinished
+from minilm_retriever.core import trainer
+from minilm_retriever.encoding import resumable_output
 from minilm_retriever.errors import UserError
-from minilm_retriever.model_folder import open_model
+from minilm_retriever.pretrained.model_folder import open_model
+from minilm_retriever.storage import atomic_folders, manifest
+from minilm_retriever.training import checkpoint
 from tests.faults.processes import finished, fresh, patient, start, wait_until, warm_up
 from tests.faults.row import Outcome, Row, Scene, contents, judge, patched
 from tests.faults.scenes import encode_flags, tiny_model, train_flags
@@ -35,7 +39,8 @@ class Job:
 
 
 def kills(scene: Scene, count: int, job: Job) -> Iterator[Outcome]:
-    """`count` kills. A result takes one to three of them; each of these shares the result's outcome."""
+    """`count` kills. A result takes one to three of them; each of these shares the result's
+    outcome."""
     said = scene.place / "said"
     warm_up(job.flags(scene.room("whole") / "out"))
     began = time.monotonic()
@@ -44,7 +49,11 @@ def kills(scene: Scene, count: int, job: Job) -> Iterator[Outcome]:
     length = time.monotonic() - began
     assert status == 0, said.read_text("utf-8")
     expected = job.result(whole)
-    scene.notes |= {"seconds of an undisturbed run": round(length, 2), "fresh processes": 0, "results": 0}
+    scene.notes |= {
+        "seconds of an undisturbed run": round(length, 2),
+        "fresh processes": 0,
+        "results": 0,
+    }
     done = 0
     while done < count:
         room = scene.room("killed")
@@ -54,7 +63,11 @@ def kills(scene: Scene, count: int, job: Job) -> Iterator[Outcome]:
             anew = count >= 50 and (done + hits) % FRESH_SHARE == 0
             scene.notes["fresh processes"] += anew
             wait = share * length
-            hit = killed_fresh(job, out, said, scene.rng.uniform(0, length)) if anew else killed(job, out, said, wait)
+            hit = (
+                killed_fresh(job, out, said, scene.rng.uniform(0, length))
+                if anew
+                else killed(job, out, said, wait)
+            )
             hits += hit
             broken = broken or job.broken(out)
             if not hit or done + hits >= count:
@@ -97,7 +110,7 @@ def goes_on(job: Job, out: Path, said: Path, expected: object) -> str:
     return "" if job.result(out) == expected else "the result differs from the undisturbed run's"
 
 
-# --- training ---------------------------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------
 
 
 def weights_of(out: Path) -> object:
@@ -112,7 +125,7 @@ def weights_of(out: Path) -> object:
 
 def broken_state(out: Path) -> str:
     """A step folder that is there and not intact, or a published model that is not."""
-    skipped = folders.latest(Path(f"{out}.run")).skipped
+    skipped = checkpoint.latest(Path(f"{out}.run")).skipped
     if out.exists():
         try:
             manifest.verify_folder(out)
@@ -136,9 +149,13 @@ def train_kills(scene: Scene, count: int) -> Iterator[Outcome]:
 
 
 def in_place(scene: Scene, count: int) -> dict[str, int]:
-    """Kills of a plain loop, which saves a checkpoint over the last one: how many of them leave it unreadable."""
+    """Kills of a plain loop, which saves a checkpoint over the last one: how many of them leave it
+    unreadable."""
     path = scene.room("plain") / "checkpoint.pt"
-    tensors = {name: t.clone() for name, t in open_model(tiny_model(scene.place)).encoder.state_dict().items()}
+    tensors = {
+        name: t.clone()
+        for name, t in open_model(tiny_model(scene.place)).encoder.state_dict().items()
+    }
     state = {"model": tensors, "exp_avg": tensors, "exp_avg_sq": tensors}
     unusable = 0
     for _ in range(count):
@@ -165,7 +182,7 @@ def states_in_place() -> Iterator[None]:
     def publish_folder(path: Path, **_: object) -> Iterator[Path]:
         Path(path).mkdir(exist_ok=True)
         yield Path(path)
-        folders.write_manifest(path)
+        atomic_folders.write_manifest(path)
 
     with patched((checkpoint.folders, "publish_folder", publish_folder)):
         yield
@@ -176,7 +193,7 @@ def no_random_state() -> object:
     return patched((trainer.checkpoint, "restore_random", lambda folder: None))
 
 
-# --- encoding ---------------------------------------------------------------------------------------------------------
+# --- encoding -------------------------------------------------------------------------------------
 
 
 def vectors_of(out: Path) -> object:
@@ -213,17 +230,22 @@ def encode_kills(scene: Scene, count: int) -> Iterator[Outcome]:
 @contextmanager
 def shards_on_trust() -> Iterator[None]:
     """Mutation: a shard's record stands before its files do, and is believed."""
-    add = unfinished.UnfinishedRun.add
+    add = resumable_output.UnfinishedRun.add
 
     def early(self, shard, vectors, said, *, format, texts):  # type: ignore[no-untyped-def]
         add(self, shard, vectors, said, format=format, texts=texts)
         place = self.folder / f"vectors-{shard.number:05d}.npy"
         data = place.read_bytes()
-        place.write_bytes(bytes(len(data)))  # what a disk may hold while the real bytes are under way
+        place.write_bytes(
+            bytes(len(data))
+        )  # what a disk may hold while the real bytes are under way
         time.sleep(0.01)
         place.write_bytes(data)
 
-    with patched((unfinished.UnfinishedRun, "add", early), (unfinished.manifest, "verify_folder", lambda *_: [])):
+    with patched(
+        (resumable_output.UnfinishedRun, "add", early),
+        (resumable_output.manifest, "verify_folder", lambda *_: []),
+    ):
         yield
 
 

@@ -14,14 +14,17 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from minilm_retriever import encoding, folders, manifest, shard_encoder
-from minilm_retriever.bulk import encode_files
-from minilm_retriever.config import EncodeConfig
+from minilm_retriever import encoder
+from minilm_retriever.core.model import SentenceEncoder
+from minilm_retriever.core.trainer import Trainer
 from minilm_retriever.encoder import Encoder
+from minilm_retriever.encoding import shard_encoder
+from minilm_retriever.encoding.config import EncodeConfig
+from minilm_retriever.encoding.encode_files import encode_files
 from minilm_retriever.errors import UserError
-from minilm_retriever.model import SentenceEncoder
-from minilm_retriever.trainer import Trainer
-from minilm_retriever.training import train
+from minilm_retriever.storage import atomic_folders, manifest
+from minilm_retriever.training import checkpoint
+from minilm_retriever.training.run import train
 from tests.faults.row import Outcome, Row, Scene, judge, patched
 from tests.faults.scenes import texts_file, tiny_model, train_config
 
@@ -42,10 +45,15 @@ def infinite_gradient(loss: torch.Tensor) -> torch.Tensor:
     return loss + (loss - loss.detach()) * 1e38 * 1e38
 
 
-def in_training(scene: Scene, poison: Callable[[torch.Tensor], torch.Tensor], at: int, accumulate: int = 1) -> str:
-    """Poison the batch `at`; the step is not taken, its rows are named and the last good state stays."""
+def in_training(
+    scene: Scene, poison: Callable[[torch.Tensor], torch.Tensor], at: int, accumulate: int = 1
+) -> str:
+    """Poison the batch `at`; the step is not taken, its rows are named and the last good state
+    stays."""
     out = scene.room("poisoned") / "out"
-    config = replace(train_config(scene.place, out, steps=4, save=1), gradient_accumulation_steps=accumulate)
+    config = replace(
+        train_config(scene.place, out, steps=4, save=1), gradient_accumulation_steps=accumulate
+    )
     seen, real, steps = [0], Trainer.batch_loss, [0]
 
     def batch_loss(self: Trainer, *args: Any) -> torch.Tensor:
@@ -62,7 +70,7 @@ def in_training(scene: Scene, poison: Callable[[torch.Tensor], torch.Tensor], at
     with patched((Trainer, "batch_loss", batch_loss), (torch.optim.AdamW, "step", counted)):
         said = error_of(lambda: train(config))
     good = (at - 1) // accumulate
-    newest = folders.latest(Path(f"{out}.run")).path
+    newest = checkpoint.latest(Path(f"{out}.run")).path
     kept = newest.name if newest else "the base model"
     wanted = f"step-{good:08d}" if good else "the base model"
     if not re.search(rf"of step {good + 1} is not finite", said) or "pairs-42.csv:" not in said:
@@ -85,14 +93,17 @@ def error_of(act: Callable[[], object]) -> str:
 
 
 def too_high_a_rate(scene: Scene, rate: float, steps: int) -> str:
-    """A learning rate that blows the weights up: nothing is published, the last good state stays."""
+    """A learning rate that blows the weights up: nothing is published, the last good state
+    stays."""
     out = scene.room("too high") / "out"
     config = replace(train_config(scene.place, out, steps=steps, save=1), learning_rate=rate)
     said = error_of(lambda: train(config))
     if "finite" not in said or out.exists():
         return f"{'published' if out.exists() else 'stopped'}: {said}"
     for state in Path(f"{out}.run").glob("step-*"):
-        if not all(bool(t.isfinite().all()) for t in load_file(state / "model.safetensors").values()):
+        if not all(
+            bool(t.isfinite().all()) for t in load_file(state / "model.safetensors").values()
+        ):
             return f"{state.name} keeps weights that are not finite"
     return ""
 
@@ -104,22 +115,33 @@ def in_weights(scene: Scene, value: float, open_it: Callable[[Path], object]) ->
     tensors["encoder.layer.1.output.dense.weight"][3, 5] = value
     save_file(tensors, folder / "model.safetensors")
     said = error_of(lambda: open_it(folder))
-    return "" if "encoder.layer.1.output.dense.weight holds a value that is not finite" in said else said or "opened"
+    return (
+        ""
+        if "encoder.layer.1.output.dense.weight holds a value that is not finite" in said
+        else said or "opened"
+    )
 
 
 def in_a_state(scene: Scene) -> str:
-    """A state whose manifest is right and whose weights are not finite: the run does not go on from it unawares."""
+    """A state whose manifest is right and whose weights are not finite: the run does not go on from
+    it unawares."""
     out = scene.room("state") / "out"
     config = train_config(scene.place, out, steps=4, save=1, keep=3)
-    with patched((Trainer, "step", dying_at(3))), redirect_stderr(io.StringIO()), suppress(KeyboardInterrupt):
+    with (
+        patched((Trainer, "step", dying_at(3))),
+        redirect_stderr(io.StringIO()),
+        suppress(KeyboardInterrupt),
+    ):
         train(config)
-    newest = folders.latest(Path(f"{out}.run")).path
+    newest = checkpoint.latest(Path(f"{out}.run")).path
     assert newest is not None
     tensors = load_file(newest / "model.safetensors")
     tensors["bert.embeddings.LayerNorm.weight"][0] = NAN
     save_file(tensors, newest / "model.safetensors")
     listed = manifest.read_manifest(newest)["files"]
-    folders.write_manifest(newest, known={n: e for n, e in listed.items() if n != "model.safetensors"})
+    atomic_folders.write_manifest(
+        newest, known={n: e for n, e in listed.items() if n != "model.safetensors"}
+    )
     said = error_of(lambda: train(config))
     return "" if "not finite" in said and not out.exists() else said or "it went on"
 
@@ -149,13 +171,21 @@ def in_a_vector(scene: Scene, value: float, bulk: bool) -> str:
     source = str(texts_file(scene.place, 8))
     with patched((SentenceEncoder, "forward", poisoned)):
         if bulk:
-            said = error_of(lambda: encode_files(EncodeConfig(inputs=(source,), model=str(folder), out=str(out))))
+            said = error_of(
+                lambda: encode_files(
+                    EncodeConfig(inputs=(source,), model=str(folder), out=str(out))
+                )
+            )
             return (
                 ""
                 if re.search("the vector of row '[0-9]' is not finite", said) and not out.exists()
                 else said or "written"
             )
-        said = error_of(lambda: Encoder.from_pretrained(folder, device="cpu").encode(["soil", "a nurse and a cook"]))
+        said = error_of(
+            lambda: Encoder.from_pretrained(folder, device="cpu").encode(
+                ["soil", "a nurse and a cook"]
+            )
+        )
     return "" if "the vector of text 1 is not finite" in said else said or "given"
 
 
@@ -163,15 +193,23 @@ CASES: dict[str, Callable[[Scene], str]] = {
     "a NaN loss in the first step": lambda scene: in_training(scene, poisoned_loss(NAN), 1),
     "a NaN loss in the third step": lambda scene: in_training(scene, poisoned_loss(NAN), 3),
     "an infinite loss": lambda scene: in_training(scene, poisoned_loss(INFINITY), 2),
-    "a NaN loss in a later batch of a step": lambda scene: in_training(scene, poisoned_loss(NAN), 4, 2),
+    "a NaN loss in a later batch of a step": lambda scene: in_training(
+        scene, poisoned_loss(NAN), 4, 2
+    ),
     "a NaN gradient under a finite loss": lambda scene: in_training(scene, poisoned_gradient, 3),
-    "an infinite gradient under a finite loss": lambda scene: in_training(scene, infinite_gradient, 2),
+    "an infinite gradient under a finite loss": lambda scene: in_training(
+        scene, infinite_gradient, 2
+    ),
     "weights blown up in the last step": lambda scene: too_high_a_rate(scene, 1e39, 1),
     "weights blown up on the way": lambda scene: too_high_a_rate(scene, 1e39, 3),
     "weights too large to compute with": lambda scene: too_high_a_rate(scene, 1e37, 1),
-    "a NaN weight in a model": lambda scene: in_weights(scene, NAN, lambda folder: Encoder.from_pretrained(folder)),
+    "a NaN weight in a model": lambda scene: in_weights(
+        scene, NAN, lambda folder: Encoder.from_pretrained(folder)
+    ),
     "an infinite weight in a model to train": lambda scene: in_weights(
-        scene, -INFINITY, lambda folder: train(replace(train_config(scene.place, folder / "out"), model=str(folder)))
+        scene,
+        -INFINITY,
+        lambda folder: train(replace(train_config(scene.place, folder / "out"), model=str(folder))),
     ),
     "a NaN weight in a state": in_a_state,
     "a NaN vector in bulk": lambda scene: in_a_vector(scene, NAN, True),
@@ -194,7 +232,9 @@ def steps_unchecked() -> object:
 def vectors_unchecked() -> object:
     """Mutation: and so are vectors."""
     unchecked = lambda *_: None  # noqa: E731
-    return patched((encoding, "refuse_non_finite", unchecked), (shard_encoder, "refuse_non_finite", unchecked))
+    return patched(
+        (encoder, "refuse_non_finite", unchecked), (shard_encoder, "refuse_non_finite", unchecked)
+    )
 
 
 ROWS = (

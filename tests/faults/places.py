@@ -1,4 +1,5 @@
-"""Places where a run should not be, or not alone: two runs, a read-only folder, a clock set back, leftovers."""
+"""Places where a run should not be, or not alone: two runs, a read-only folder, a clock set back,
+leftovers."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from minilm_retriever import files, folders, manifest
+from minilm_retriever.storage import atomic_files, atomic_folders, manifest
 from tests.faults.full_disk import result_of
 from tests.faults.processes import finished, run, start, wait_until, warm_up
 from tests.faults.row import Outcome, Row, Scene, contents, judge, left_behind, patched
@@ -24,7 +25,8 @@ JOBS: dict[str, tuple[Flags, Callable[[Path], bool]]] = {
 
 
 def two_runs(scene: Scene, name: str) -> str:
-    """A second run while the first is held in the middle: refused in one line, the first one ends as if alone."""
+    """A second run while the first is held in the middle: refused in one line, the first one ends
+    as if alone."""
     flags, begun = JOBS[name]
     room = scene.room("two")
     out = room / "out"
@@ -36,7 +38,11 @@ def two_runs(scene: Scene, name: str) -> str:
     ended = finished(first)
     if status != 2 or "another process is writing" not in said or "Traceback" in said:
         return f"the second run ends with {status}: {said[-300:]}"
-    return "" if ended == 0 and result_of(out) == expected(scene, name) else f"the first run ends with {ended}"
+    return (
+        ""
+        if ended == 0 and result_of(out) == expected(scene, name)
+        else f"the first run ends with {ended}"
+    )
 
 
 def expected(scene: Scene, name: str) -> object:
@@ -54,7 +60,9 @@ def read_only(scene: Scene, name: str) -> str:
     flags = JOBS[name][0](scene.place, room / "there" / "out")  # makes the inputs, too
     (room / "there").mkdir()
     (room / "there").chmod(0o555)
-    (tiny_model(scene.place) / "model.safetensors").chmod(0o644)  # its library keeps it to its owner
+    (tiny_model(scene.place) / "model.safetensors").chmod(
+        0o644
+    )  # its library keeps it to its owner
     said = room / "said"
     said.touch(0o666)
     said.chmod(0o666)
@@ -67,12 +75,20 @@ def read_only(scene: Scene, name: str) -> str:
     status = finished(child)
     words = said.read_text("utf-8")
     errors = [line for line in words.splitlines() if line.startswith("error: ")]
-    right = status == 2 and len(errors) == 1 and "Permission denied" in errors[0] and "Traceback" not in words
-    return "" if right and not list((room / "there").iterdir()) else f"status {status}: {words[-300:]}"
+    right = (
+        status == 2
+        and len(errors) == 1
+        and "Permission denied" in errors[0]
+        and "Traceback" not in words
+    )
+    return (
+        "" if right and not list((room / "there").iterdir()) else f"status {status}: {words[-300:]}"
+    )
 
 
 def clock_set_back(scene: Scene, name: str) -> str:
-    """Killed, the clock set back by years, and gone on: the newest state is the one of the highest number."""
+    """Killed, the clock set back by years, and gone on: the newest state is the one of the highest
+    number."""
     flags, begun = JOBS[name]
     room = scene.room("clock")
     out = room / "out"
@@ -80,7 +96,8 @@ def clock_set_back(scene: Scene, name: str) -> str:
     wait_until(lambda: begun(out))
     os.kill(child, signal.SIGKILL)
     finished(child)
-    # The newest files are made the oldest, and all of them lie in the future of the run that goes on.
+    # The newest files are made the oldest, and all of them lie in the future of the run that goes
+    # on.
     present = sorted((p for p in room.rglob("*") if p.is_file()), key=lambda p: p.stat().st_mtime)
     for age, path in enumerate(present):
         moment = time.time() + 10 * 365 * 86400 - age
@@ -88,11 +105,16 @@ def clock_set_back(scene: Scene, name: str) -> str:
     clock = iter(range(2_000_000_000, 0, -1))
     with patched((time, "time", lambda: float(next(clock)))):
         status, said = run(flags(scene.place, out), room / "said")
-    return "" if status == 0 and result_of(out) == expected(scene, name) else f"status {status}: {said[-300:]}"
+    return (
+        ""
+        if status == 0 and result_of(out) == expected(scene, name)
+        else f"status {status}: {said[-300:]}"
+    )
 
 
 def stale_files(scene: Scene, name: str) -> str:
-    """Leftovers of dead processes, of every kind: they go, what only looks like them stays, the result is right."""
+    """Leftovers of dead processes, of every kind: they go, what only looks like them stays, the
+    result is right."""
     room = scene.room("stale")
     out = room / "out"
     stale = [f".out.tmp-{HEX}", f".out.gone-{HEX}", f".out.run.tmp-{HEX}", f".out.run.gone-{HEX}"]
@@ -100,17 +122,24 @@ def stale_files(scene: Scene, name: str) -> str:
     for made in [*stale, *others]:
         (room / made).mkdir()
         (room / made / "inside").write_text("half", "utf-8")
-    (room / ".out.run.lock").write_text("", "utf-8")  # of a process that is gone: a lock is the system's, not a file
+    (room / ".out.run.lock").write_text(
+        "", "utf-8"
+    )  # of a process that is gone: a lock is the system's, not a file
     status, said = run(JOBS[name][0](scene.place, out), scene.place / "said")
     gone = [made for made in stale if not (room / made).exists()]
     kept = [made for made in others if (room / made / "inside").exists()]
     if gone != stale or kept != others:
         return f"{set(stale) - set(gone)} are left, {set(others) - set(kept)} are gone"
-    return "" if status == 0 and result_of(out) == expected(scene, name) else f"status {status}: {said[-300:]}"
+    return (
+        ""
+        if status == 0 and result_of(out) == expected(scene, name)
+        else f"status {status}: {said[-300:]}"
+    )
 
 
 def moved_aside(scene: Scene, name: str) -> str:
-    """The old output stands under the name that an overwrite moves it to: it comes back, and is not overwritten."""
+    """The old output stands under the name that an overwrite moves it to: it comes back, and is not
+    overwritten."""
     expected(scene, name)
     room = scene.room("aside")
     made = scene.place / f"undisturbed-{name}"
@@ -122,11 +151,16 @@ def moved_aside(scene: Scene, name: str) -> str:
     status, said = run(JOBS[name][0](scene.place, room / "out"), scene.place / "said")
     if status != 2 or "stands there" not in said:
         return f"status {status}: {said[-300:]}"
-    return "" if result_of(room / "out") == expected(scene, name) and not left_behind(room) else "it did not come back"
+    return (
+        ""
+        if result_of(room / "out") == expected(scene, name) and not left_behind(room)
+        else "it did not come back"
+    )
 
 
 def manifest_gone(scene: Scene, name: str) -> str:
-    """A folder whose manifest is missing does not count as verified, and is nobody's to overwrite."""
+    """A folder whose manifest is missing does not count as verified, and is nobody's to
+    overwrite."""
     expected(scene, name)
     room = scene.room("no manifest")
     for path, data in contents(scene.place / f"undisturbed-{name}").items():
@@ -134,7 +168,10 @@ def manifest_gone(scene: Scene, name: str) -> str:
         (room / "out" / path).write_bytes(data)
     (room / "out" / manifest.NAME).unlink()
     before = contents(room / "out")
-    for flags in (["verify", str(room / "out")], [*JOBS[name][0](scene.place, room / "out"), "--overwrite"]):
+    for flags in (
+        ["verify", str(room / "out")],
+        [*JOBS[name][0](scene.place, room / "out"), "--overwrite"],
+    ):
         status, said = run(flags, scene.place / "said")
         if status != 2 or "manifest.json" not in said or "Traceback" in said:
             return f"{flags[0]} ends with {status}: {said[-300:]}"
@@ -171,12 +208,14 @@ def no_lock() -> object:
     """Mutation: an output is not held."""
     from contextlib import nullcontext
 
-    return patched((files, "hold", lambda path: nullcontext()))
+    return patched((atomic_files, "hold", lambda path: nullcontext()))
 
 
 def nothing_cleaned() -> object:
     """Mutation: leftovers are neither settled nor removed."""
-    return patched((files, "clean_stale", lambda *_: []), (folders, "recover", lambda path: None))
+    return patched(
+        (atomic_files, "clean_stale", lambda *_: []), (atomic_folders, "recover", lambda path: None)
+    )
 
 
 ROWS = (

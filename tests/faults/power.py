@@ -1,10 +1,9 @@
 """Power loss: what was not yet brought to disk is lost, cut, zeroed, or there in another order.
 
-`Recorder` keeps the log of a run's file operations. `Disk` replays a beginning of it and knows, for every file and
-every folder, what an fsync has made sure of and what not. `Disk.after_power_loss` then writes out one of the many
-states in which a disk may come up again: of each file's unsure bytes any part, of each folder's unsure names any
-choice, in each folder by itself.
-"""
+`Recorder` keeps the log of a run's file operations. `Disk` replays a beginning of it and knows, for
+every file and every folder, what an fsync has made sure of and what not. `Disk.after_power_loss`
+then writes out one of the many states in which a disk may come up again: of each file's unsure
+bytes any part, of each folder's unsure names any choice, in each folder by itself."""
 
 from __future__ import annotations
 
@@ -20,13 +19,14 @@ from typing import Any
 import pytest
 import safetensors.torch
 
-from minilm_retriever import checkpoint, files, folders, manifest
-from minilm_retriever.bulk import encode_files
-from minilm_retriever.config import EncodeConfig
+from minilm_retriever.core.trainer import Trainer
 from minilm_retriever.encoder import Encoder
+from minilm_retriever.encoding.config import EncodeConfig
+from minilm_retriever.encoding.encode_files import encode_files
 from minilm_retriever.errors import UserError
-from minilm_retriever.trainer import Trainer
-from minilm_retriever.training import train
+from minilm_retriever.storage import atomic_files, atomic_folders, manifest
+from minilm_retriever.training import checkpoint
+from minilm_retriever.training.run import train
 from tests.faults.row import Outcome, Row, Scene, contents, judge, left_behind, patched
 from tests.faults.scenes import texts_file, tiny_model, train_config
 
@@ -38,7 +38,9 @@ class Node:
     folder: bool
     sure: Any = b""  # bytes, or {name: Node}
     shown: Any = b""
-    unsure: list[tuple[str, ...]] = field(default_factory=list)  # of a folder: changes of names since its last fsync
+    unsure: list[tuple[str, ...]] = field(
+        default_factory=list
+    )  # of a folder: changes of names since its last fsync
 
 
 def new_folder() -> Node:
@@ -143,7 +145,15 @@ def unsure_bytes(node: Node, rng: random.Random) -> bytes:
     cut = rng.randrange(len(node.shown) + 1)
     zeroed = bytes(len(node.shown) - cut)
     return bytes(
-        rng.choice((node.sure, node.shown, node.shown[:cut], node.shown[:cut] + zeroed, bytes(len(node.shown))))
+        rng.choice(
+            (
+                node.sure,
+                node.shown,
+                node.shown[:cut],
+                node.shown[:cut] + zeroed,
+                bytes(len(node.shown)),
+            )
+        )
     )
 
 
@@ -168,7 +178,11 @@ class Recorder:
     def recording(self) -> Iterator[None]:  # noqa: C901 - a branch for each operation
         """While the block runs."""
         with pytest.MonkeyPatch.context() as patch:
-            real = {name: getattr(files._os, name) for name in vars(files._os) if not name.startswith("_")}
+            real = {
+                name: getattr(atomic_files._os, name)
+                for name in vars(atomic_files._os)
+                if not name.startswith("_")
+            }
             save_file = safetensors.torch.save_file
 
             def open_(path: Any, flags: int, *mode: int) -> int:
@@ -219,16 +233,29 @@ class Recorder:
                 self.note("create", path)
                 self.note("write", path, Path(path).read_bytes())
 
-            made = {"open": open_, "close": close, "write": write, "fsync": fsync, "ftruncate": ftruncate}
-            made |= {"mkdir": mkdir, "rename": rename, "rmdir": removing("rmdir"), "unlink": removing("unlink")}
+            made = {
+                "open": open_,
+                "close": close,
+                "write": write,
+                "fsync": fsync,
+                "ftruncate": ftruncate,
+            }
+            made |= {
+                "mkdir": mkdir,
+                "rename": rename,
+                "rmdir": removing("rmdir"),
+                "unlink": removing("unlink"),
+            }
             for name, function in made.items():
-                patch.setattr(files._os, name, function)
-            patch.setattr(os, "mkdir", mkdir)  # model_folder makes the folders inside a folder that is being made
+                patch.setattr(atomic_files._os, name, function)
+            patch.setattr(
+                os, "mkdir", mkdir
+            )  # model_folder makes the folders inside a folder that is being made
             patch.setattr(safetensors.torch, "save_file", save)
             yield
 
 
-# --- what is run, and what has to stand after the power has gone ------------------------------------------------------
+# --- what is run, and what has to stand after the power has gone ----------------------------------
 
 
 @dataclass
@@ -237,10 +264,14 @@ class Job:
 
     name: str
     log: list[tuple[Any, ...]]
-    problem: Callable[[Path, list[Any]], str]  # the folder, and what was said to be finished before the power went
+    problem: Callable[
+        [Path, list[Any]], str
+    ]  # the folder, and what was said to be finished before the power went
 
 
-def recorded(scene: Scene, name: str, act: Callable[[Path], object], mark: Callable[[Recorder], Any]) -> Recorder:
+def recorded(
+    scene: Scene, name: str, act: Callable[[Path], object], mark: Callable[[Recorder], Any]
+) -> Recorder:
     """The log of a run in an empty folder."""
     recorder = Recorder(scene.room(name))
     with recorder.recording(), mark(recorder), redirect_stderr(io.StringIO()):
@@ -270,12 +301,16 @@ def training(scene: Scene) -> Job:
     def problem(place: Path, marks: list[Any]) -> str:
         out, run = place / "out", place / "out.run"
         saved = max((m for m in marks if isinstance(m, int)), default=0)
-        newest = folders.latest(run)
+        newest = checkpoint.latest(run)
         if newest.skipped:
             return f"a state is not intact: {newest.skipped[0][1]}"
         if "done" in marks and not out.exists():
             return "the published model is gone"
-        if not out.exists() and saved and (newest.path is None or int(newest.path.name[5:]) < saved):
+        if (
+            not out.exists()
+            and saved
+            and (newest.path is None or int(newest.path.name[5:]) < saved)
+        ):
             return f"step {saved} was saved, the newest state is {newest.path and newest.path.name}"
         try:
             with redirect_stderr(io.StringIO()):
@@ -303,7 +338,9 @@ def encoding(scene: Scene) -> Job:
 
     def act(out: Path) -> str:
         return encode_files(
-            EncodeConfig(inputs=(source,), model=model, out=str(out), shard_size=2, threads=1, device="cpu")
+            EncodeConfig(
+                inputs=(source,), model=model, out=str(out), shard_size=2, threads=1, device="cpu"
+            )
         )
 
     recorder = recorded(scene, "encode", act, unmarked)
@@ -349,12 +386,14 @@ def overwriting(scene: Scene) -> Job:
 
     def problem(place: Path, marks: list[Any]) -> str:
         out = place / "out"
-        folders.recover(out)
+        atomic_folders.recover(out)
         if "first" in marks and not out.exists():
             return "neither the old model nor the new one is there"
         if "done" in marks and contents(out) != known[1]:
             return "the new model is not there"
-        return "" if not out.exists() or contents(out) in known else "a half of a model stands there"
+        return (
+            "" if not out.exists() or contents(out) in known else "a half of a model stands there"
+        )
 
     return Job("overwrite", recorder.log, problem)
 
@@ -376,12 +415,16 @@ def power_losses(scene: Scene, count: int) -> Iterator[Outcome]:
             problem = job.problem(place, disk.marks)
         except UserError as fault:
             problem = str(fault)
-        yield judge(not problem, "survived", f"{job.name}, power lost after operation {cut}: {problem}; {before}"[:600])
+        yield judge(
+            not problem,
+            "survived",
+            f"{job.name}, power lost after operation {cut}: {problem}; {before}"[:600],
+        )
 
 
 def names_unsure() -> object:
     """Mutation: files and folders are not brought to disk."""
-    return patched((files, "fsync", lambda path: None))
+    return patched((atomic_files, "fsync", lambda path: None))
 
 
 def bytes_unsure() -> object:
@@ -389,15 +432,17 @@ def bytes_unsure() -> object:
 
     @contextmanager
     def writing(path: Path) -> Iterator[io.BufferedWriter]:
-        with files.making(path) as (target, temp):
-            raw = files._RawFile(files._os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        with atomic_files.making(path) as (target, temp):
+            raw = atomic_files._RawFile(
+                atomic_files._os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            )
             stream = io.BufferedWriter(raw, 1 << 18)
             yield stream
             stream.flush()
             raw.close()
-            files.rename(temp, target)
+            atomic_files.rename(temp, target)
 
-    return patched((files, "writing", writing))
+    return patched((atomic_files, "writing", writing))
 
 
 def log_unsure() -> object:

@@ -1,4 +1,5 @@
-"""Processes to kill, limit and watch: forked from this one, so that they need not import torch first, or fresh ones."""
+"""Processes to kill, limit and watch: forked from this one, so that they need not import torch
+first, or fresh ones."""
 
 from __future__ import annotations
 
@@ -76,9 +77,16 @@ def run(arguments: Sequence[str], said: Path) -> tuple[int, str]:
 
 def fresh(script: str, arguments: Sequence[str], said: Path) -> subprocess.Popen[bytes]:
     """`python train.py ...` as a person starts it, interpreter, imports and all."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",
+    }
     with said.open("wb") as file:
-        return subprocess.Popen([sys.executable, ROOT / script, *arguments], stderr=file, stdout=file, env=environment)
+        return subprocess.Popen(
+            [sys.executable, ROOT / script, *arguments], stderr=file, stdout=file, env=environment
+        )
 
 
 class Ended(NamedTuple):
@@ -91,10 +99,10 @@ class Ended(NamedTuple):
 def limited(
     work: Callable[[int], str], count: int, *, seconds: float = 120.0, memory: int = 1 << 30
 ) -> Iterator[Ended]:
-    """work(0), work(1), ... in forked children that may use so much more memory, and so long for each item.
+    """work(0), work(1), ... in forked children that may use so much more memory, and so long for
+    each item.
 
-    The child that an item kills is replaced, and the next one goes on behind that item.
-    """
+    The child that an item kills is replaced, and the next one goes on behind that item."""
     number = 0
     while number < count:
         reading, writing = os.pipe()
@@ -120,7 +128,9 @@ def limited(
             if hung:
                 os.kill(child, signal.SIGKILL)
             status = finished(child)
-            yield Ended(number, f"hung for {seconds:g} s" if hung else f"the process ended with {status}")
+            yield Ended(
+                number, f"hung for {seconds:g} s" if hung else f"the process ended with {status}"
+            )
             number += 1
         else:
             finished(child)
@@ -138,7 +148,10 @@ def _serve(work: Callable[[int], str], first: int, count: int, pipe: int, memory
                 said = work(number)
             except BaseException as fault:
                 said = f"{type(fault).__name__}: {fault}"
-            os.write(pipe, (" ".join(said.split())[:2000].encode("utf-8", "backslashreplace") or b"?") + b"\n")
+            os.write(
+                pipe,
+                (" ".join(said.split())[:2000].encode("utf-8", "backslashreplace") or b"?") + b"\n",
+            )
     finally:
         os._exit(0)
 

@@ -1,4 +1,5 @@
-"""What a row of the scorecard is: faults of one kind, put in one by one, each with what came of it."""
+"""What a row of the scorecard is: faults of one kind, put in one by one, each with what came of
+it."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ import pytest
 class Outcome(NamedTuple):
     """What came of one fault."""
 
-    kind: Literal["survived", "detected", "silent"]  # silent: whatever is neither, be it wrong, a crash or a hang
+    kind: Literal[
+        "survived", "detected", "silent"
+    ]  # silent: whatever is neither, be it wrong, a crash or a hang
     where: str = ""
 
 
@@ -31,7 +34,9 @@ class Scene:
 
     place: Path
     seed: int = 0
-    notes: dict[str, Any] = field(default_factory=dict)  # what else the row has to tell, for the scorecard
+    notes: dict[str, Any] = field(
+        default_factory=dict
+    )  # what else the row has to tell, for the scorecard
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
@@ -50,7 +55,8 @@ Mutation = Callable[[], AbstractContextManager[Any]]
 
 @dataclass(frozen=True)
 class Row:
-    """Faults of one kind. `inject` puts in as many as asked (or all there are) and yields an outcome of each."""
+    """Faults of one kind. `inject` puts in as many as asked (or all there are) and yields an
+    outcome of each."""
 
     name: str
     fault: str
@@ -96,7 +102,9 @@ def patched(*changes: tuple[object, str, object]) -> Iterator[None]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 def left_behind(folder: Path) -> list[str]:

@@ -1,4 +1,5 @@
-"""What the fuzz targets begin with: a few good files of each kind. The package is not imported: it is instrumented."""
+"""What the fuzz targets begin with: a few good files of each kind. The package is not imported: it
+is instrumented."""
 
 from __future__ import annotations
 

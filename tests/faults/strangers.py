@@ -1,4 +1,5 @@
-"""Model folders that a stranger made to run code, to write or read elsewhere, or to fill the memory."""
+"""Model folders that a stranger made to run code, to write or read elsewhere, or to fill the
+memory."""
 
 from __future__ import annotations
 
@@ -16,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from minilm_retriever import manifest, model_folder, weights
 from minilm_retriever.encoder import Encoder
 from minilm_retriever.errors import UserError
-from minilm_retriever.vectors import open_vectors
+from minilm_retriever.pretrained import hub, load_weights, model_folder
+from minilm_retriever.storage import manifest
+from minilm_retriever.vectors.vector_folder import open_vectors
 from tests.faults.processes import limited
 from tests.faults.row import Outcome, Row, Scene, patched
 from tests.faults.scenes import tiny_model
@@ -55,13 +57,24 @@ def pickle_called_safetensors(folder: Path) -> None:
 
 
 def pickle_beside(folder: Path) -> None:
-    for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "rng_state.pth", "scaler.pkl"):
+    for name in (
+        "pytorch_model.bin",
+        "training_args.bin",
+        "optimizer.pt",
+        "rng_state.pth",
+        "scaler.pkl",
+    ):
         (folder / name).write_bytes(pickle.dumps(Trap(folder.parent)))
 
 
 def code_beside(folder: Path) -> None:
-    (folder / "modeling_evil.py").write_text(f"import os\nos.system('touch {folder.parent / CANARY}')\n", "utf-8")
-    edit(folder / "config.json", auto_map={"AutoModel": "modeling_evil.Evil", "AutoConfig": "modeling_evil.Evil"})
+    (folder / "modeling_evil.py").write_text(
+        f"import os\nos.system('touch {folder.parent / CANARY}')\n", "utf-8"
+    )
+    edit(
+        folder / "config.json",
+        auto_map={"AutoModel": "modeling_evil.Evil", "AutoConfig": "modeling_evil.Evil"},
+    )
     edit(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["modeling_evil.Evil", None]})
 
 
@@ -69,7 +82,9 @@ def code_and_another_layout(folder: Path) -> None:
     """Weights under old names go through transformers, which knows auto_map."""
     from safetensors.torch import load_file, save_file
 
-    tensors = {f"bert.{name}": tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+    tensors = {
+        f"bert.{name}": tensor for name, tensor in load_file(folder / "model.safetensors").items()
+    }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     code_beside(folder)
 
@@ -109,7 +124,13 @@ def safetensors_header(size: int, text: bytes = b"") -> Callable[[Path], None]:
 
 def huge_tensor(folder: Path) -> None:
     """Terabytes are claimed, in the header and in config.json; the file holds 100 bytes."""
-    said = {"embeddings.word_embeddings.weight": {"dtype": "F32", "shape": [1 << 40, 32], "data_offsets": [0, 1 << 47]}}
+    said = {
+        "embeddings.word_embeddings.weight": {
+            "dtype": "F32",
+            "shape": [1 << 40, 32],
+            "data_offsets": [0, 1 << 47],
+        }
+    }
     raw = json.dumps(said).encode()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(raw)) + raw + bytes(100))
     edit(folder / "config.json", vocab_size=1 << 30)
@@ -174,14 +195,17 @@ def vectors_of_objects(folder: Path) -> None:
 
 
 def vectors_of_a_huge_shape(folder: Path) -> None:
-    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 32), }".ljust(117) + b"\n"
-    of_vectors(folder, b"\x93NUMPY\x01\x00" + struct.pack("<H", 118) + header + bytes(128), rows=1 << 40)
+    header = (
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 32), }".ljust(117)
+        + b"\n"
+    )
+    of_vectors(
+        folder, b"\x93NUMPY\x01\x00" + struct.pack("<H", 118) + header + bytes(128), rows=1 << 40
+    )
 
 
 def vectors_with_code_in_the_header(folder: Path) -> None:
-    header = (
-        f"{{'descr': __import__('os').system('touch {folder.parent / CANARY}'), 'fortran_order': False, 'shape': (1,)}}"
-    )
+    header = f"{{'descr': __import__('os').system('touch {folder.parent / CANARY}'), 'fortran_order': False, 'shape': (1,)}}"
     raw = header.encode().ljust(245) + b"\n"
     of_vectors(folder, b"\x93NUMPY\x01\x00" + struct.pack("<H", 246) + raw + bytes(128))
 
@@ -192,9 +216,20 @@ def of_vectors(folder: Path, npy: bytes, rows: int = 1) -> None:
             path.unlink()
     (folder / "vectors-00000.npy").write_bytes(npy)
     (folder / "rows-00000.jsonl").write_bytes(b'{"id": "0"}\n')
-    listed = {name: manifest.entry(folder / name) for name in ("vectors-00000.npy", "rows-00000.jsonl")}
-    info = {"rows": rows, "dimension": 32, "dtype": "float32", "ranges": None, "unit": True, "shard_format": "npy"}
-    (folder / "manifest.json").write_bytes(manifest.to_bytes(listed, {"vectors": {**info, "shards": [rows]}}))
+    listed = {
+        name: manifest.entry(folder / name) for name in ("vectors-00000.npy", "rows-00000.jsonl")
+    }
+    info = {
+        "rows": rows,
+        "dimension": 32,
+        "dtype": "float32",
+        "ranges": None,
+        "unit": True,
+        "shard_format": "npy",
+    }
+    (folder / "manifest.json").write_bytes(
+        manifest.to_bytes(listed, {"vectors": {**info, "shards": [rows]}})
+    )
 
 
 def object_arrays_beside(folder: Path) -> None:
@@ -238,9 +273,11 @@ def hostile_folders(scene: Scene, count: int) -> Iterator[Outcome]:
     """Opened and used in a process with limits; then it is looked what was done."""
     names = list(HOSTILE)[:count]
     template = tiny_model(scene.place)
-    Encoder.from_pretrained(template, device="cpu")  # the children are forked with what this imports
+    Encoder.from_pretrained(
+        template, device="cpu"
+    )  # the children are forked with what this imports
     if count >= len(HOSTILE):
-        weights.bert_tensors(another_layout(scene, template))
+        load_weights.bert_tensors(another_layout(scene, template))
     rooms = []
     for number, name in enumerate(names):
         room = scene.room(f"stranger{number}")
@@ -253,7 +290,11 @@ def hostile_folders(scene: Scene, count: int) -> Iterator[Outcome]:
             open_anything(folder)
             said = "survived"
         except UserError as fault:
-            said = "detected" if "\n" not in str(fault) and len(str(fault)) < 2000 else f"several lines: {fault}"
+            said = (
+                "detected"
+                if "\n" not in str(fault) and len(str(fault)) < 2000
+                else f"several lines: {fault}"
+            )
             said += f" {str(fault)[:200]}"
         used = peak() - before
         return said if used < MOST else f"{used >> 20} MiB of memory: {said}"
@@ -295,11 +336,11 @@ def pickles_read() -> object:
 
     def trusting(folder: Path) -> str:
         for path in sorted(folder.glob("*")):
-            if path.suffix in weights.PICKLES:
+            if path.suffix in hub.PICKLES:
                 pickle.loads(path.read_bytes())
         return "no weights"
 
-    return patched((weights, "_no_weights", trusting))
+    return patched((hub, "_no_weights", trusting))
 
 
 def paths_unchecked() -> object:

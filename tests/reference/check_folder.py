@@ -1,10 +1,11 @@
-"""Open a model folder as other people will: in a sentence-transformers of their own, and in plain transformers.
+"""Open a model folder as other people will: in a sentence-transformers of their own, and in plain
+transformers.
 
     PEER/bin/python tests/reference/check_folder.py --folder F --expected E.npz     exit status 1 on any deviation
     PEER/bin/python tests/reference/check_folder.py --folder F --save DIR           save it again, in the peer's layout
 
-Run with the Python of a peer environment (see interop.py). E.npz holds `embeddings` of texts.json, row for row.
-"""
+Run with the Python of a peer environment (see interop.py). E.npz holds `embeddings` of texts.json,
+row for row."""
 
 import argparse
 import json
@@ -26,7 +27,8 @@ NOT_WEIGHTS = ("embeddings.position_ids",)  # a buffer that old checkpoints carr
 
 
 class Complaints(logging.Handler):
-    """Collects what the peer's libraries log at WARNING or above, and Python warnings, while the block runs."""
+    """Collects what the peer's libraries log at WARNING or above, and Python warnings, while the
+    block runs."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -47,14 +49,21 @@ class Complaints(logging.Handler):
         for name in ("transformers", "sentence_transformers"):
             logging.getLogger(name).removeHandler(self)
         self.catcher.__exit__(None, None, None)
-        self.messages += [f"{w.category.__name__}: {w.message}" for w in self.caught if w.category is UserWarning]
+        self.messages += [
+            f"{w.category.__name__}: {w.message}" for w in self.caught if w.category is UserWarning
+        ]
 
 
-def embed_with_transformers(folder: Path, texts: list[str]) -> tuple[np.ndarray, dict[str, list[str]]]:
-    """What a reader of the model card does by hand, and the keys that were missing, unexpected or of another shape."""
+def embed_with_transformers(
+    folder: Path, texts: list[str]
+) -> tuple[np.ndarray, dict[str, list[str]]]:
+    """What a reader of the model card does by hand, and the keys that were missing, unexpected or
+    of another shape."""
     model, info = AutoModel.from_pretrained(folder, output_loading_info=True)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    limit = json.loads((folder / "sentence_bert_config.json").read_text("utf-8")).get("max_seq_length")
+    limit = json.loads((folder / "sentence_bert_config.json").read_text("utf-8")).get(
+        "max_seq_length"
+    )
     pooling = json.loads((folder / "1_Pooling" / "config.json").read_text("utf-8"))
     first_token = pooling.get("pooling_mode_cls_token") or pooling.get("pooling_mode") == "cls"
     rows = []
@@ -64,12 +73,16 @@ def embed_with_transformers(folder: Path, texts: list[str]) -> tuple[np.ndarray,
             states = model.eval()(**batch).last_hidden_state[0]  # (T, H)
         pooled = states[0] if first_token else states.mean(0)
         rows.append(torch.nn.functional.normalize(pooled, dim=0).numpy())
-    problems = {kind: sorted(map(str, set(info[f"{kind}_keys"]) - set(NOT_WEIGHTS))) for kind in KEYS}
+    problems = {
+        kind: sorted(map(str, set(info[f"{kind}_keys"]) - set(NOT_WEIGHTS))) for kind in KEYS
+    }
     return np.stack(rows), problems
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--folder", type=Path, required=True, help="model folder to open")
     parser.add_argument("--expected", type=Path, help=".npz with `embeddings` of texts.json")
     parser.add_argument("--save", type=Path, help="save the folder again with this peer, here")
@@ -84,7 +97,9 @@ def main() -> None:
             by_transformers, problems = embed_with_transformers(args.folder, texts)
     if args.expected:
         for kind, keys in problems.items():
-            checks.line(f"transformers finds no {kind} weights", not keys, ", ".join(keys) or "none")
+            checks.line(
+                f"transformers finds no {kind} weights", not keys, ", ".join(keys) or "none"
+            )
         checks.line(
             "nothing is warned about",
             not complaints.messages,
@@ -92,7 +107,11 @@ def main() -> None:
         )
         name = f"sentence-transformers {peer_versions()['sentence-transformers']}"
         for reader, embeddings in ((name, model.encode(texts)), ("transformers", by_transformers)):
-            checks.at_most(f"{reader} gives the same embeddings", float(np.abs(embeddings - expected).max()), LIMIT)
+            checks.at_most(
+                f"{reader} gives the same embeddings",
+                float(np.abs(embeddings - expected).max()),
+                LIMIT,
+            )
     if args.save:
         model.save(str(args.save))
     checks.exit()

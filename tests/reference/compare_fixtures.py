@@ -2,9 +2,9 @@
 
     PEER/bin/python tests/reference/compare_fixtures.py --made DIR     exit status 1 on any deviation
 
-DIR/embeddings.{npz,json} and DIR/training_*.{json,safetensors}, as far as they are there, against those beside this
-script. Numbers may differ by what another CPU or thread count does to float32; orders, ids and hashes may not.
-"""
+DIR/embeddings.{npz,json} and DIR/training_*.{json,safetensors}, as far as they are there, against
+those beside this script. Numbers may differ by what another CPU or thread count does to float32;
+orders, ids and hashes may not."""
 
 import argparse
 import json
@@ -31,7 +31,11 @@ def load_json(path: Path) -> Any:
 
 def largest_difference(ours: list[float], theirs: list[float]) -> float:
     """Infinite where one is longer."""
-    return max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) if len(ours) == len(theirs) else float("inf")
+    return (
+        max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+        if len(ours) == len(theirs)
+        else float("inf")
+    )
 
 
 def compare_embeddings(made: Path, checks: Checks) -> None:
@@ -42,13 +46,19 @@ def compare_embeddings(made: Path, checks: Checks) -> None:
     checks.at_most("embeddings: largest difference", float(np.abs(ours - theirs).max()), EMBEDDINGS)
 
 
-def weight_changes(folder: Path, peer: str, run: str, start: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
-    """Parameter -> what training added to it: whole for the tiny model, the sampled entries for the real one.
+def weight_changes(
+    folder: Path, peer: str, run: str, start: dict[str, torch.Tensor] | None
+) -> dict[str, torch.Tensor]:
+    """Parameter -> what training added to it: whole for the tiny model, the sampled entries for the
+    real one.
 
-    Key biases are left out: their true gradient is zero, and Adam amplifies its rounding.
-    """
+    Key biases are left out: their true gradient is zero, and Adam amplifies its rounding."""
     kept = load_file(folder / f"training_{peer}.safetensors")
-    tensors = {name.removeprefix(f"{run}/"): t.double() for name, t in kept.items() if name.startswith(f"{run}/")}
+    tensors = {
+        name.removeprefix(f"{run}/"): t.double()
+        for name, t in kept.items()
+        if name.startswith(f"{run}/")
+    }
     tensors = {name: tensor for name, tensor in tensors.items() if "key.bias" not in name}
     if start is not None:
         return {name: tensor - start[name].double() for name, tensor in tensors.items()}
@@ -58,10 +68,13 @@ def weight_changes(folder: Path, peer: str, run: str, start: dict[str, torch.Ten
 
 
 def relative_distance(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
-    """L2 norm of the difference of all tensors together, over that of theirs; infinite where they do not match."""
+    """L2 norm of the difference of all tensors together, over that of theirs; infinite where they
+    do not match."""
     if {name: t.shape for name, t in ours.items()} != {name: t.shape for name, t in theirs.items()}:
         return float("inf")
-    if any(not torch.equal(ours[name], theirs[name]) for name in theirs if name.endswith("/indices")):
+    if any(
+        not torch.equal(ours[name], theirs[name]) for name in theirs if name.endswith("/indices")
+    ):
         return float("inf")
     values = [name for name in theirs if not name.endswith("/indices")]
     difference = sum(float((ours[name] - theirs[name]).square().sum()) for name in values)
@@ -78,19 +91,30 @@ def compare_training(made: Path, peer: str, checks: Checks) -> None:
     recorded = ("order", "losses", "change_norms")
     for name in sorted(set(new["runs"]) & set(old["runs"])):
         ours, theirs = new["runs"][name], old["runs"][name]
-        settings = [{key: value for key, value in run.items() if key not in recorded} for run in (ours, theirs)]
+        settings = [
+            {key: value for key, value in run.items() if key not in recorded}
+            for run in (ours, theirs)
+        ]
         checks.equal(f"training {peer} {name}: settings and learning rates", *settings)
         checks.equal(f"training {peer} {name}: order of rows", ours["order"], theirs["order"])
         limit = LOSSES[theirs["model"]]
-        checks.at_most(f"training {peer} {name}: losses", largest_difference(ours["losses"], theirs["losses"]), limit)
+        checks.at_most(
+            f"training {peer} {name}: losses",
+            largest_difference(ours["losses"], theirs["losses"]),
+            limit,
+        )
         if theirs["keep"]:
             start = tiny if theirs["model"] == "tiny" else None
             changes = [weight_changes(folder, peer, name, start) for folder in (made, HERE)]
-            checks.at_most(f"training {peer} {name}: weight change", relative_distance(*changes), CHANGE)
+            checks.at_most(
+                f"training {peer} {name}: weight change", relative_distance(*changes), CHANGE
+            )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--made", type=Path, required=True, help="folder of fixtures made just now")
     made = parser.parse_args().made
 

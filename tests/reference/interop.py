@@ -2,13 +2,14 @@
 
     python tests/reference/interop.py [--base checkpoints/all-MiniLM-L6-v2] [--folder checkpoints/MINE ...] [--quick]
 
-Makes each peer an environment of its own (.peers/st3, .peers/st6; needs a package index, once), then
+Makes each peer an environment of its own (.peers/st3, .peers/st6; needs a package index, once),
+then
   1. makes every committed fixture anew, compares, and holds the reference loop against the new ones;
   2. opens our folders (the base model saved by our Encoder, and each --folder) in both peers and in plain transformers;
   3. opens the base model as each peer saves it with our Encoder.
-One line a check, a table at the end; exit status 1 if any check fails. --quick leaves out training (the long part of
-1). Standard library only: what needs more runs as a process in the environment that has it.
-"""
+One line a check, a table at the end; exit status 1 if any check fails. --quick leaves out training
+(the long part of 1). Standard library only: what needs more runs as a process in the environment
+that has it."""
 
 import argparse
 import os
@@ -22,7 +23,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 PEERS = {"st3": "sentence-transformers 3.4.1", "st6": "sentence-transformers 6.2.0"}
-# On a busy machine threads that wait by spinning make torch several times slower; numbers are the same.
+# On a busy machine threads that wait by spinning make torch several times slower; numbers are the
+# same.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
 INPUTS = ("reference/texts.json", "reference/pairs.json", "tiny_vocab.txt")
 
@@ -35,7 +37,9 @@ class Result:
     figure: str
 
     def __str__(self) -> str:
-        return f"{'ok' if self.good else 'FAILED':6}  {self.where:27}  {self.check:62}  {self.figure}"
+        return (
+            f"{'ok' if self.good else 'FAILED':6}  {self.where:27}  {self.check:62}  {self.figure}"
+        )
 
 
 class Report:
@@ -49,7 +53,8 @@ class Report:
         print(self.results[-1], flush=True)
 
     def script(self, where: str, python: Path, name: str, *arguments: str | Path) -> None:
-        """Run one of the scripts beside this one; without a line of its own that says what failed, its end is it."""
+        """Run one of the scripts beside this one; without a line of its own that says what failed,
+        its end is it."""
         command = [str(python), str(HERE / name), *map(str, arguments)]
         start = time.monotonic()
         done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
@@ -66,13 +71,16 @@ class Report:
 
 
 def peer_python(peer: str) -> Path:
-    """The Python of a peer's environment, which is made unless it stands there with the same requirements."""
+    """The Python of a peer's environment, which is made unless it stands there with the same
+    requirements."""
     folder, requirements = ROOT / ".peers" / peer, HERE / f"requirements-{peer}.txt"
     python, installed = folder / "bin" / "python", folder / "installed-requirements.txt"
     if not (installed.exists() and installed.read_bytes() == requirements.read_bytes()):
         print(f"making .peers/{peer} ({PEERS[peer]})", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "-r", str(requirements)], check=True)
+        subprocess.run(
+            [str(python), "-m", "pip", "install", "--quiet", "-r", str(requirements)], check=True
+        )
         installed.write_bytes(requirements.read_bytes())
     return python
 
@@ -81,11 +89,15 @@ def compare_inputs(report: Report, scratch: Path) -> None:
     """texts.json, pairs.json and tiny_vocab.txt come out of their script byte for byte."""
     report.script("standard library", Path(sys.executable), "make_inputs.py", "--out", scratch)
     for name in INPUTS:
-        same = (scratch / name).exists() and (scratch / name).read_bytes() == (HERE.parent / name).read_bytes()
+        same = (scratch / name).exists() and (scratch / name).read_bytes() == (
+            HERE.parent / name
+        ).read_bytes()
         report.add("standard library", same, name, "equal" if same else "different")
 
 
-def compare_fixtures(report: Report, pythons: dict[str, Path], base: Path, scratch: Path, quick: bool) -> None:
+def compare_fixtures(
+    report: Report, pythons: dict[str, Path], base: Path, scratch: Path, quick: bool
+) -> None:
     """Both peers make the embeddings; each makes its own training runs."""
     for peer, python in pythons.items():
         made = scratch / f"made-{peer}"
@@ -94,31 +106,49 @@ def compare_fixtures(report: Report, pythons: dict[str, Path], base: Path, scrat
             report.script(PEERS[peer], python, "make_training.py", "--model", base, "--out", made)
         report.script(PEERS[peer], python, "compare_fixtures.py", "--made", made)
         if not quick:
-            report.script("this project", Path(sys.executable), "replay_fixtures.py", "--made", made)
+            report.script(
+                "this project", Path(sys.executable), "replay_fixtures.py", "--made", made
+            )
 
 
-def exchange_folders(report: Report, pythons: dict[str, Path], base: Path, folders: list[Path], scratch: Path) -> None:
+def exchange_folders(
+    report: Report, pythons: dict[str, Path], base: Path, folders: list[Path], scratch: Path
+) -> None:
     """Ours in theirs, theirs in ours."""
     ours = Path(sys.executable)
     saved = scratch / "saved-by-us"
     report.script("this project", ours, "our_embeddings.py", "--model", base, "--save", saved)
     for i, folder in enumerate([saved, *folders]):
         expected = scratch / f"ours-{i}.npz"
-        report.script("this project", ours, "our_embeddings.py", "--model", folder, "--out", expected)
+        report.script(
+            "this project", ours, "our_embeddings.py", "--model", folder, "--out", expected
+        )
         for peer, python in pythons.items():
-            report.script(PEERS[peer], python, "check_folder.py", "--folder", folder, "--expected", expected)
+            report.script(
+                PEERS[peer], python, "check_folder.py", "--folder", folder, "--expected", expected
+            )
     for peer, python in pythons.items():
         saved = scratch / f"saved-by-{peer}"
         report.script(PEERS[peer], python, "check_folder.py", "--folder", base, "--save", saved)
         expected = HERE / "embeddings.npz"
-        report.script("this project", ours, "our_embeddings.py", "--model", saved, "--expected", expected)
+        report.script(
+            "this project", ours, "our_embeddings.py", "--model", saved, "--expected", expected
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", type=Path, default=ROOT / "checkpoints" / "all-MiniLM-L6-v2", help="base model")
-    parser.add_argument("--folder", type=Path, action="append", default=[], help="a folder that train.py wrote")
-    parser.add_argument("--quick", action="store_true", help="do not make the training fixtures anew")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--base", type=Path, default=ROOT / "checkpoints" / "all-MiniLM-L6-v2", help="base model"
+    )
+    parser.add_argument(
+        "--folder", type=Path, action="append", default=[], help="a folder that train.py wrote"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="do not make the training fixtures anew"
+    )
     args = parser.parse_args()
     base, folders = args.base.resolve(), [folder.resolve() for folder in args.folder]
     for folder in (base, *folders):

@@ -1,17 +1,24 @@
-"""Embed texts.json with sentence-transformers: embeddings.npz and embeddings.json beside each other.
+"""Embed texts.json with sentence-transformers: embeddings.npz and embeddings.json beside each
+other.
 
     PEER/bin/python tests/reference/make_embeddings.py --model checkpoints/all-MiniLM-L6-v2 --out DIR
 
 Run with the Python of a peer environment (see interop.py); the committed files are those of 6.2.0.
 
-embeddings.npz    `embeddings` float32 (N, 384), what `encode(texts)` returned with its default batches of 32
-embeddings.json   peer's versions, hashes of what went in, `token_ids` of each text (truncated, with [CLS] and [SEP])
-"""
+embeddings.npz    `embeddings` float32 (N, 384), what `encode(texts)` returned with its default
+batches of 32 embeddings.json   peer's versions, hashes of what went in, `token_ids` of each text
+(truncated, with [CLS] and [SEP])"""
 
 import argparse
 from pathlib import Path
 
-from peer import TEXTS, peer_versions, read_texts, sha256, write_json  # first: it keeps the hub out of the way
+from peer import (
+    TEXTS,
+    peer_versions,
+    read_texts,
+    sha256,
+    write_json,
+)  # first: it keeps the hub out of the way
 
 # isort: split
 import numpy as np
@@ -26,9 +33,13 @@ def token_ids(model: SentenceTransformer, text: str) -> list[int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, required=True, help="folder of the base model")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write embeddings.npz and .json into")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder to write embeddings.npz and .json into"
+    )
     args = parser.parse_args()
 
     texts = read_texts()
@@ -42,7 +53,9 @@ def main() -> None:
         "model_sha256": sha256(args.model / "model.safetensors"),
         "max_tokens": model.max_seq_length,
         # 3.x strips a text before it tokenizes, 6.x does not: no text of ours tells the two apart
-        "changed_by_strip": [i for i, text in enumerate(texts) if token_ids(model, text.strip()) != ids[i]],
+        "changed_by_strip": [
+            i for i, text in enumerate(texts) if token_ids(model, text.strip()) != ids[i]
+        ],
         "max_difference_one_by_one": float(np.abs(embeddings - one_by_one).max()),
         "token_ids": ids,
     }

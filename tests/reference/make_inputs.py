@@ -1,10 +1,11 @@
-"""Write the inputs every fixture starts from: tests/reference/texts.json and pairs.json, tests/tiny_vocab.txt.
+"""Write the inputs every fixture starts from: tests/reference/texts.json and pairs.json,
+tests/tiny_vocab.txt.
 
     python tests/reference/make_inputs.py [--out DIR]     DIR stands for tests/
 
-Standard library only, no randomness but a seeded `random.Random`. The three files are committed; this script is
-their provenance, and the SHA-256 of each is recorded in the fixtures that were computed from it.
-"""
+Standard library only, no randomness but a seeded `random.Random`. The three files are committed;
+this script is their provenance, and the SHA-256 of each is recorded in the fixtures that were
+computed from it."""
 
 import argparse
 import json
@@ -313,12 +314,41 @@ NAMED = {
 
 
 def texts() -> list[dict[str, str]]:
-    """Every text with its kind: hand-written corner cases, sentences, and word sequences of 1 to 2,000 words."""
+    """Every text with its kind: hand-written corner cases, sentences, and word sequences of 1 to
+    2,000 words."""
     chosen = [{"kind": kind, "text": text} for kind, group in NAMED.items() for text in group]
     chosen += [{"kind": "sentences", "text": sentence} for sentence in SENTENCES]
     draw = random.Random(0)
-    for words in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50, 64, 80, 100, 128, 150, 200, 240, 300, 500):
-        chosen.append({"kind": "words", "text": " ".join(draw.choices(WORDS, k=words)).capitalize() + "."})
+    for words in (
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        7,
+        8,
+        10,
+        12,
+        15,
+        20,
+        25,
+        30,
+        40,
+        50,
+        64,
+        80,
+        100,
+        128,
+        150,
+        200,
+        240,
+        300,
+        500,
+    ):
+        chosen.append(
+            {"kind": "words", "text": " ".join(draw.choices(WORDS, k=words)).capitalize() + "."}
+        )
     for words in (1000, 2000):
         chosen.append({"kind": "words", "text": " ".join(draw.choices(WORDS, k=words))})
     return chosen
@@ -369,10 +399,10 @@ chemical safety|navigation|copy editing|interviewing|sharpening blades|pastry|we
 
 
 def pairs() -> list[list[str]]:
-    """Synthetic (job, skills) pairs; no text stands twice in either column, so no two rows of a batch coincide.
+    """Synthetic (job, skills) pairs; no text stands twice in either column, so no two rows of a
+    batch coincide.
 
-    Every seventh is one line, every eleventh longer than the tiny model's 64 tokens.
-    """
+    Every seventh is one line, every eleventh longer than the tiny model's 64 tokens."""
     draw = random.Random(1)
     made: list[list[str]] = []
     seen: set[str] = set()
@@ -393,17 +423,26 @@ def pairs() -> list[list[str]]:
 
 
 def vocabulary(corpus: list[str]) -> list[str]:
-    """A WordPiece vocabulary: special tokens, single characters, some of the corpus's words, its most frequent endings.
+    """A WordPiece vocabulary: special tokens, single characters, some of the corpus's words, its
+    most frequent endings.
 
-    A word stands whole when it is short or its last letter's code is even; the others must be pieced together, as
-    with a real vocabulary.
-    """
+    A word stands whole when it is short or its last letter's code is even; the others must be
+    pieced together, as with a real vocabulary."""
     words = Counter(re.findall(r"[a-z]+", " ".join(corpus).lower()))
-    characters = sorted(set(string.ascii_lowercase + string.digits + string.punctuation) | set("\u6df1\u5ea6\u20ac"))
-    endings = Counter(f"##{word[cut:]}" for word in words for cut in range(1, len(word)) if 2 <= len(word) - cut <= 4)
+    characters = sorted(
+        set(string.ascii_lowercase + string.digits + string.punctuation) | set("\u6df1\u5ea6\u20ac")
+    )
+    endings = Counter(
+        f"##{word[cut:]}"
+        for word in words
+        for cut in range(1, len(word))
+        if 2 <= len(word) - cut <= 4
+    )
     pieces = ["[PAD]", *(f"[unused{i}]" for i in range(3)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     pieces += characters + [f"##{c}" for c in string.ascii_lowercase + string.digits]
-    whole = [w for w, _ in sorted(words.items(), key=lambda item: (-item[1], item[0])) if len(w) > 1]
+    whole = [
+        w for w, _ in sorted(words.items(), key=lambda item: (-item[1], item[0])) if len(w) > 1
+    ]
     whole = [w for w in whole if len(w) < 5 or ord(w[-1]) % 2 == 0]
     common = [e for e, _ in sorted(endings.items(), key=lambda item: (-item[1], item[0]))]
     pieces += whole
@@ -411,18 +450,26 @@ def vocabulary(corpus: list[str]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=TESTS, help="folder to write into (default: tests/)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=TESTS, help="folder to write into (default: tests/)"
+    )
     out = parser.parse_args().out
     (out / "reference").mkdir(parents=True, exist_ok=True)
 
     rows, examples = texts(), pairs()
     for name, content in (("texts.json", rows), ("pairs.json", examples)):
-        (out / "reference" / name).write_text(json.dumps(content, indent=0) + "\n", encoding="ascii")
+        (out / "reference" / name).write_text(
+            json.dumps(content, indent=0) + "\n", encoding="ascii"
+        )
     corpus = [text for pair in examples for text in pair] + SENTENCES
     pieces = vocabulary(corpus)
     if len(set(pieces)) != VOCABULARY_SIZE:
-        raise SystemExit(f"{len(pieces)} pieces, {len(set(pieces))} different, {VOCABULARY_SIZE} wanted")
+        raise SystemExit(
+            f"{len(pieces)} pieces, {len(set(pieces))} different, {VOCABULARY_SIZE} wanted"
+        )
     (out / "tiny_vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
     print(f"{len(rows)} texts, {len(examples)} pairs, {len(pieces)} pieces")
 

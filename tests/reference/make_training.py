@@ -1,24 +1,26 @@
-"""Train with sentence-transformers and record every step: training_st3 or training_st6, .json and .safetensors.
+"""Train with sentence-transformers and record every step: training_st3 or training_st6, .json and
+.safetensors.
 
     PEER/bin/python tests/reference/make_training.py --model checkpoints/all-MiniLM-L6-v2 --out DIR [--only RUN]
 
-Run with the Python of a peer environment (see interop.py). 3.x trains through `fit()` and its Trainer, 6.x through
-its Trainer. Each run of RUNS starts from the tiny BERT of tests/tiny.py or from the real model, on the first rows of
-pairs.json.
+Run with the Python of a peer environment (see interop.py). 3.x trains through `fit()` and its
+Trainer, 6.x through its Trainer. Each run of RUNS starts from the tiny BERT of tests/tiny.py or
+from the real model, on the first rows of pairs.json.
 
-training_*.json          "peer", hashes of what went in, and under "runs" for each run its settings and
+training_*.json          "peer", hashes of what went in, and under "runs" for each run its settings
+and
                            total_steps     length of the learning-rate schedule
                            order           rows of pairs.json in each micro-batch
                            losses          loss of each micro-batch, before any division
                            learning_rates  rate of each optimizer step
                            fused           whether the peer chose torch's fused AdamW
                            change_norms    real model: L2 norm of the change of each parameter that changed
-training_*.safetensors   tiny model:  RUN/PARAMETER          the final weights, whole (runs with `keep`)
+training_*.safetensors   tiny model:  RUN/PARAMETER          the final weights, whole (runs with
+`keep`)
                          real model:  RUN/PARAMETER/indices  flat positions of at most SAMPLE entries, and
                                       RUN/PARAMETER/change   what was added to each of them
 
-Of a matrix only the rows that changed are sampled: most of the word embeddings never do.
-"""
+Of a matrix only the rows that changed are sampled: most of the word embeddings never do."""
 
 import argparse
 import contextlib
@@ -33,7 +35,13 @@ from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
 
-from peer import PAIRS, peer_versions, read_pairs, sha256, write_json  # first: it keeps the hub out of the way
+from peer import (
+    PAIRS,
+    peer_versions,
+    read_pairs,
+    sha256,
+    write_json,
+)  # first: it keeps the hub out of the way
 
 # isort: split
 import torch
@@ -55,7 +63,8 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Run:
-    """One training run; `sizes` counts the pairs of each data set, taken from pairs.json one after the other."""
+    """One training run; `sizes` counts the pairs of each data set, taken from pairs.json one after
+    the other."""
 
     api: Literal["fit", "trainer"]
     model: Literal["tiny", "real"] = "tiny"
@@ -74,7 +83,8 @@ class Run:
 
     @property
     def total_steps(self) -> int:
-        """Length of the schedule: fit() leaves ragged batches out of it, so its last steps have a rate of 0."""
+        """Length of the schedule: fit() leaves ragged batches out of it, so its last steps have a
+        rate of 0."""
         if self.api == "fit":
             return min(self.sizes) // self.batch_size * self.epochs
         batches = min(math.ceil(size / self.batch_size) for size in self.sizes) * len(self.sizes)
@@ -91,12 +101,17 @@ REAL = {
 RUNS: dict[str, dict[str, Run]] = {
     "st3": {
         "fit": Run("fit", keep=True),
-        "fit-defaults": Run("fit", learning_rate=2e-5, warmup_steps=50, weight_decay=0.01, keep=True),
+        "fit-defaults": Run(
+            "fit", learning_rate=2e-5, warmup_steps=50, weight_decay=0.01, keep=True
+        ),
         "trainer": Run("trainer", keep=True),
         "trainer-round-robin": Run("trainer", sizes=(200, 113), epochs=4),
         "fit-real": Run("fit", **REAL),
         "trainer-real": Run("trainer", **REAL),
-        **{f"fit-dropout-{seed}": Run("fit", dropout=0.1, seed=seed, keep=seed == 42) for seed in range(42, 47)},
+        **{
+            f"fit-dropout-{seed}": Run("fit", dropout=0.1, seed=seed, keep=seed == 42)
+            for seed in range(42, 47)
+        },
     },
     "st6": {
         "trainer": Run("trainer", keep=True),
@@ -109,7 +124,8 @@ RUNS: dict[str, dict[str, Run]] = {
 
 @dataclass
 class Recording:
-    """What a run shows from outside: rows and loss of each forward pass, rate of each optimizer step."""
+    """What a run shows from outside: rows and loss of each forward pass, rate of each optimizer
+    step."""
 
     order: list[list[int]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
@@ -124,11 +140,16 @@ class Recording:
 class RecordedLoss(losses.MultipleNegativesRankingLoss):  # type: ignore[misc]
     """The peer's loss, unchanged; rows are recognised by the token ids of their first column."""
 
-    def __init__(self, model: SentenceTransformer, scale: float, recording: Recording, pairs: list[Pair]) -> None:
+    def __init__(
+        self, model: SentenceTransformer, scale: float, recording: Recording, pairs: list[Pair]
+    ) -> None:
         super().__init__(model, scale=scale)
         tokenize = getattr(model, "preprocess", None) or model.tokenize  # 6.x renamed it
         self.recording = recording
-        self.row_of = {tuple(tokenize([first])["input_ids"][0].tolist()): row for row, (first, _) in enumerate(pairs)}
+        self.row_of = {
+            tuple(tokenize([first])["input_ids"][0].tolist()): row
+            for row, (first, _) in enumerate(pairs)
+        }
         if len(self.row_of) != len(pairs):
             raise ValueError("two rows have the same token ids: their order could not be told")
 
@@ -149,9 +170,13 @@ def fit(model: SentenceTransformer, loss: RecordedLoss, parts: list[list[Pair]],
     objectives = []
     for part in parts:
         examples = [InputExample(texts=list(pair)) for pair in part]
-        loader = torch.utils.data.DataLoader(examples, batch_size=run.batch_size)  # fit() shuffles, not the loader
+        loader = torch.utils.data.DataLoader(
+            examples, batch_size=run.batch_size
+        )  # fit() shuffles, not the loader
         objectives.append((loader, loss))
-    arguments = functools.partial(SentenceTransformerTrainingArguments, seed=run.seed, use_cpu=True, report_to="none")
+    arguments = functools.partial(
+        SentenceTransformerTrainingArguments, seed=run.seed, use_cpu=True, report_to="none"
+    )
     with mock.patch.object(fit_mixin, "SentenceTransformerTrainingArguments", arguments):
         model.fit(
             objectives,
@@ -163,9 +188,14 @@ def fit(model: SentenceTransformer, loss: RecordedLoss, parts: list[list[Pair]],
         )
 
 
-def train(model: SentenceTransformer, loss: RecordedLoss, parts: list[list[Pair]], run: Run) -> None:
+def train(
+    model: SentenceTransformer, loss: RecordedLoss, parts: list[list[Pair]], run: Run
+) -> None:
     """The Trainer, all else at its defaults."""
-    columns = [Dataset.from_dict(dict(zip(("anchor", "positive"), zip(*part), strict=True))) for part in parts]
+    columns = [
+        Dataset.from_dict(dict(zip(("anchor", "positive"), zip(*part), strict=True)))
+        for part in parts
+    ]
     arguments = SentenceTransformerTrainingArguments(
         output_dir="unused",
         num_train_epochs=run.epochs,
@@ -182,7 +212,11 @@ def train(model: SentenceTransformer, loss: RecordedLoss, parts: list[list[Pair]
         logging_strategy="no",
         disable_tqdm=True,
     )
-    data = columns[0] if len(columns) == 1 else DatasetDict({str(i): part for i, part in enumerate(columns)})
+    data = (
+        columns[0]
+        if len(columns) == 1
+        else DatasetDict({str(i): part for i, part in enumerate(columns)})
+    )
     SentenceTransformerTrainer(model, args=arguments, train_dataset=data, loss=loss).train()
 
 
@@ -199,15 +233,20 @@ def run_folder(run: Run, real: Path, folder: Path) -> Path:
 
 def parameters(model: SentenceTransformer) -> dict[str, torch.Tensor]:
     """The encoder's parameters under BertModel's names, copied."""
-    return {name: tensor.detach().clone() for name, tensor in model[0].auto_model.named_parameters()}
+    return {
+        name: tensor.detach().clone() for name, tensor in model[0].auto_model.named_parameters()
+    }
 
 
 def sampled(change: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(positions, values) of at most SAMPLE entries, spread by a prime stride; of a matrix, over rows that changed."""
+    """(positions, values) of at most SAMPLE entries, spread by a prime stride; of a matrix, over
+    rows that changed."""
     rows = change.reshape(-1, change.shape[-1])  # a vector is one row
     changed = rows.any(dim=1).nonzero().squeeze(1)  # numbers of the rows that changed
     columns = rows.shape[1]
-    entries = torch.arange(min(SAMPLE, len(changed) * columns)) * 1_000_003 % (len(changed) * columns)
+    entries = (
+        torch.arange(min(SAMPLE, len(changed) * columns)) * 1_000_003 % (len(changed) * columns)
+    )
     indices = (changed[entries // columns] * columns + entries % columns).unique()
     return indices.int(), change.flatten()[indices]
 
@@ -240,8 +279,14 @@ def record(run: Run, real: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor
         return content, {}
     if run.model == "tiny":
         return content, after
-    changes = {name: after[name] - before[name] for name in after if not torch.equal(after[name], before[name])}
-    content["change_norms"] = {name: change.double().norm().item() for name, change in changes.items()}
+    changes = {
+        name: after[name] - before[name]
+        for name in after
+        if not torch.equal(after[name], before[name])
+    }
+    content["change_norms"] = {
+        name: change.double().norm().item() for name, change in changes.items()
+    }
     tensors: dict[str, torch.Tensor] = {}
     for name, change in changes.items():
         tensors[f"{name}/indices"], tensors[f"{name}/change"] = sampled(change)
@@ -249,7 +294,9 @@ def record(run: Run, real: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, required=True, help="folder of the base model")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     parser.add_argument("--only", metavar="RUN", help="make this run alone, to look at it")
@@ -263,9 +310,14 @@ def main() -> None:
     for name, run in RUNS[peer].items():
         if args.only in (None, name):
             runs[name], kept = record(run, real)
-            tensors |= {f"{name}/{parameter}": tensor.contiguous() for parameter, tensor in kept.items()}
+            tensors |= {
+                f"{name}/{parameter}": tensor.contiguous() for parameter, tensor in kept.items()
+            }
             losses_ = runs[name]["losses"]
-            print(f"{peer} {name}: {len(losses_)} steps, loss {losses_[0]:.4f} to {losses_[-1]:.4f}", flush=True)
+            print(
+                f"{peer} {name}: {len(losses_)} steps, loss {losses_[0]:.4f} to {losses_[-1]:.4f}",
+                flush=True,
+            )
     with tempfile.TemporaryDirectory() as scratch:
         tiny_sha256 = sha256(make_tiny_bert(Path(scratch) / "tiny") / "model.safetensors")
     content = {

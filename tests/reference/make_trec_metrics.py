@@ -1,13 +1,13 @@
-"""Make trec_metrics.json: random runs with ties and graded judgements, measured by trec_eval (pytrec_eval).
+"""Make trec_metrics.json: random runs with ties and graded judgements, measured by trec_eval
+(pytrec_eval).
 
 python -m venv /tmp/trec && /tmp/trec/bin/pip install pytrec-eval-terrier==0.5.11 scipy==1.17.1
 /tmp/trec/bin/python tests/reference/make_trec_metrics.py
 
-The runs hold what tends to go wrong: few distinct scores, scores that differ only beyond float32, ids whose order as
-strings is not that of numbers, ids outside ASCII, negative grades, queries with nothing relevant, with nothing found,
-with more relevant documents than ranks, without a run, and runs of queries that nobody judged. Also Spearman and
-Pearson of series with ties, by SciPy.
-"""
+The runs hold what tends to go wrong: few distinct scores, scores that differ only beyond float32,
+ids whose order as strings is not that of numbers, ids outside ASCII, negative grades, queries with
+nothing relevant, with nothing found, with more relevant documents than ranks, without a run, and
+runs of queries that nobody judged. Also Spearman and Pearson of series with ties, by SciPy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ def make_query(rng: random.Random, kind: int) -> tuple[dict[str, float], dict[st
     """A run and judgements, of one of a few kinds."""
     ids = [f"d{number}" for number in range(rng.choice((3, 12, 150)))] + ODD_IDS
     levels = rng.choice((1, 3, 10, 1000))
-    run = {i: rng.randrange(levels) / levels - 0.25 for i in rng.sample(ids, rng.randrange(1, len(ids) + 1))}
+    run = {
+        i: rng.randrange(levels) / levels - 0.25
+        for i in rng.sample(ids, rng.randrange(1, len(ids) + 1))
+    }
     if kind == 1:  # differences below float32's resolution are ties
         run = {i: 0.5 + rng.randrange(3) * 1e-9 for i in run}
     if kind == 2:
@@ -63,11 +66,29 @@ def main() -> None:
     for levels in (2, 5, 1000):
         a = [rng.randrange(levels) / levels for _ in range(40)]
         b = [0.5 * x + rng.randrange(levels) / levels for x in a]
-        series.append({"a": a, "b": b, "spearman": float(spearmanr(a, b)[0]), "pearson": float(pearsonr(a, b)[0])})
+        series.append(
+            {
+                "a": a,
+                "b": b,
+                "spearman": float(spearmanr(a, b)[0]),
+                "pearson": float(pearsonr(a, b)[0]),
+            }
+        )
     peers = {name: version(name) for name in ("pytrec-eval-terrier", "scipy")}
-    fixture = {"peers": peers, "ks": KS, "run": run, "judgements": judgements, "expected": expected, "series": series}
-    lines = (f"{json.dumps(key)}: {json.dumps(value, sort_keys=True)}" for key, value in fixture.items())
-    Path(__file__).with_name("trec_metrics.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", "utf-8")
+    fixture = {
+        "peers": peers,
+        "ks": KS,
+        "run": run,
+        "judgements": judgements,
+        "expected": expected,
+        "series": series,
+    }
+    lines = (
+        f"{json.dumps(key)}: {json.dumps(value, sort_keys=True)}" for key, value in fixture.items()
+    )
+    Path(__file__).with_name("trec_metrics.json").write_text(
+        "{\n" + ",\n".join(lines) + "\n}\n", "utf-8"
+    )
 
 
 if __name__ == "__main__":

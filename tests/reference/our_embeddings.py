@@ -1,9 +1,9 @@
 """Embed texts.json with this project's own Encoder, for interop.py.
 
 python tests/reference/our_embeddings.py --model F --out E.npz          `embeddings`, row for row
-python tests/reference/our_embeddings.py --model F --expected E.npz     exit status 1 unless the same within 1e-6
-python tests/reference/our_embeddings.py --model F --save DIR           save the model again, in our layout
-"""
+python tests/reference/our_embeddings.py --model F --expected E.npz     exit status 1 unless the
+same within 1e-6 python tests/reference/our_embeddings.py --model F --save DIR           save the
+model again, in our layout"""
 
 import argparse
 from pathlib import Path
@@ -19,7 +19,9 @@ LIMIT = 1e-6
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, required=True, help="model folder")
     parser.add_argument("--out", type=Path, help=".npz to write")
     parser.add_argument("--expected", type=Path, help=".npz to compare with")

@@ -1,4 +1,5 @@
-"""What the scripts that run inside a peer environment share. Import it first: it keeps the model hub out of the way."""
+"""What the scripts that run inside a peer environment share. Import it first: it keeps the model
+hub out of the way."""
 
 import hashlib
 import json
@@ -19,6 +20,9 @@ import torch
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))  # where tiny.py lies
+
+from tiny import cpu_vendor
+
 PAIRS, TEXTS = HERE / "pairs.json", HERE / "texts.json"
 
 
@@ -41,13 +45,17 @@ def peer_versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name).partition("+")[0] for name in packages},
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu_vendor": cpu_vendor(),
     }
 
 
 def write_json(path: Path, content: Any) -> None:
-    """JSON as compact as it stays readable: floats in full, so that each reads back as the same number."""
+    """JSON as compact as it stays readable: floats in full, so that each reads back as the same
+    number."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n", encoding="ascii")
+    path.write_text(
+        json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n", encoding="ascii"
+    )
 
 
 class Checks:

@@ -1,0 +1,1 @@
+"""The published system: BERT, the loss, one training step, the loop."""

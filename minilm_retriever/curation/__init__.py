@@ -1,0 +1,1 @@
+"""Know your data: inspect it, find duplicates and paraphrases, mine hard negatives."""

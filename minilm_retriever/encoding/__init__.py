@@ -1,0 +1,1 @@
+"""Bulk encoding: text files to shards of vectors, streamed and resumable."""

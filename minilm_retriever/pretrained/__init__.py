@@ -1,0 +1,1 @@
+"""A model on disk or at the hub: weights, tokenizer, settings, prompts."""

@@ -1,0 +1,1 @@
+"""Atomic, durable files and folders, and the manifests that verify them."""

@@ -1,0 +1,1 @@
+"""Stored vectors: shards on disk, folders of them, quantization."""
