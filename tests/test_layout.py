@@ -21,7 +21,7 @@ ORDER = [
     "pretrained",
     "core data vectors",
     "storage reports distributed flags",
-    "kernels progress errors lazy",
+    "kernels progress errors lazy types",
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms.split()}
 ONLY = {  # tighter than the order
