@@ -26,15 +26,22 @@ def text_of(row: Row, column: str) -> str:
         raise Unusable(
             f"column {column!r} holds {kind_of_value(value)} instead of text: put it in quotes or leave the row out"
         )
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as fault:
-            half = f"\\u{ord(value[fault.start]):04x}"
-            raise Unusable(
-                f"column {column!r} holds half a character ({half}, a lone surrogate): mend it"
-            ) from None
+    if (place := lone_surrogate(value)) is not None:
+        half = f"\\u{ord(value[place]):04x}"
+        raise Unusable(
+            f"column {column!r} holds half a character ({half}, a lone surrogate): mend it"
+        )
     return value
+
+
+def lone_surrogate(text: str) -> int | None:
+    """Index of the first lone surrogate, which UTF-8 cannot hold; None where there is none."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as fault:
+            return fault.start
+    return None
 
 
 def filled_text(row: Row, column: str) -> str:
