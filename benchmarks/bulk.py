@@ -127,7 +127,7 @@ def throughput(args: argparse.Namespace) -> dict[str, Any]:
             run = UnfinishedRun(Path(config.out))
             with bulk:
                 asked = job.asked()
-                run.begin(asked, overwrite=False)
+                run.begin_or_resume(asked)
                 job.make(run, asked)
                 run.publish(False)
         result[name] = {

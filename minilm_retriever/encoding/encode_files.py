@@ -39,7 +39,7 @@ from minilm_retriever.pretrained.prompts import DOCUMENT, find_prompt
 from minilm_retriever.progress import Progress, duration
 from minilm_retriever.storage import atomic_files, manifest
 from minilm_retriever.vectors.quantization import Ranges, calibrate, quantize, width
-from minilm_retriever.vectors.shards import SHARD_CHARACTERS, Shard, group, row_lines
+from minilm_retriever.vectors.shards import SHARD_CHARACTERS, Shard, beside, group, row_lines
 
 # What does not decide a vector or its place: an unfinished run goes on with another.
 FREE_FLAGS = {
@@ -98,8 +98,8 @@ def encode_on(
     ):
         return f"{run.out} was finished before the restart" if ranks.first else ""
     if ranks.first:
-        run.clean()
-        run.refuse_finished(config.overwrite)  # before a model is opened
+        run.remove_leftovers(*beside(run.out))
+        run.check_not_finished(config.overwrite)  # before a model is opened
         refuse_bad_rows_file(config, run)
     job = Job.plan(config, paths)
     asked = job.asked()
@@ -107,7 +107,7 @@ def encode_on(
         if "a stream" in asked.values():
             raise UserError("standard input and pipes are for one process: give files")
         ranks.refuse_different({**vars(config), **asked})
-    if ranks.first and run.begin(asked, overwrite=config.overwrite) and not run.complete:
+    if ranks.first and run.begin_or_resume(asked, config.overwrite) and not run.complete:
         say(f"going on with {run.folder}")
     if not ranks.from_first(run.complete):
         job.make(run, asked, ranks, maker)
@@ -221,7 +221,7 @@ class Job:
             made = maker(self, run, ranks)
         except UserError:
             if self.reader.stopped:
-                run.inputs_may_change(asked)
+                run.let_inputs_change(asked)
             raise
         if not made:
             raise UserError(

@@ -153,7 +153,7 @@ def whole_run(
         try:
             act(out)
         except UserError as told:
-            if "stands there" not in str(told):
+            if "is already finished" not in str(told):
                 return f"the same command does not go on: {told}"
             Path(f"{out}.run").exists() and shutil.rmtree(f"{out}.run")
         left = left_behind(out.parent)

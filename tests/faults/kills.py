@@ -105,7 +105,9 @@ def goes_on(job: Job, out: Path, said: Path, expected: object) -> str:
     if not out.exists() or Path(f"{out}.run").exists():
         status = patient(start(job.flags(out), said), 300)
         # A run that was killed after publishing has nothing left to do, and says so.
-        if status not in (0, 2) or (status == 2 and "stands there" not in said.read_text("utf-8")):
+        if status not in (0, 2) or (
+            status == 2 and "is already finished" not in said.read_text("utf-8")
+        ):
             return f"the resumed run ended with {status}: {said.read_text('utf-8')[-300:]}"
     return "" if job.result(out) == expected else "the result differs from the undisturbed run's"
 
