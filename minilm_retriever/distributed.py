@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minilm_retriever.errors import UserError, tell
+from minilm_retriever.errors import UserError
+from minilm_retriever.progress import say
 
 # How long a rank waits for the others: for a machine that vanished. A process that ends is noticed
 # at once.
@@ -217,7 +218,7 @@ class Ranks:
             told = False
         if known and not told:
             where = f"rank {self.rank}: " if self.rank and not isinstance(mistake, Lost) else ""
-            tell(UserError(f"{where}{mistake}"))
+            say(f"error: {where}{mistake}")
         _close_sockets()  # so that those who wait for us hear of it
         # Where torchrun keeps the store, it ends all as soon as it sees one end; else the store is
         # the first rank's.

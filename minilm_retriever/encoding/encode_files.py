@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -36,7 +35,7 @@ from minilm_retriever.encoding.shard_encoder import Counts, ShardEncoder
 from minilm_retriever.errors import UserError
 from minilm_retriever.kernels.memory import give_back_memory
 from minilm_retriever.pretrained.prompts import DOCUMENT, find_prompt
-from minilm_retriever.progress import Progress, duration
+from minilm_retriever.progress import Progress, duration, say
 from minilm_retriever.storage import atomic_files, manifest
 from minilm_retriever.vectors.quantization import Ranges, calibrate, quantize, width
 from minilm_retriever.vectors.shards import SHARD_CHARACTERS, Shard, group, row_lines
@@ -367,9 +366,7 @@ def make_here(job: Job, run: UnfinishedRun, ranks: Ranks) -> int:
                     mine = ranks.take()
                 made += 1
         except KeyboardInterrupt:
-            progress.say(
-                f"the finished shards stay in {run.folder}: the same command goes on from there"
-            )
+            say(f"the finished shards stay in {run.folder}: the same command goes on from there")
             raise
     job.counts = Counts(*(int(ranks.total(count)) for count in astuple(job.counts)))
     return made
@@ -438,8 +435,3 @@ def refuse_bad_rows_file(config: EncodeConfig, run: UnfinishedRun) -> None:
             raise UserError(
                 f"{place}: exists; name another file for bad rows, or replace it with --overwrite"
             )
-
-
-def say(line: str) -> None:
-    """A line on stderr."""
-    sys.stderr.write(f"{line}\n")

@@ -35,7 +35,7 @@ from minilm_retriever.encoding.encode_files import (
 )
 from minilm_retriever.encoding.resumable_output import UnfinishedRun
 from minilm_retriever.encoding.shard_encoder import Counts
-from minilm_retriever.errors import UserError
+from minilm_retriever.errors import UserError, require
 from minilm_retriever.progress import Progress
 from minilm_retriever.vectors.shards import Shard, import_arrow
 
@@ -57,13 +57,7 @@ def connect() -> Any:
     os.environ.setdefault(
         "RAY_USAGE_STATS_ENABLED", "0"
     )  # a local cluster would tell its makers of us
-    try:
-        import ray
-        import ray.data  # noqa: F401
-    except ImportError:
-        raise UserError(
-            "--engine ray needs the extra: pip install 'minilm_retriever[ray]'"
-        ) from None
+    ray = require("ray.data", "ray", "--engine ray")
     if ray.is_initialized():
         return ray
     address = os.environ.get("RAY_ADDRESS", "")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -35,7 +34,7 @@ from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained import hub
 from minilm_retriever.pretrained.model_folder import LoadedModel, open_model
 from minilm_retriever.pretrained.tokenizer import TextTokenizer
-from minilm_retriever.progress import Progress
+from minilm_retriever.progress import Progress, say
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest, resume
 from minilm_retriever.training import checkpoint
 from minilm_retriever.training.batches import Plan
@@ -126,7 +125,7 @@ def loop(trainer: Trainer, position: Position, log: RunLog, held_out: HeldOut | 
         values = held_out.evaluate(trainer.encoder, trainer.ranks)
         log.evaluation(position, values)
         loss = f", held-out loss {values['loss']:.4f}" if "loss" in values else ""
-        progress.say(f"step {position.step}: {config.metric} {values[config.metric]:.4f}{loss}")
+        say(f"step {position.step}: {config.metric} {values[config.metric]:.4f}{loss}")
         return position.step > 0 and held_out.is_best(values, position)
 
     if config.patience and position.stale_evaluations >= config.patience:
@@ -149,7 +148,7 @@ def loop(trainer: Trainer, position: Position, log: RunLog, held_out: HeldOut | 
             progress.at(position.step, loss=f"{position.loss_sum / position.loss_count:.4f}")
             last = position.step == total
             if position.step % log.every == 0 or last:
-                progress.say(log.loss(position, step.learning_rate))
+                say(log.loss(position, step.learning_rate))
             save = time.monotonic() - saved_at > config.save_minutes * 60
             save |= bool(config.save_steps) and position.step % (config.save_steps or 1) == 0
             stop.signal, wished = trainer.ranks.agree(stop.signal, save)
@@ -165,9 +164,7 @@ def loop(trainer: Trainer, position: Position, log: RunLog, held_out: HeldOut | 
             if last:
                 break
             if stop.signal:
-                progress.say(
-                    f"stopped after step {position.step}; the same command goes on from there"
-                )
+                say(f"stopped after step {position.step}; the same command goes on from there")
                 return 128 + stop.signal
     return 0
 
@@ -352,9 +349,3 @@ def describe(trainer: Trainer, held_out: HeldOut | None) -> None:
         repeats = sum(held_out.repeats(pairs) for pairs in data.sources)
         if repeats:
             say(f"warning: {repeats} rows of {config.eval} also stand in the training data")
-
-
-def say(line: str) -> None:
-    """A line for people, on stderr: stdout is for results."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
