@@ -246,7 +246,7 @@ class Encoder:
 
         Raises UserError where the folder exists and `overwrite` is not given.
         """
-        with atomic_folders.publish_folder(Path(folder), overwrite=overwrite) as making:
+        with atomic_folders.staged_folder(Path(folder), overwrite=overwrite) as making:
             write_model(making, self.model, card=plain_card(self.model))
 
 

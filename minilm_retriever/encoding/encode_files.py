@@ -80,7 +80,7 @@ def encode_files(config: EncodeConfig, maker: Maker | None = None) -> str:
         if config.dry_run:
             return Job.plan(config, paths).estimate() if ranks.first else ""
         run = UnfinishedRun(Path(config.out))
-        with atomic_files.hold(run.folder) if ranks.first else nullcontext():
+        with atomic_files.lock(run.folder) if ranks.first else nullcontext():
             return encode_on(ranks, config, paths, run, maker or make_here)
 
 

@@ -200,7 +200,7 @@ def make_index(
     Documents are deleted by id first, then those of the folders `add` come in. Without a kind an
     index stays of its kind, and what is added goes into what faiss has; with a kind it is built
     anew, deleted documents left out."""
-    with atomic_files.hold(out):
+    with atomic_files.lock(out):
         if os.path.lexists(out) and not overwrite:
             raise UserError(f"{out}: exists; choose another --out, or replace it with --overwrite")
         old = open_index(base)
@@ -283,10 +283,10 @@ def built(index: IndexFolder, documents: Iterable[tuple[Rows, Floats]], start: i
 
 def publish(index: IndexFolder, overwrite: bool) -> None:
     """Write an index as its folder, whole or not at all."""
-    target = atomic_files.real(index.folder)
+    target = atomic_files.resolve(index.folder)
     sources = [
         {
-            "folder": os.path.relpath(atomic_files.real(source.folder), target),
+            "folder": os.path.relpath(atomic_files.resolve(source.folder), target),
             "rows": len(source),
             "sha256": manifest.sha256_file(manifest_of(source.folder)),
         }
@@ -297,7 +297,7 @@ def publish(index: IndexFolder, overwrite: bool) -> None:
         "sources": sources,
         "deleted": len(index.deleted),
     }
-    with atomic_folders.publish_folder(
+    with atomic_folders.staged_folder(
         index.folder, overwrite=overwrite, extra={"index": said}
     ) as making:
         if index.engine is not None:

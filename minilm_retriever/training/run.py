@@ -68,7 +68,7 @@ def run_on(ranks: Ranks, config: TrainConfig) -> int:
         say(f"estimate: {trainer.estimate()}; nothing was written")
         ranks.leave()
         return 0
-    with atomic_files.hold(run) if ranks.first else nullcontext():
+    with atomic_files.lock(run) if ranks.first else nullcontext():
         if ranks.restarts and ranks.from_first(out.exists() and not config.overwrite):
             say(f"{out} was published before the restart")
             ranks.leave()

@@ -80,7 +80,7 @@ def write_shard(
     """Write one shard's files, each whole; returns their manifest entries by name."""
     names = file_names(number, format)
     if format == "parquet":
-        with atomic_files.publish_file(folder / names[0]) as path:
+        with atomic_files.staged_file(folder / names[0]) as path:
             write_parquet(path, ids, texts, vectors)
     else:
         with atomic_files.writing(folder / names[0]) as stream:
