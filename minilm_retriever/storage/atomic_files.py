@@ -212,7 +212,9 @@ def clean_stale(parent: StrPath, name: str | None = None) -> list[Path]:
 
     Only for the holder of the lock: it cannot tell a dead process's work from a live one's."""
     with user_errors(parent):
-        stale = [path for kind in ("tmp", "gone") for path in find_leftovers(resolve(parent), name, kind)]
+        stale = [
+            path for kind in ("tmp", "gone") for path in find_leftovers(resolve(parent), name, kind)
+        ]
         for path in stale:
             remove(path)
     return stale

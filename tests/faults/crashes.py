@@ -292,7 +292,8 @@ def raw_errors() -> object:
         yield
 
     return patched(
-        (atomic_files, "user_errors", bare), (atomic_files, "_as_user_error", lambda path, fault: fault)
+        (atomic_files, "user_errors", bare),
+        (atomic_files, "_as_user_error", lambda path, fault: fault),
     )
 
 
