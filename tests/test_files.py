@@ -662,7 +662,7 @@ class TestOneWriterAtATime:
             [sys.executable, "-c", textwrap.dedent(code)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(Path(atomic_files.__file__).parents[1])},
+            env={**os.environ, "PYTHONPATH": str(Path(atomic_files.__file__).parents[2])},
         )
         assert child.stdout.readline() == b"held\n"
         with pytest.raises(UserError, match="another process"), atomic_files.lock(tmp_path / "out"):
