@@ -38,8 +38,14 @@ from minilm_retriever.kernels.memory import give_back_memory
 from minilm_retriever.pretrained.prompts import DOCUMENT, find_prompt
 from minilm_retriever.progress import Progress, duration
 from minilm_retriever.storage import atomic_files, manifest
-from minilm_retriever.vectors.quantization import Ranges, calibrate, quantize, width
-from minilm_retriever.vectors.shards import SHARD_CHARACTERS, Shard, beside, group, row_lines
+from minilm_retriever.vectors.quantization import Ranges, calibrate, quantize, stored_width
+from minilm_retriever.vectors.shards import (
+    SHARD_CHARACTERS,
+    Shard,
+    make_shards,
+    row_lines,
+    sidecar_paths,
+)
 
 # What does not decide a vector or its place: an unfinished run goes on with another.
 FREE_FLAGS = {
@@ -98,7 +104,7 @@ def encode_on(
     ):
         return f"{run.out} was finished before the restart" if ranks.first else ""
     if ranks.first:
-        run.remove_leftovers(*beside(run.out))
+        run.remove_leftovers(*sidecar_paths(run.out))
         run.check_not_finished(config.overwrite)  # before a model is opened
         refuse_bad_rows_file(config, run)
     job = Job.plan(config, paths)
@@ -134,7 +140,7 @@ class RowReader:
             else nullcontext(io.BytesIO() if self.config.skip_bad else None) as aside
         ):
             try:
-                yield from group(self.rows(aside), self.config.shard_size)
+                yield from make_shards(self.rows(aside), self.config.shard_size)
                 return
             except UserError as fault:
                 self.stopped, problem = True, fault
@@ -258,7 +264,7 @@ class Job:
         records = read_texts(
             [config.calibrate], text=config.text, template=config.template, format=config.format
         )
-        return calibrate(self.worker.floats(next(group(records, config.shard_size)).texts)[0])
+        return calibrate(self.worker.floats(next(make_shards(records, config.shard_size)).texts)[0])
 
     # --- what is told -----------------------------------------------------------------------------
 
@@ -359,7 +365,7 @@ def make_here(job: Job, run: UnfinishedRun, ranks: Ranks) -> int:
                     if ranks.first:  # the others need what the first shard is calibrated to
                         job.make_shard(run, shard, progress)
                     ranges = job.worker.ranges
-                    job.worker.ranges = Ranges.of_json(
+                    job.worker.ranges = Ranges.from_json(
                         ranks.from_first(ranges and ranges.as_json())
                     )
                 if shard.number == mine:
@@ -397,7 +403,7 @@ def open_worker(config: EncodeConfig, device: str | None) -> ShardEncoder:
     if config.threads:
         torch.set_num_threads(config.threads)
     encoder = Encoder.from_pretrained(config.model, device=device)
-    width(config.dimensions or encoder.dimension, config.dtype)
+    stored_width(config.dimensions or encoder.dimension, config.dtype)
     if (config.dimensions or 0) > encoder.dimension:
         raise UserError(
             f"--dimensions must be at most the model's {encoder.dimension}, not {config.dimensions}"
