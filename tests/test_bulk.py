@@ -348,7 +348,7 @@ def test_a_finished_output_is_kept_unless_it_may_be_replaced(run):
     for out in ("v", "v.npy"):
         if out == "v.npy":
             run("in.txt", out=out)
-        with pytest.raises(UserError, match=f"{out}: stands there finished"):
+        with pytest.raises(UserError, match=f"{out} is already finished"):
             run("in.txt", out=out)
         write_lines("other.txt", ["two", "three"])
         run("other.txt", out=out, overwrite=True)
@@ -508,7 +508,7 @@ def test_dying_at_any_file_operation_costs_nothing(run, light):
             try:
                 job()
             except UserError as finished:
-                assert "stands there finished" in str(finished), disk.log[-1]
+                assert "is already finished" in str(finished), disk.log[-1]
             assert contents(".") == expected, disk.log[-1]
         assert 50 < at < 999
 

@@ -281,7 +281,7 @@ def test_ranks_that_disagree_on_data_are_told_in_one_line(config, tmp_path):
     ended = launch(2, two_folders, config(), tmp_path, place=tmp_path / "said")
     assert ended.statuses == [2, 2]
     assert len(ended.said.splitlines()) == 1 and ended.said.startswith("error: rank 1: mine.csv")
-    with atomic_files.hold(f"{config().out}.run"):
+    with atomic_files.lock(f"{config().out}.run"):
         ended = launch(2, run, config(), place=tmp_path / "said")
     assert ended.statuses == [2, 2] and ended.said.count("error: another process is writing") == 1
 

@@ -3,8 +3,8 @@ crashes."""
 
 from __future__ import annotations
 
-import sys
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np

@@ -37,8 +37,14 @@ from minilm_retriever.kernels.memory import give_back_memory
 from minilm_retriever.pretrained.prompts import DOCUMENT, find_prompt
 from minilm_retriever.progress import Progress, duration, say
 from minilm_retriever.storage import atomic_files, manifest
-from minilm_retriever.vectors.quantization import Ranges, calibrate, quantize, width
-from minilm_retriever.vectors.shards import SHARD_CHARACTERS, Shard, group, row_lines
+from minilm_retriever.vectors.quantization import Ranges, calibrate, quantize, stored_width
+from minilm_retriever.vectors.shards import (
+    SHARD_CHARACTERS,
+    Shard,
+    make_shards,
+    row_lines,
+    sidecar_paths,
+)
 
 # What does not decide a vector or its place: an unfinished run goes on with another.
 FREE_FLAGS = {
@@ -79,7 +85,7 @@ def encode_files(config: EncodeConfig, maker: Maker | None = None) -> str:
         if config.dry_run:
             return Job.plan(config, paths).estimate() if ranks.first else ""
         run = UnfinishedRun(Path(config.out))
-        with atomic_files.hold(run.folder) if ranks.first else nullcontext():
+        with atomic_files.lock(run.folder) if ranks.first else nullcontext():
             return encode_on(ranks, config, paths, run, maker or make_here)
 
 
@@ -97,8 +103,8 @@ def encode_on(
     ):
         return f"{run.out} was finished before the restart" if ranks.first else ""
     if ranks.first:
-        run.clean()
-        run.refuse_finished(config.overwrite)  # before a model is opened
+        run.remove_leftovers(*sidecar_paths(run.out))
+        run.check_not_finished(config.overwrite)  # before a model is opened
         refuse_bad_rows_file(config, run)
     job = Job.plan(config, paths)
     asked = job.asked()
@@ -106,7 +112,7 @@ def encode_on(
         if "a stream" in asked.values():
             raise UserError("standard input and pipes are for one process: give files")
         ranks.refuse_different({**vars(config), **asked})
-    if ranks.first and run.begin(asked, overwrite=config.overwrite) and not run.complete:
+    if ranks.first and run.begin_or_resume(asked, config.overwrite) and not run.complete:
         say(f"going on with {run.folder}")
     if not ranks.from_first(run.complete):
         job.make(run, asked, ranks, maker)
@@ -133,7 +139,7 @@ class RowReader:
             else nullcontext(io.BytesIO() if self.config.skip_bad else None) as aside
         ):
             try:
-                yield from group(self.rows(aside), self.config.shard_size)
+                yield from make_shards(self.rows(aside), self.config.shard_size)
                 return
             except UserError as fault:
                 self.stopped, problem = True, fault
@@ -220,7 +226,7 @@ class Job:
             made = maker(self, run, ranks)
         except UserError:
             if self.reader.stopped:
-                run.inputs_may_change(asked)
+                run.let_inputs_change(asked)
             raise
         if not made:
             raise UserError(
@@ -257,7 +263,7 @@ class Job:
         records = read_texts(
             [config.calibrate], text=config.text, template=config.template, format=config.format
         )
-        return calibrate(self.worker.floats(next(group(records, config.shard_size)).texts)[0])
+        return calibrate(self.worker.floats(next(make_shards(records, config.shard_size)).texts)[0])
 
     # --- what is told -----------------------------------------------------------------------------
 
@@ -358,7 +364,7 @@ def make_here(job: Job, run: UnfinishedRun, ranks: Ranks) -> int:
                     if ranks.first:  # the others need what the first shard is calibrated to
                         job.make_shard(run, shard, progress)
                     ranges = job.worker.ranges
-                    job.worker.ranges = Ranges.of_json(
+                    job.worker.ranges = Ranges.from_json(
                         ranks.from_first(ranges and ranges.as_json())
                     )
                 if shard.number == mine:
@@ -394,7 +400,7 @@ def open_worker(config: EncodeConfig, device: str | None) -> ShardEncoder:
     if config.threads:
         torch.set_num_threads(config.threads)
     encoder = Encoder.from_pretrained(config.model, device=device)
-    width(config.dimensions or encoder.dimension, config.dtype)
+    stored_width(config.dimensions or encoder.dimension, config.dtype)
     if (config.dimensions or 0) > encoder.dimension:
         raise UserError(
             f"--dimensions must be at most the model's {encoder.dimension}, not {config.dimensions}"

@@ -67,7 +67,7 @@ def run_on(ranks: Ranks, config: TrainConfig) -> int:
         say(f"estimate: {trainer.estimate()}; nothing was written")
         ranks.leave()
         return 0
-    with atomic_files.hold(run) if ranks.first else nullcontext():
+    with atomic_files.lock(run) if ranks.first else nullcontext():
         if ranks.restarts and ranks.from_first(out.exists() and not config.overwrite):
             say(f"{out} was published before the restart")
             ranks.leave()
@@ -75,7 +75,7 @@ def run_on(ranks: Ranks, config: TrainConfig) -> int:
         position = Position()
         if ranks.first:
             refuse_finished(out, run, config.overwrite, restarted=ranks.restarts > 0)
-            position = begin_or_resume(run, started_with(config, base), trainer)
+            position = begin_or_resume(out, started_with(config, base), trainer)
         position = trainer.share(position)
         log = RunLog(
             run,
@@ -273,15 +273,16 @@ def refuse_finished(out: Path, run: Path, overwrite: bool, *, restarted: bool = 
         atomic_files.clean_stale(place.parent, place.name)
     if out.exists() and not overwrite:
         raise UserError(
-            f"{out}: a finished model stands there; choose another --out, or replace it with --overwrite"
+            f"{out} is already finished: choose another --out, or replace it with --overwrite"
         )
     if overwrite and run.exists() and not restarted:
         atomic_folders.discard(run)
 
 
-def begin_or_resume(run: Path, asked: dict[str, Any], trainer: Trainer) -> Position:
+def begin_or_resume(out: Path, asked: dict[str, Any], trainer: Trainer) -> Position:
     """Put back the newest intact state of an unfinished run of the same data, model and flags; else
     begin one."""
+    run = Path(f"{out}.run")
     started = run / "run.json"
     if not started.exists():
         atomic_files.make_folder(run)
@@ -291,7 +292,7 @@ def begin_or_resume(run: Path, asked: dict[str, Any], trainer: Trainer) -> Posit
         )
         return Position()
     recorded = manifest.read_manifest(run, started.name)
-    resume.refuse_other_run(recorded["asked"], asked, run)
+    resume.RunFolder(out).check_settings(recorded["asked"], asked)
     atomic_files.clean_stale(run)
     newest = checkpoint.latest(run)
     for folder, reason in newest.skipped:

@@ -105,7 +105,9 @@ def goes_on(job: Job, out: Path, said: Path, expected: object) -> str:
     if not out.exists() or Path(f"{out}.run").exists():
         status = patient(start(job.flags(out), said), 300)
         # A run that was killed after publishing has nothing left to do, and says so.
-        if status not in (0, 2) or (status == 2 and "stands there" not in said.read_text("utf-8")):
+        if status not in (0, 2) or (
+            status == 2 and "is already finished" not in said.read_text("utf-8")
+        ):
             return f"the resumed run ended with {status}: {said.read_text('utf-8')[-300:]}"
     return "" if job.result(out) == expected else "the result differs from the undisturbed run's"
 
@@ -179,12 +181,12 @@ def states_in_place() -> Iterator[None]:
     """Mutation: a state is written where it will stand, file by file."""
 
     @contextmanager
-    def publish_folder(path: Path, **_: object) -> Iterator[Path]:
+    def staged_folder(path: Path, **_: object) -> Iterator[Path]:
         Path(path).mkdir(exist_ok=True)
         yield Path(path)
         atomic_folders.write_manifest(path)
 
-    with patched((checkpoint.folders, "publish_folder", publish_folder)):
+    with patched((checkpoint.atomic_folders, "staged_folder", staged_folder)):
         yield
 
 

@@ -316,7 +316,7 @@ def training(scene: Scene) -> Job:
             with redirect_stderr(io.StringIO()):
                 act(out)
         except UserError as told:
-            if "a finished model stands there" not in str(told):
+            if "is already finished" not in str(told):
                 return f"the same command does not go on: {told}"
         manifest.verify_folder(out)
         left = left_behind(place)
@@ -354,7 +354,7 @@ def encoding(scene: Scene) -> Job:
             with redirect_stderr(io.StringIO()):
                 act(out)
         except UserError as told:
-            if "stands there finished" not in str(told):
+            if "is already finished" not in str(told):
                 return f"the same command does not go on: {told}"
         left = left_behind(place)
         return f"{left} are left" if left else "" if contents(out) == expected else "other bytes"
@@ -432,7 +432,7 @@ def bytes_unsure() -> object:
 
     @contextmanager
     def writing(path: Path) -> Iterator[io.BufferedWriter]:
-        with atomic_files.making(path) as (target, temp):
+        with atomic_files.staging(path) as (target, temp):
             raw = atomic_files._RawFile(
                 atomic_files._os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             )
