@@ -79,7 +79,7 @@ def connect() -> Any:
 def make_on(ray: Any, job: Job, run: UnfinishedRun, ranks: Ranks) -> int:
     """All shards that are not there yet; returns how many there are. One driver: torchrun is for
     the other engine."""
-    if ranks.world > 1:
+    if ranks.world_size > 1:
         raise UserError("--engine ray is started once, not by torchrun")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
