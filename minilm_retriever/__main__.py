@@ -342,12 +342,12 @@ def run_evaluate(args: argparse.Namespace) -> None:
 def run_verify(args: argparse.Namespace) -> None:
     """Check folders, and single .npy files of encode.py, against their manifests."""
     from minilm_retriever.storage.manifest import read_manifest, verify_folder
-    from minilm_retriever.vectors.shards import beside
+    from minilm_retriever.vectors.shards import sidecar_paths
     from minilm_retriever.vectors.vector_folder import open_vectors
 
     for name in map(Path, args.folders):
         if name.is_file():
-            checked = len(verify_folder(name.parent, beside(name)[1].name))
+            checked = len(verify_folder(name.parent, sidecar_paths(name)[1].name))
         else:
             checked = len(verify_folder(name))
         if name.is_file() or "vectors" in read_manifest(name):

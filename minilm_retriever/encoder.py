@@ -30,7 +30,7 @@ from minilm_retriever.pretrained.prompts import DOCUMENT, QUERY, Prompt, find_pr
 from minilm_retriever.pretrained.tokenizer import TextTokenizer, TokenizedTexts, check_texts
 from minilm_retriever.progress import Progress
 from minilm_retriever.storage import atomic_folders
-from minilm_retriever.vectors.shards import SHARD_SIZE, group
+from minilm_retriever.vectors.shards import SHARD_ROWS, make_shards
 
 KEPT_MEMORY = (
     256 << 20
@@ -163,7 +163,7 @@ class Encoder:
         prompt_name: str | None = None,
         batch_size: int | None = None,
         normalize: bool | None = None,
-        shard_size: int = SHARD_SIZE,
+        shard_size: int = SHARD_ROWS,
     ) -> Iterator[tuple[list[str], Vectors]]:
         """Yield (ids, vectors (N, H)) of `shard_size` texts at a time, in order, however many come.
 
@@ -176,7 +176,7 @@ class Encoder:
         numbered = (
             (str(n), t) if isinstance(t, str) else (t[0], t[1]) for n, t in enumerate(texts)
         )
-        for shard in group(numbered, shard_size):
+        for shard in make_shards(numbered, shard_size):
             yield shard.ids, self._encode(shard.texts, words, batch_size, normalize)
 
     def _encode(
@@ -246,7 +246,7 @@ class Encoder:
 
         Raises UserError where the folder exists and `overwrite` is not given.
         """
-        with atomic_folders.publish_folder(Path(folder), overwrite=overwrite) as making:
+        with atomic_folders.staged_folder(Path(folder), overwrite=overwrite) as making:
             write_model(making, self.model, card=plain_card(self.model))
 
 

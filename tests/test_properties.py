@@ -164,7 +164,7 @@ class TestPublishing:
         extra = {
             key: value for key, value in extra.items() if key not in ("format", "files", "self")
         }
-        with atomic_folders.publish_folder(out, overwrite=out.exists(), extra=extra) as making:
+        with atomic_folders.staged_folder(out, overwrite=out.exists(), extra=extra) as making:
             for file, content in held.items():
                 (making / file).write_bytes(content)
         assert sorted(manifest.verify_folder(out)) == sorted(held)

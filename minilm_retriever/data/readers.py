@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minilm_retriever.data.lines import LONGEST, STDIN, Lines, StrPath, opened
-from minilm_retriever.errors import UserError
+from minilm_retriever.errors import UserError, require
 
 FORMATS = ("csv", "tsv", "jsonl", "txt", "parquet")
 _SUFFIXES = {f".{kind}": kind for kind in FORMATS} | {".ndjson": "jsonl"}
@@ -286,13 +286,7 @@ def _check_header(header: Sequence[str], need: Sequence[str], where: str) -> Non
 
 
 def _read_parquet(path: StrPath, need: Sequence[str], reject: _Reject) -> Iterator[Row]:
-    try:
-        import pyarrow as arrow
-        import pyarrow.parquet
-    except ImportError as fault:
-        raise UserError(
-            f"{path}: Parquet needs an extra: pip install 'minilm_retriever[parquet]'"
-        ) from fault
+    arrow = require("pyarrow.parquet", "parquet", f"{path}: Parquet")
     unreadable = (arrow.ArrowException, OSError, ValueError, OverflowError)
     name, number = os.fspath(path), 0
     try:

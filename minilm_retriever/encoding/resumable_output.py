@@ -20,18 +20,18 @@ from typing import Any
 from minilm_retriever.errors import UserError
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest
 from minilm_retriever.storage.resume import RunFolder
-from minilm_retriever.vectors.quantization import DTYPES, Ranges, width
+from minilm_retriever.types import Array
+from minilm_retriever.vectors.quantization import DTYPES, Ranges, stored_width
 from minilm_retriever.vectors.shards import (
-    STATE,
-    Array,
+    UNFINISHED,
     Shard,
-    beside,
     file_names,
     npy_header,
+    sidecar_paths,
     write_shard,
 )
 
-RUN, RANGES = f"{STATE}/run.json", f"{STATE}/ranges.json"
+RUN, RANGES = f"{UNFINISHED}/run.json", f"{UNFINISHED}/ranges.json"
 # Recorded in place of an input that stopped the run with a bad row.
 INPUT_MAY_CHANGE = "may have been mended"
 
@@ -41,7 +41,7 @@ class UnfinishedRun(RunFolder):
 
     def __init__(self, out: Path) -> None:
         super().__init__(out, RUN)
-        self.state = self.folder / STATE
+        self.state = self.folder / UNFINISHED
 
     @property
     def complete(self) -> bool:
@@ -102,7 +102,7 @@ class UnfinishedRun(RunFolder):
             record = manifest.read_manifest(self.folder, name)
         except UserError:
             return None  # damaged: it is made again
-        if record["shard"]["input"] != shard.digest():
+        if record["shard"]["input"] != shard.sha256():
             rows = f"rows {shard.start} to {shard.start + len(shard.ids) - 1}"
             raise UserError(
                 f"{self.folder}: {rows} of the input are not what the finished shard there was made from; "
@@ -125,7 +125,7 @@ class UnfinishedRun(RunFolder):
         entries = write_shard(
             self.folder, shard.number, shard.ids, shard.texts if texts else None, vectors, format
         )
-        self._keep(_record(shard.number), {"shard": {**said, "input": shard.digest()}}, entries)
+        self._keep(_record(shard.number), {"shard": {**said, "input": shard.sha256()}}, entries)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """The records of all shards, in order."""
@@ -139,7 +139,7 @@ class UnfinishedRun(RunFolder):
         """What int8 was calibrated to, if it was."""
         if not (self.folder / RANGES).exists():
             return None
-        return Ranges.of_json(manifest.read_manifest(self.folder, RANGES)["ranges"])
+        return Ranges.from_json(manifest.read_manifest(self.folder, RANGES)["ranges"])
 
     @ranges.setter
     def ranges(self, ranges: Ranges) -> None:
@@ -176,7 +176,7 @@ class UnfinishedRun(RunFolder):
             if self.state.exists():
                 atomic_folders.discard(self.state)
             atomic_files.clean_stale(self.folder)
-            with atomic_files.blamed(self.folder):
+            with atomic_files.user_errors(self.folder):
                 atomic_files.fsync(
                     self.folder
                 )  # what is removed must not be back, inside the output, when the power has gone
@@ -186,9 +186,9 @@ class UnfinishedRun(RunFolder):
     def _publish_npy(self, info: Mapping[str, Any]) -> None:
         """FILE.npy, FILE.npy.rows.jsonl beside it, and FILE.npy.manifest.json with their sums."""
         names = [file_names(number, "npy") for number in range(len(info["shards"]))]
-        rows, said = beside(self.out)
+        rows, said = sidecar_paths(self.out)
         header = npy_header(
-            DTYPES[info["dtype"]], (info["rows"], width(info["dimension"], info["dtype"]))
+            DTYPES[info["dtype"]], (info["rows"], stored_width(info["dimension"], info["dtype"]))
         )
         concatenate(rows, b"", [self.folder / name for _, name in names], skip=0)
         concatenate(self.out, header, [self.folder / name for name, _ in names], skip=len(header))
@@ -199,7 +199,7 @@ class UnfinishedRun(RunFolder):
 
 
 def _record(number: int) -> str:
-    return f"{STATE}/{number:05d}.json"
+    return f"{UNFINISHED}/{number:05d}.json"
 
 
 def concatenate(path: Path, header: bytes, parts: Sequence[Path], *, skip: int) -> None:

@@ -260,7 +260,7 @@ def write_model(
     card: str,
     weights: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write a model's files into `folder` (in the making: folders.publish_folder makes it whole or
+    """Write a model's files into `folder` (in the making: folders.staged_folder makes it whole or
     nothing).
 
     weights: BertModel-named tensors to write in place of the model's own (a best checkpoint's)."""

@@ -181,12 +181,12 @@ def states_in_place() -> Iterator[None]:
     """Mutation: a state is written where it will stand, file by file."""
 
     @contextmanager
-    def publish_folder(path: Path, **_: object) -> Iterator[Path]:
+    def staged_folder(path: Path, **_: object) -> Iterator[Path]:
         Path(path).mkdir(exist_ok=True)
         yield Path(path)
         atomic_folders.write_manifest(path)
 
-    with patched((checkpoint.folders, "publish_folder", publish_folder)):
+    with patched((checkpoint.atomic_folders, "staged_folder", staged_folder)):
         yield
 
 
