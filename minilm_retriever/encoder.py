@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from minilm_retriever.core.model import SentenceEncoder
-from minilm_retriever.data.distinct import Rows, deduplicate
+from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.errors import UserError
 from minilm_retriever.kernels.memory import keep_freed_memory
 from minilm_retriever.pretrained.model_folder import (
@@ -29,6 +29,7 @@ from minilm_retriever.pretrained.prompts import DOCUMENT, QUERY, Prompt, find_pr
 from minilm_retriever.pretrained.tokenizer import TextTokenizer, TokenizedTexts, check_texts
 from minilm_retriever.progress import Progress
 from minilm_retriever.storage import atomic_folders
+from minilm_retriever.types import IntArray
 from minilm_retriever.vectors.shards import SHARD_ROWS, make_shards
 
 KEPT_MEMORY = (
@@ -381,7 +382,7 @@ def out_of_memory(problem: BaseException) -> bool:
 
 def length_batches(
     lengths: npt.NDArray[np.int64], tokens: int, texts: int | None = None
-) -> list[Rows]:
+) -> list[IntArray]:
     """Rows grouped by token count, longest first (memory is at its peak at once): batches of at
     most `tokens` tokens once padded, never fewer than one row, and of at most `texts` rows."""
     by_length = np.argsort(-lengths, kind="stable")

@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from minilm_retriever.curation.duplicates import Repeats, count_repeats
+from minilm_retriever.data.columns import pair_columns
 from minilm_retriever.data.distinct import deduplicate
-from minilm_retriever.data.pairs import pair_columns
-from minilm_retriever.data.readers import BadRow, Row, read_rows
-from minilm_retriever.data.values import lone_surrogate
+from minilm_retriever.data.readers import read_rows
+from minilm_retriever.data.rows import BadRow, Row, lone_surrogate
 from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained.tokenizer import TextTokenizer
 

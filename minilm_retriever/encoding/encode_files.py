@@ -24,7 +24,8 @@ import tokenizers
 import torch
 
 from minilm_retriever import distributed
-from minilm_retriever.data.readers import BadRow, kind_of
+from minilm_retriever.data.readers import file_format
+from minilm_retriever.data.rows import BadRow
 from minilm_retriever.data.texts import Record, input_files, read_texts
 from minilm_retriever.distributed import Ranks
 from minilm_retriever.encoder import Encoder
@@ -79,9 +80,7 @@ def encode_files(config: EncodeConfig, maker: Maker | None = None) -> str:
         refuse_inside(config)
         paths = input_files(config.inputs, config.format)
         for path in paths:
-            kind_of(
-                path, config.format
-            )  # a missing input is told before anything is written, be it a lock
+            file_format(path, config.format)  # a missing input stops before any file is written
         if config.dry_run:
             return Job.plan(config, paths).estimate() if ranks.is_first else ""
         run = UnfinishedRun(Path(config.out))
@@ -156,7 +155,7 @@ class RowReader:
                     f"{row.where}: {row.reason}; {more} (the others are in {self.config.skip_bad})"
                 )
             assert aside is not None
-            aside.write((json.dumps(row._asdict()) + "\n").encode())
+            aside.write((json.dumps(vars(row)) + "\n").encode())
 
         config = self.config
         return read_texts(

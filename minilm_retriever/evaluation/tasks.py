@@ -20,7 +20,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from minilm_retriever.data.readers import Row, read_rows
+from minilm_retriever.data.readers import read_rows
+from minilm_retriever.data.rows import Row
 from minilm_retriever.errors import UserError
 from minilm_retriever.progress import say
 

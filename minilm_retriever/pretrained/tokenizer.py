@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from tokenizers import Encoding, Tokenizer
 
-from minilm_retriever.data.values import lone_surrogate
+from minilm_retriever.data.rows import lone_surrogate
 from minilm_retriever.errors import UserError
 from minilm_retriever.types import IntArray
 
