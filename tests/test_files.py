@@ -39,7 +39,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def publish(path: Path, text: str = "new", **options: object) -> None:
-    with atomic_folders.publish_folder(path, **options) as temp:  # type: ignore[arg-type]
+    with atomic_folders.staged_folder(path, **options) as temp:  # type: ignore[arg-type]
         (temp / "inner").mkdir()
         (temp / "inner" / "a.txt").write_text(text)
         atomic_files.write_bytes(temp / "b.bin", text.encode() * 3)
@@ -101,17 +101,17 @@ class TestOneFile:
 
     def test_a_failing_block_changes_nothing_and_leaves_nothing(self, tmp_path):
         atomic_files.write_bytes(tmp_path / "a", b"old")
-        for make in (atomic_files.writing, atomic_files.publish_file):
+        for make in (atomic_files.writing, atomic_files.staged_file):
             with pytest.raises(KeyboardInterrupt), make(tmp_path / "a") as out:
                 out.write(b"x") if make is atomic_files.writing else out.write_bytes(b"x")
                 raise KeyboardInterrupt
-            assert make is atomic_files.publish_file or out.closed
+            assert make is atomic_files.staged_file or out.closed
         gc.collect()  # a buffer that still wants to write would complain here
         assert content(tmp_path) == {"a": b"old"}
 
     def test_mode_honours_umask_whatever_the_library_chose(self, tmp_path, umask_027):
         atomic_files.write_bytes(tmp_path / "a", b"")
-        with atomic_files.publish_file(tmp_path / "b") as temp:
+        with atomic_files.staged_file(tmp_path / "b") as temp:
             temp.write_bytes(b"")
             temp.chmod(0o600)
         for name in "ab":
@@ -119,7 +119,7 @@ class TestOneFile:
 
     def test_temporary_path_keeps_the_suffix_that_libraries_go_by(self, tmp_path):
         numpy = pytest.importorskip("numpy")
-        with atomic_files.publish_file(tmp_path / "vectors.npy") as temp:
+        with atomic_files.staged_file(tmp_path / "vectors.npy") as temp:
             numpy.save(temp, numpy.ones(3))
         assert numpy.load(tmp_path / "vectors.npy").sum() == 3
         assert len(list(tmp_path.iterdir())) == 1
@@ -127,7 +127,7 @@ class TestOneFile:
     def test_a_block_that_writes_nothing_publishes_nothing(self, tmp_path):
         with (
             pytest.raises(UserError, match="a: cannot be written: No such file"),
-            atomic_files.publish_file(tmp_path / "a"),
+            atomic_files.staged_file(tmp_path / "a"),
         ):
             pass
         assert list(tmp_path.iterdir()) == []
@@ -237,7 +237,7 @@ class TestOneFile:
 class TestFolder:
     def test_appears_whole_with_its_manifest(self, tmp_path):
         extra = {"rows": 0}
-        with atomic_folders.publish_folder(tmp_path / "out", extra=extra) as temp:
+        with atomic_folders.staged_folder(tmp_path / "out", extra=extra) as temp:
             (temp / "a").write_bytes(b"abc")
             extra["rows"] = 7
             assert not (tmp_path / "out").exists()
@@ -257,7 +257,7 @@ class TestFolder:
             target = tmp_path / ("out" if overwrite else "fresh")
             with (
                 pytest.raises(KeyboardInterrupt),
-                atomic_folders.publish_folder(target, overwrite=overwrite) as temp,
+                atomic_folders.staged_folder(target, overwrite=overwrite) as temp,
             ):
                 (temp / "a").write_text("x")
                 raise KeyboardInterrupt
@@ -276,7 +276,7 @@ class TestFolder:
     def test_one_that_appears_meanwhile_is_refused_too(self, tmp_path):
         with (
             pytest.raises(UserError, match="exists already"),
-            atomic_folders.publish_folder(tmp_path / "out"),
+            atomic_folders.staged_folder(tmp_path / "out"),
         ):
             publish(tmp_path / "out", "other")
         assert is_a(tmp_path / "out", "other")
@@ -317,7 +317,7 @@ class TestFolder:
         assert hidden(target.parent) == []
 
     def test_modes_honour_umask(self, tmp_path, umask_027):
-        with atomic_folders.publish_folder(tmp_path / "out") as temp:
+        with atomic_folders.staged_folder(tmp_path / "out") as temp:
             (temp / "inner").mkdir(mode=0o700)
             (temp / "inner" / "a").touch(mode=0o600)
         modes = {
@@ -333,17 +333,17 @@ class TestFolder:
         ):
             with (
                 pytest.raises(ValueError, match="symbolic link"),
-                atomic_folders.publish_folder(tmp_path / "out") as temp,
+                atomic_folders.staged_folder(tmp_path / "out") as temp,
             ):
                 make(temp)
         with (
             pytest.raises(ValueError, match="manifest.json"),
-            atomic_folders.publish_folder(tmp_path / "out") as temp,
+            atomic_folders.staged_folder(tmp_path / "out") as temp,
         ):
             (temp / "manifest.json").write_text("{}")
         with (
             pytest.raises(ValueError, match="'files'"),
-            atomic_folders.publish_folder(tmp_path / "out", extra={"files": {}}),
+            atomic_folders.staged_folder(tmp_path / "out", extra={"files": {}}),
         ):
             pass
         assert list(tmp_path.iterdir()) == []
@@ -351,7 +351,7 @@ class TestFolder:
     def test_messages_name_the_place_and_not_its_temporary_name(self, tmp_path):
         with (
             pytest.raises(UserError) as error,
-            atomic_folders.publish_folder(tmp_path / "out") as temp,
+            atomic_folders.staged_folder(tmp_path / "out") as temp,
         ):  # noqa: SIM117
             with FaultyDisk(0, errno.ENOSPC).installed():
                 atomic_files.write_bytes(temp / "weights", b"1")
@@ -476,7 +476,7 @@ class TestManifest:
         )
 
     def test_people_may_add_files_and_edit_the_card(self, tmp_path):
-        with atomic_folders.publish_folder(tmp_path / "out") as temp:
+        with atomic_folders.staged_folder(tmp_path / "out") as temp:
             (temp / "README.md").write_text("card")
             (temp / "a").write_text("a")
         (tmp_path / "out" / "README.md").write_text("better card")
@@ -484,7 +484,7 @@ class TestManifest:
         assert manifest.verify_folder(tmp_path / "out") == ["a"]
 
     def test_any_flipped_bit_of_the_manifest_is_noticed(self, tmp_path):
-        with atomic_folders.publish_folder(
+        with atomic_folders.staged_folder(
             tmp_path / "out", extra={"rate": 1e-05, "name": "é", "x": 0.1}
         ) as temp:
             (temp / "a").write_text("a")
@@ -638,15 +638,15 @@ class TestSteps:
 
 class TestOneWriterAtATime:
     def test_a_second_one_is_refused_until_the_first_ends(self, tmp_path):
-        with atomic_files.hold(tmp_path / "new" / "out"):
+        with atomic_files.lock(tmp_path / "new" / "out"):
             with (
                 pytest.raises(UserError, match="another process is writing .*out"),
-                atomic_files.hold(tmp_path / "new" / "out"),
+                atomic_files.lock(tmp_path / "new" / "out"),
             ):
                 pass
-            with atomic_files.hold(tmp_path / "new" / "other"):
+            with atomic_files.lock(tmp_path / "new" / "other"):
                 pass
-        with atomic_files.hold(tmp_path / "new" / "out"):
+        with atomic_files.lock(tmp_path / "new" / "out"):
             pass
         assert hidden(tmp_path / "new") == [".other.lock", ".out.lock"]
 
@@ -654,7 +654,7 @@ class TestOneWriterAtATime:
         code = f"""
             import sys, time
             from minilm_retriever.storage import atomic_files
-            with atomic_files.hold({str(tmp_path / "out")!r}):
+            with atomic_files.lock({str(tmp_path / "out")!r}):
                 print("held", flush=True)
                 sys.stdin.read()
         """
@@ -662,14 +662,14 @@ class TestOneWriterAtATime:
             [sys.executable, "-c", textwrap.dedent(code)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(Path(atomic_files.__file__).parents[1])},
+            env={**os.environ, "PYTHONPATH": str(Path(atomic_files.__file__).parents[2])},
         )
         assert child.stdout.readline() == b"held\n"
-        with pytest.raises(UserError, match="another process"), atomic_files.hold(tmp_path / "out"):
+        with pytest.raises(UserError, match="another process"), atomic_files.lock(tmp_path / "out"):
             pass
         child.kill()
         child.communicate()
-        with atomic_files.hold(tmp_path / "out"):
+        with atomic_files.lock(tmp_path / "out"):
             pass
 
     def test_a_file_system_without_locks_is_said_and_not_fatal(self, tmp_path, monkeypatch):
@@ -679,7 +679,7 @@ class TestOneWriterAtATime:
         monkeypatch.setattr(atomic_files._os, "flock", flock)
         with (
             pytest.warns(UserWarning, match="let no other process write there"),
-            atomic_files.hold(tmp_path / "out"),
+            atomic_files.lock(tmp_path / "out"),
         ):
             pass
 

@@ -472,7 +472,7 @@ def test_what_is_published(config, tmp_path):
 def test_two_runs_in_one_folder_are_refused(config, tmp_path):
     from minilm_retriever.storage import atomic_files
 
-    with atomic_files.hold(tmp_path / "out.run"), pytest.raises(UserError, match="another process"):
+    with atomic_files.lock(tmp_path / "out.run"), pytest.raises(UserError, match="another process"):
         train(config())
 
 

@@ -176,7 +176,7 @@ class UnfinishedRun(RunFolder):
             if self.state.exists():
                 atomic_folders.discard(self.state)
             atomic_files.clean_stale(self.folder)
-            with atomic_files.blamed(self.folder):
+            with atomic_files.user_errors(self.folder):
                 atomic_files.fsync(
                     self.folder
                 )  # what is removed must not be back, inside the output, when the power has gone

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import io
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from minilm_retriever.errors import UserError
-from minilm_retriever.progress import Progress
+from minilm_retriever.progress import Progress, say
 from minilm_retriever.search import faiss_index
 from minilm_retriever.search.exact import NO_ROWS
 from minilm_retriever.search.faiss_index import Plan
@@ -200,7 +199,7 @@ def make_index(
     Documents are deleted by id first, then those of the folders `add` come in. Without a kind an
     index stays of its kind, and what is added goes into what faiss has; with a kind it is built
     anew, deleted documents left out."""
-    with atomic_files.hold(out):
+    with atomic_files.lock(out):
         if os.path.lexists(out) and not overwrite:
             raise UserError(f"{out}: exists; choose another --out, or replace it with --overwrite")
         old = open_index(base)
@@ -272,7 +271,7 @@ def built(
     if index.plan.kind == "exact":
         return index
     plan, dimension, total = index.plan, int(index.info["dimension"]), index.starts[-1]
-    sys.stderr.write(f"{plan}, for {len(index):,} vectors of {dimension}\n")
+    say(f"{plan}, for {len(index):,} vectors of {dimension}")
     sample = (
         faiss_index.sample_of(index.sources, index.deleted, plan) if index.engine is None else None
     )
@@ -285,10 +284,10 @@ def built(
 
 def publish(index: IndexFolder, overwrite: bool) -> None:
     """Write an index as its folder, whole or not at all."""
-    target = atomic_files.real(index.folder)
+    target = atomic_files.resolve(index.folder)
     sources = [
         {
-            "folder": os.path.relpath(atomic_files.real(source.folder), target),
+            "folder": os.path.relpath(atomic_files.resolve(source.folder), target),
             "rows": len(source),
             "sha256": manifest.sha256_file(manifest_of(source.folder)),
         }
@@ -299,7 +298,7 @@ def publish(index: IndexFolder, overwrite: bool) -> None:
         "sources": sources,
         "deleted": len(index.deleted),
     }
-    with atomic_folders.publish_folder(
+    with atomic_folders.staged_folder(
         index.folder, overwrite=overwrite, extra={"index": said}
     ) as making:
         if index.engine is not None:

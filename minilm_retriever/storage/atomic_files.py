@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from minilm_retriever.errors import UserError
-from minilm_retriever.storage.manifest import StrPath
+from minilm_retriever.types import StrPath
 
 
 class _os:
@@ -56,7 +56,7 @@ class _os:
 def writing(path: StrPath) -> Iterator[BinaryIO]:
     """A binary stream to a new file, which takes its place when the block ends well; else nothing
     has changed."""
-    with making(path) as (target, temp):
+    with staging(path) as (target, temp):
         _refuse_special(target)
         # The mode is left to the kernel: it knows the umask without a race, and a folder's default
         # access list.
@@ -89,10 +89,10 @@ def write_json(path: StrPath, obj: object) -> None:
 
 
 @contextmanager
-def publish_file(path: StrPath) -> Iterator[Path]:
+def staged_file(path: StrPath) -> Iterator[Path]:
     """A temporary path for a library that writes by name; what is there when the block ends well
     takes the place."""
-    with making(path) as (target, temp):
+    with staging(path) as (target, temp):
         _refuse_special(target)
         # An empty file shows the mode that files get here. Libraries choose their own: safetensors
         # writes 0600.
@@ -101,7 +101,7 @@ def publish_file(path: StrPath) -> Iterator[Path]:
         _os.close(fd)
         _os.unlink(temp)  # a block that forgets to write must not publish the empty one
         yield temp
-        settle(temp, mode)
+        sync_with_mode(temp, mode)
         rename(temp, target)
 
 
@@ -144,7 +144,7 @@ def append_line(path: StrPath, text: str, *, sync: bool = False) -> None:
     if "\n" in text:
         raise ValueError("a line of a log holds no line break")
     data = f"{text}\n".encode()
-    with blamed(path):
+    with user_errors(path):
         fd = _os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             size = os.fstat(fd).st_size
@@ -164,7 +164,7 @@ def truncate_lines(path: StrPath, keep: int) -> int:
     its end is cut.
 
     A run that resumes cuts its log back to the checkpoint, so that no step is told twice."""
-    with blamed(path), suppress(FileNotFoundError):
+    with user_errors(path), suppress(FileNotFoundError):
         whole = Path(path).read_bytes()
         lines = [line + b"\n" for line in whole.split(b"\n")[:-1]][:keep]
         if (kept := b"".join(lines)) != whole:
@@ -177,19 +177,19 @@ def truncate_lines(path: StrPath, keep: int) -> int:
 
 
 @contextmanager
-def hold(path: StrPath) -> Iterator[None]:
+def lock(path: StrPath) -> Iterator[None]:
     """Hold an output, file or folder, against other processes; UserError when one of them has it.
 
     The lock is on a file `.NAME.lock` beside it, which stays: removing it would let two processes
     lock two files of the same name. The system frees the lock when the process ends, however it
     ends."""
-    target = real(path)
-    with blamed(path):
+    target = resolve(path)
+    with user_errors(path):
         make_folder(target.parent)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = _os.open(target.parent / f".{target.name}.lock", flags, 0o666)
     try:
-        with blamed(path):
+        with user_errors(path):
             try:
                 _os.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as fault:
@@ -211,8 +211,10 @@ def clean_stale(parent: StrPath, name: str | None = None) -> list[Path]:
     removed.
 
     Only for the holder of the lock: it cannot tell a dead process's work from a live one's."""
-    with blamed(parent):
-        stale = [path for kind in ("tmp", "gone") for path in left_over(real(parent), name, kind)]
+    with user_errors(parent):
+        stale = [
+            path for kind in ("tmp", "gone") for path in find_leftovers(resolve(parent), name, kind)
+        ]
         for path in stale:
             remove(path)
     return stale
@@ -222,7 +224,7 @@ def make_folder(path: StrPath) -> None:
     """Make a folder and those above it, where they are missing, each on disk before what it will
     hold."""
     place = Path(path)
-    with blamed(path):
+    with user_errors(path):
         if place.is_dir():
             return
         if place != place.parent:
@@ -236,13 +238,13 @@ def make_folder(path: StrPath) -> None:
 
 
 @contextmanager
-def making(path: StrPath) -> Iterator[tuple[Path, Path]]:
+def staging(path: StrPath) -> Iterator[tuple[Path, Path]]:
     """The place of a file or folder and a temporary name beside it, which is removed when the block
     fails."""
-    with blamed(path):
-        target = real(path)
+    with user_errors(path):
+        target = resolve(path)
         make_folder(target.parent)
-        temp = beside(target, "tmp")
+        temp = temporary_name(target, "tmp")
     try:
         yield target, temp
     except BaseException as fault:
@@ -268,7 +270,7 @@ def _is_about(fault: OSError, target: Path) -> bool:
 
 
 @contextmanager
-def blamed(path: StrPath) -> Iterator[None]:
+def user_errors(path: StrPath) -> Iterator[None]:
     """Turn what the system refuses into one line about this path."""
     try:
         yield
@@ -282,7 +284,7 @@ def _as_user_error(path: StrPath, fault: OSError) -> UserError:
     return UserError(f"{os.fspath(path)}: cannot be written: {reason}")
 
 
-def real(path: StrPath) -> Path:
+def resolve(path: StrPath) -> Path:
     """The path without links: the temporary name must lie on the same file system, and a link stays
     a link."""
     without_links = Path(os.path.realpath(path))
@@ -291,14 +293,14 @@ def real(path: StrPath) -> Path:
     return without_links
 
 
-def beside(target: Path, kind: str) -> Path:
+def temporary_name(target: Path, kind: str) -> Path:
     """A new hidden name in the same folder."""
     # The suffix again at the end, since libraries go by it: np.save adds ".npy" to names without.
     suffix = target.suffix if kind == "tmp" else ""
     return target.parent / f".{target.name}.{kind}-{secrets.token_hex(8)}{suffix}"
 
 
-def left_over(parent: Path, name: str | None, kind: str) -> list[Path]:
+def find_leftovers(parent: Path, name: str | None, kind: str) -> list[Path]:
     """The hidden names of a kind that stand in a folder."""
     pattern = re.compile(
         rf"\.{'.+' if name is None else re.escape(name)}\.{kind}-[0-9a-f]{{16}}(\.[^.]*)?",
@@ -312,7 +314,7 @@ def left_over(parent: Path, name: str | None, kind: str) -> list[Path]:
 
 def discard_as(path: Path, target: Path) -> None:
     """Rename to the `gone` name of a target, then remove."""
-    gone = beside(target, "gone")
+    gone = temporary_name(target, "gone")
     rename(path, gone)
     remove(gone)
 
@@ -333,7 +335,7 @@ def rename(old: Path, new: Path) -> None:
     fsync(new.parent)
 
 
-def settle(path: Path, mode: int) -> None:
+def sync_with_mode(path: Path, mode: int) -> None:
     """Give a file or folder its mode and bring it to disk."""
     if stat.S_IMODE(path.stat().st_mode) != mode:
         _os.chmod(path, mode)

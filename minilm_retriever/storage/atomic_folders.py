@@ -15,11 +15,11 @@ from typing import Any
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.storage import atomic_files, manifest
-from minilm_retriever.storage.manifest import StrPath
+from minilm_retriever.types import StrPath
 
 
 @contextmanager
-def publish_folder(
+def staged_folder(
     path: StrPath,
     *,
     overwrite: bool = False,
@@ -33,7 +33,7 @@ def publish_folder(
     in `unlisted` may be edited later. An existing folder is refused, or with `overwrite` moved
     aside first and removed last; an empty one does not count. Raises UserError for a place that is
     taken, and for what the system refuses."""
-    with atomic_files.making(path) as (target, temp):
+    with atomic_files.staging(path) as (target, temp):
         _recover(target)
         _refuse_taken(path, target, overwrite)
         atomic_files.make_folder(temp)
@@ -44,17 +44,17 @@ def publish_folder(
 
 
 def move_into_place(folder: StrPath, path: StrPath, *, overwrite: bool = False) -> None:
-    """Publish a folder that was filled over a longer time and has its manifest; as `publish_folder`
+    """Publish a folder that was filled over a longer time and has its manifest; as `staged_folder`
     in all else."""
-    with atomic_files.blamed(path):
-        target = atomic_files.real(path)
+    with atomic_files.user_errors(path):
+        target = atomic_files.resolve(path)
         _recover(target)
-        _move_in(atomic_files.real(folder), path, target, overwrite)
+        _move_in(atomic_files.resolve(folder), path, target, overwrite)
 
 
 def _move_in(made: Path, path: StrPath, target: Path, overwrite: bool) -> None:
     _refuse_taken(path, target, overwrite)
-    old = atomic_files.beside(target, "old") if _stands(target) else None
+    old = atomic_files.temporary_name(target, "old") if _stands(target) else None
     try:
         if old:
             # On disk before the next rename, so that no power loss can keep the second without the
@@ -80,13 +80,13 @@ def write_manifest(
     unlisted: Sequence[str] = ("README.md",),
     known: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
-    """Write the manifest of a folder that was filled file by file; `publish_folder` does this
+    """Write the manifest of a folder that was filled file by file; `staged_folder` does this
     itself.
 
     `known` are entries that the caller took from a manifest already, so that a folder of many
     shards need not be read again as a whole."""
     known = known or {}
-    with atomic_files.blamed(folder):
+    with atomic_files.user_errors(folder):
         names = manifest.listed_files(folder, unlisted)
         entries = {name: known.get(name) or manifest.entry(Path(folder) / name) for name in names}
     atomic_files.write_bytes(Path(folder) / manifest.NAME, manifest.to_bytes(entries, extra or {}))
@@ -95,22 +95,22 @@ def write_manifest(
 def recover(path: StrPath) -> None:
     """Settle what a crash in the middle of an overwrite left: the old folder comes back unless the
     new one stands."""
-    with atomic_files.blamed(path):
-        _recover(atomic_files.real(path))
+    with atomic_files.user_errors(path):
+        _recover(atomic_files.resolve(path))
 
 
 def discard(path: StrPath) -> None:
     """Remove a file or folder, first out of sight, so that no half of it can ever be taken for the
     whole."""
-    with atomic_files.blamed(path):
+    with atomic_files.user_errors(path):
         place = (
-            atomic_files.real(Path(path).parent) / Path(path).name
+            atomic_files.resolve(Path(path).parent) / Path(path).name
         )  # a link itself, not what it points to
         atomic_files.discard_as(place, place)
 
 
 def _recover(target: Path) -> None:
-    for old in atomic_files.left_over(target.parent, target.name, "old"):
+    for old in atomic_files.find_leftovers(target.parent, target.name, "old"):
         if _stands(target):
             atomic_files.discard_as(old, target)
         else:
@@ -143,12 +143,12 @@ def _settle(temp: Path) -> None:
     what it names."""
     mode = stat.S_IMODE(temp.stat().st_mode)
     if manifest.has_manifest(temp):
-        raise ValueError(f"{manifest.NAME} is written by publish_folder")
+        raise ValueError(f"{manifest.NAME} is written by staged_folder")
     for name in manifest.listed_files(temp):
-        atomic_files.settle(temp / name, mode & 0o666)
+        atomic_files.sync_with_mode(temp / name, mode & 0o666)
     for where, _, _ in os.walk(temp, topdown=False):
         if Path(where) != temp:
-            atomic_files.settle(Path(where), mode)
+            atomic_files.sync_with_mode(Path(where), mode)
 
 
 # --- step folders ---------------------------------------------------------------------------------

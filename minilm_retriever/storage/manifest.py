@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from minilm_retriever.errors import UserError
-
-StrPath = str | os.PathLike[str]
+from minilm_retriever.types import StrPath
 
 NAME = "manifest.json"
 FORMAT = 1

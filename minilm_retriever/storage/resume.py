@@ -1,7 +1,7 @@
 """Resuming: the folder OUT.run of an output that is not finished, and the settings it began with.
 
     run = RunFolder(out)
-    with atomic_files.hold(run.folder):                     # one process at a time
+    with atomic_files.lock(run.folder):                     # one process at a time
         run.remove_leftovers()                              # of processes that died
         run.check_not_finished(overwrite)                   # before anything expensive
         record = run.begin_or_resume(settings, overwrite)   # None: a new run
@@ -23,7 +23,7 @@ SETTINGS = "asked"  # the record's key for the settings
 
 
 class RunFolder:
-    """The unfinished run of one output; to be used by one process at a time (atomic_files.hold)."""
+    """The unfinished run of one output; to be used by one process at a time (atomic_files.lock)."""
 
     def __init__(self, out: Path, record_name: str = "run.json") -> None:
         """record_name: the file of the record, relative to the folder."""

@@ -57,7 +57,7 @@ def publish(
     # Finite weights may still be too large to compute with: what gives no vectors is not published.
     encode_texts(base.encoder, base.tokenizer, [texts[0] for texts in sources[0].texts])
     record = record_of(out, base, config, sources, position, log, held_out, notes)
-    with atomic_folders.publish_folder(
+    with atomic_folders.staged_folder(
         out, overwrite=config.overwrite, extra={"run": {"steps": position.step}}
     ) as making:
         write_model(making, base, card=model_card(record))

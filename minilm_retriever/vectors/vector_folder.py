@@ -220,7 +220,7 @@ def save_vectors(
         "shards": [len(vectors[start : start + shard_size]) for start in starts],
         "asked": {},
     }
-    with atomic_folders.publish_folder(
+    with atomic_folders.staged_folder(
         folder, overwrite=overwrite, extra={"vectors": info}
     ) as making:
         for number, start in enumerate(starts):

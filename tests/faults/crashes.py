@@ -273,14 +273,14 @@ def in_place() -> Iterator[None]:
     """Mutation: folders are filled where they will stand."""
 
     @contextmanager
-    def publish_folder(path: Path, *, overwrite: bool = False, **_: object) -> Iterator[Path]:
+    def staged_folder(path: Path, *, overwrite: bool = False, **_: object) -> Iterator[Path]:
         if Path(path).exists():
             atomic_files.remove(Path(path))
         atomic_files.make_folder(path)
         yield Path(path)
         atomic_folders.write_manifest(path)
 
-    with patched((atomic_folders, "publish_folder", publish_folder)):
+    with patched((atomic_folders, "staged_folder", staged_folder)):
         yield
 
 
@@ -292,7 +292,8 @@ def raw_errors() -> object:
         yield
 
     return patched(
-        (atomic_files, "blamed", bare), (atomic_files, "_as_user_error", lambda path, fault: fault)
+        (atomic_files, "user_errors", bare),
+        (atomic_files, "_as_user_error", lambda path, fault: fault),
     )
 
 

@@ -208,7 +208,7 @@ def no_lock() -> object:
     """Mutation: an output is not held."""
     from contextlib import nullcontext
 
-    return patched((atomic_files, "hold", lambda path: nullcontext()))
+    return patched((atomic_files, "lock", lambda path: nullcontext()))
 
 
 def nothing_cleaned() -> object:

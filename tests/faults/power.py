@@ -432,7 +432,7 @@ def bytes_unsure() -> object:
 
     @contextmanager
     def writing(path: Path) -> Iterator[io.BufferedWriter]:
-        with atomic_files.making(path) as (target, temp):
+        with atomic_files.staging(path) as (target, temp):
             raw = atomic_files._RawFile(
                 atomic_files._os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             )
