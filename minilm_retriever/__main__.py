@@ -221,10 +221,9 @@ def run_train(args: argparse.Namespace) -> int:
 def run_inspect(args: argparse.Namespace) -> None:
     """What is in a file of pairs."""
     from minilm_retriever.curation.inspect import as_text, inspect
-    from minilm_retriever.pretrained import hub
-    from minilm_retriever.pretrained.model_folder import open_model
+    from minilm_retriever.pretrained.model_folder import load_pretrained
 
-    tokenizer = open_model(hub.resolve(args.model)).tokenizer
+    tokenizer = load_pretrained(args.model).tokenizer
     found = inspect(args.pairs, tokenizer, columns=args.columns, batch_size=args.batch_size)
     print(json.dumps(found.as_json(), indent=2) if args.json else as_text(found))
 

@@ -377,9 +377,7 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(run):
 
 
 def test_progress_tells_rows_tokens_a_second_and_duplicates(run, monkeypatch, capsys):
-    monkeypatch.setattr(
-        encode_files_module.Progress.__init__, "__kwdefaults__", {"start": 0, "every": 0.0}
-    )
+    monkeypatch.setattr("minilm_retriever.progress.LINE_SECONDS", 0.0)
     run(write_lines("in.txt", ["one", "one", "two"]))
     last = capsys.readouterr().err.splitlines()[-1]
     assert (

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from minilm_retriever.errors import UserError
+from minilm_retriever.errors import UserError, require
 from minilm_retriever.search.exact import NO_ROWS, lengths
 from minilm_retriever.search.index import Collection
 from minilm_retriever.types import FloatArray, IntArray
@@ -85,13 +85,7 @@ def _ivfpq(rows: int, dimension: int) -> Plan:
 
 def import_faiss() -> Any:
     """faiss; UserError where the extra is not installed."""
-    try:
-        import faiss
-    except ImportError as fault:
-        raise UserError(
-            "approximate indexes need an extra: pip install 'minilm_retriever[faiss]'"
-        ) from fault
-    return faiss
+    return require("faiss", "faiss", "an approximate index")
 
 
 # --- building -------------------------------------------------------------------------------------

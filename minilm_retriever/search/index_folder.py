@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import io
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from minilm_retriever.errors import UserError
-from minilm_retriever.progress import Progress
+from minilm_retriever.progress import Progress, say
 from minilm_retriever.search import faiss_index
 from minilm_retriever.search.exact import NO_ROWS
 from minilm_retriever.search.faiss_index import Plan
@@ -272,7 +271,7 @@ def built(
     if index.plan.kind == "exact":
         return index
     plan, dimension, total = index.plan, int(index.info["dimension"]), index.starts[-1]
-    sys.stderr.write(f"{plan}, for {len(index):,} vectors of {dimension}\n")
+    say(f"{plan}, for {len(index):,} vectors of {dimension}")
     sample = (
         faiss_index.sample_of(index.sources, index.deleted, plan) if index.engine is None else None
     )

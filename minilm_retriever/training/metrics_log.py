@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from minilm_retriever.errors import UserError
+from minilm_retriever.errors import UserError, require
 from minilm_retriever.reports.run_record import MetricRow
 from minilm_retriever.storage import atomic_files
 from minilm_retriever.training.batches import Plan
@@ -103,10 +103,5 @@ class RunLog:
 def events_writer(folder: Path, step: int) -> Any:
     """TensorBoard's writer, taking back events after `step`; UserError where the extra is not
     installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError(
-            "--tensorboard needs the extra: pip install 'minilm_retriever[tensorboard]'"
-        ) from None
-    return SummaryWriter(str(folder), purge_step=step + 1)
+    torch = require("torch.utils.tensorboard", "tensorboard", "--tensorboard")
+    return torch.utils.tensorboard.SummaryWriter(str(folder), purge_step=step + 1)

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from minilm_retriever.errors import UserError
+from minilm_retriever.errors import UserError, require
 from minilm_retriever.storage import atomic_files, manifest
 from minilm_retriever.types import Array
 
@@ -159,14 +159,7 @@ def write_parquet(
 
 def import_arrow() -> Any:
     """pyarrow with its Parquet part; UserError where the extra is not installed."""
-    try:
-        import pyarrow as arrow
-        import pyarrow.parquet
-    except ImportError as fault:
-        raise UserError(
-            "Parquet needs an extra: pip install 'minilm_retriever[parquet]'"
-        ) from fault
-    return arrow
+    return require("pyarrow.parquet", "parquet", "Parquet")
 
 
 # --- reading --------------------------------------------------------------------------------------
