@@ -48,10 +48,9 @@ def encode(config: EncodeConfig) -> None:
 
 def inspect(config: InspectConfig) -> None:
     from minilm_retriever.curation.inspect import as_text, inspect
-    from minilm_retriever.pretrained import hub
-    from minilm_retriever.pretrained.model_folder import open_model
+    from minilm_retriever.pretrained.model_folder import load_pretrained
 
-    tokenizer = open_model(hub.resolve(config.model)).tokenizer
+    tokenizer = load_pretrained(config.model).tokenizer
     result = inspect(
         config.pairs, tokenizer, columns=config.columns or None, batch_size=config.batch_size
     )

@@ -19,10 +19,9 @@ from minilm_retriever.core.model import SentenceEncoder
 from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.errors import UserError
 from minilm_retriever.kernels.memory import keep_freed_memory
-from minilm_retriever.pretrained import hub
 from minilm_retriever.pretrained.model_folder import (
     LoadedModel,
-    open_model,
+    load_pretrained,
     plain_card,
     write_model,
 )
@@ -64,7 +63,7 @@ class Encoder:
         device: "cpu", "cuda", ...; by default a GPU where there is one. Raises UserError (a
         ValueError) in one line on a folder that lacks something, was damaged, or holds another
         architecture."""
-        return cls(open_model(hub.resolve(str(model))), device)
+        return cls(load_pretrained(model), device)
 
     @property
     def dimension(self) -> int:
@@ -130,7 +129,7 @@ class Encoder:
         if device is not None and torch.device(device) != self.device:
             self.device = torch.device(device)
             self.model.encoder.to(self.device)
-        words = find_prompt(self.model.settings, self.model.tokenizer, prompt, prompt_name)
+        words = find_prompt(self.model, prompt, prompt_name)
         result = self._encode(sentences, words, batch_size, normalize, show_progress)
         return result if convert_to == "numpy" else torch.from_numpy(result).to(self.device)
 
@@ -142,7 +141,7 @@ class Encoder:
         normalize: bool | None = None,
     ) -> Vectors:
         """encode(), with the prompt that the model's folder has for queries, if it has one."""
-        words = find_prompt(self.model.settings, self.model.tokenizer, None, None, QUERY)
+        words = find_prompt(self.model, task=QUERY)
         return self._encode(queries, words, batch_size, normalize)
 
     def encode_document(
@@ -153,7 +152,7 @@ class Encoder:
         normalize: bool | None = None,
     ) -> Vectors:
         """encode(), with the prompt that the model's folder has for documents, if it has one."""
-        words = find_prompt(self.model.settings, self.model.tokenizer, None, None, DOCUMENT)
+        words = find_prompt(self.model, task=DOCUMENT)
         return self._encode(documents, words, batch_size, normalize)
 
     def encode_stream(
@@ -171,9 +170,7 @@ class Encoder:
         texts: strings, whose ids are their numbers from "0" on, or tuples that begin with id and
         text, such as the records of `data.read_texts`. Identical texts are computed once in each
         yield. The rest as in encode(), the default prompt as in encode_document()."""
-        words = find_prompt(
-            self.model.settings, self.model.tokenizer, prompt, prompt_name, DOCUMENT
-        )
+        words = find_prompt(self.model, prompt, prompt_name, DOCUMENT)
         numbered = (
             (str(n), t) if isinstance(t, str) else (t[0], t[1]) for n, t in enumerate(texts)
         )

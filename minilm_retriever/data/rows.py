@@ -62,12 +62,9 @@ class Row(NamedTuple):
         if not isinstance(value, str):
             what = f"column {column!r} holds {describe_type(value)} instead of text"
             raise self.bad(f"{what}: put it in quotes or leave the row out")
-        if not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError as fault:
-                half = f"half a character (\\u{ord(value[fault.start]):04x}, a lone surrogate)"
-                raise self.bad(f"column {column!r} holds {half}: mend it") from None
+        if (place := lone_surrogate(value)) is not None:
+            half = f"half a character (\\u{ord(value[place]):04x}, a lone surrogate)"
+            raise self.bad(f"column {column!r} holds {half}: mend it")
         return value
 
     def filled_text(self, column: str) -> str:
@@ -94,6 +91,16 @@ class Row(NamedTuple):
             shown = repr(value)[:40] if isinstance(value, str) else describe_type(value)
             raise self.bad(f"column {column!r} holds {shown} instead of a number")
         return number
+
+
+def lone_surrogate(text: str) -> int | None:
+    """Index of the first lone surrogate, which UTF-8 cannot hold; None where there is none."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as fault:
+            return fault.start
+    return None
 
 
 _TYPES = {type(None): "nothing (null)", dict: "an object", list: "a list", bool: "true or false"}

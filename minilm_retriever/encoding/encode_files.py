@@ -389,10 +389,9 @@ def open_worker(config: EncodeConfig, device: str | None) -> ShardEncoder:
         raise UserError(
             f"--dimensions must be at most the model's {encoder.dimension}, not {config.dimensions}"
         )
-    settings, tokenizer = encoder.model.settings, encoder.model.tokenizer
     return ShardEncoder(
         encoder,
-        find_prompt(settings, tokenizer, config.prompt, config.prompt_name, DOCUMENT),
+        find_prompt(encoder.model, config.prompt, config.prompt_name, DOCUMENT),
         dtype=config.dtype,
         dimensions=config.dimensions,
         batch_size=config.batch_size,

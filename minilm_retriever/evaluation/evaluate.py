@@ -131,7 +131,7 @@ def rank(task: RetrievalTask, model: str, depth: int) -> Run:
             f"{model}: compares by {similarity} distance; documents can be ranked by cosine or dot product"
         )
     normalize = True if similarity == "cosine" else None
-    prompt = find_prompt(encoder.model.settings, encoder.model.tokenizer, None, None, DOCUMENT)
+    prompt = find_prompt(encoder.model, task=DOCUMENT)
     with Progress("encoding documents", len(task.documents), "texts") as progress:
         done = 0
 

@@ -32,8 +32,7 @@ from minilm_retriever.distributed import ALONE, Ranks
 from minilm_retriever.encoder import default_device, encode_texts
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import flag_values
-from minilm_retriever.pretrained import hub
-from minilm_retriever.pretrained.model_folder import LoadedModel, open_model
+from minilm_retriever.pretrained.model_folder import LoadedModel, load_pretrained
 from minilm_retriever.pretrained.tokenizer import TextTokenizer
 from minilm_retriever.progress import Progress, say
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest, resume
@@ -197,7 +196,7 @@ def asked_to_stop() -> Iterator[StopRequest]:
 def open_base(config: TrainConfig) -> LoadedModel:
     """The base model, with the dropout and token limit that the flags ask for in place of its
     own."""
-    base = open_model(hub.resolve(config.model))
+    base = load_pretrained(config.model)
     if config.dropout is not None:
         for module in base.encoder.modules():
             if isinstance(module, torch.nn.Dropout):
@@ -228,7 +227,7 @@ def guide_vectors(
     before training."""
     if config.guide is None:
         return None
-    guide = base if config.guide == "base" else open_model(hub.resolve(config.guide))
+    guide = base if config.guide == "base" else load_pretrained(config.guide)
     guide.encoder.to(torch.device(config.device or default_device()))
     with Progress("guide", ranks.own_rows(len(data.texts)).stop, "texts") as progress:
 
@@ -247,7 +246,7 @@ def started_with(config: TrainConfig, base: LoadedModel) -> dict[str, Any]:
     data = {f"data {path}": manifest.sha256_file(path) for path in [*config.train, *evaluated]}
     models = {"base model": base.fingerprint()}
     if config.guide not in (None, "base"):
-        models["guide"] = open_model(hub.resolve(str(config.guide))).fingerprint()
+        models["guide"] = load_pretrained(str(config.guide)).fingerprint()
     return json.loads(json.dumps({**flags, **data, **models}))  # type: ignore[no-any-return]
 
 

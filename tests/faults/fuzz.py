@@ -30,7 +30,7 @@ def target(kind: str, folder: Path) -> Callable[[bytes], None]:
     """What reads the bytes. A reader for each format, the manifest, a settings file."""
     from minilm_retriever.data import lines, pairs
     from minilm_retriever.errors import UserError
-    from minilm_retriever.pretrained.model_folder import read_json
+    from minilm_retriever.pretrained.settings import read_json
     from minilm_retriever.storage import manifest
 
     lines.MAX_ROW_BYTES = 1 << 20
@@ -102,13 +102,13 @@ def unguarded() -> None:
 
     from minilm_retriever import errors
     from minilm_retriever.data import lines, parquet, readers
-    from minilm_retriever.pretrained import model_folder
+    from minilm_retriever.pretrained import settings
     from minilm_retriever.storage import manifest
 
     class Other(Exception):
         """Nothing that a user is told."""
 
-    for module in (lines, parquet, readers, manifest, model_folder):
+    for module in (lines, parquet, readers, manifest, settings):
         module.UserError = Other  # type: ignore[attr-defined]
     assert zlib and errors
 

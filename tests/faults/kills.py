@@ -17,7 +17,7 @@ import torch
 from minilm_retriever.core import trainer
 from minilm_retriever.encoding import resumable_output
 from minilm_retriever.errors import UserError
-from minilm_retriever.pretrained.model_folder import open_model
+from minilm_retriever.pretrained.model_folder import load_pretrained
 from minilm_retriever.storage import atomic_folders, manifest
 from minilm_retriever.training import checkpoint
 from tests.faults.processes import finished, fresh, patient, start, wait_until, warm_up
@@ -119,7 +119,7 @@ def weights_of(out: Path) -> object:
     """The published weights; their folder is whole."""
     try:
         manifest.verify_folder(out)
-        open_model(out)
+        load_pretrained(out)
     except UserError as fault:
         return str(fault)
     return (out / "model.safetensors").read_bytes()
@@ -156,7 +156,7 @@ def in_place(scene: Scene, count: int) -> dict[str, int]:
     path = scene.room("plain") / "checkpoint.pt"
     tensors = {
         name: t.clone()
-        for name, t in open_model(tiny_model(scene.place)).encoder.state_dict().items()
+        for name, t in load_pretrained(tiny_model(scene.place)).encoder.state_dict().items()
     }
     state = {"model": tensors, "exp_avg": tensors, "exp_avg_sq": tensors}
     unusable = 0
