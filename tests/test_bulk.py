@@ -33,7 +33,7 @@ from minilm_retriever.vectors import shards
 from minilm_retriever.vectors.quantization import Ranges, calibrate, quantize
 from minilm_retriever.vectors.vector_folder import VectorFolder, open_vectors
 from tests.conftest import ROOT
-from tests.faulty_disk import Dead, FaultyDisk, every_refusal
+from tests.faulty_disk import Dead, FaultyDisk, every_refusal, patch_module
 from tests.texts import varied_texts
 
 
@@ -79,7 +79,7 @@ def light(monkeypatch):
         return np.stack(vectors).astype(np.float32), Counts(len(texts), len(texts), 0, len(texts))
 
     monkeypatch.setattr(ShardEncoder, "floats", floats)
-    monkeypatch.setattr(atomic_files._os, "fsync", os.fstat)
+    patch_module(monkeypatch, "os", fsync=os.fstat)
 
 
 def write_rows(name: str, texts: list[str]) -> str:

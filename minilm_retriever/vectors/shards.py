@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -79,8 +79,8 @@ def write_shard(
     """Write one shard's files, each whole; returns their manifest entries by name."""
     names = file_names(number, format)
     if format == "parquet":
-        with atomic_files.staged_file(folder / names[0]) as path:
-            write_parquet(path, ids, texts, vectors)
+        with atomic_files.writing(folder / names[0]) as stream:
+            write_parquet(stream, ids, texts, vectors)
     else:
         with atomic_files.writing(folder / names[0]) as stream:
             stream.write(
@@ -139,7 +139,7 @@ def safetensors_header(vectors: Array) -> bytes:
 
 
 def write_parquet(
-    path: Path, ids: Sequence[str], texts: Sequence[str] | None, vectors: Array
+    stream: BinaryIO, ids: Sequence[str], texts: Sequence[str] | None, vectors: Array
 ) -> None:
     """One file with the columns id, text (where kept) and vector."""
     arrow = import_arrow()
@@ -151,7 +151,7 @@ def write_parquet(
     text_columns = [name for name in columns if name != "vector"]
     arrow.parquet.write_table(
         arrow.table(columns),
-        path,
+        stream,
         use_dictionary=text_columns,
         compression=dict.fromkeys(text_columns, "snappy"),
     )

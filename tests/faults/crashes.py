@@ -291,10 +291,7 @@ def raw_errors() -> object:
     def bare(path: object) -> Iterator[None]:
         yield
 
-    return patched(
-        (atomic_files, "user_errors", bare),
-        (atomic_files, "_as_user_error", lambda path, fault: fault),
-    )
+    return patched((atomic_files, "user_errors", bare))
 
 
 def nothing_cleaned() -> object:
