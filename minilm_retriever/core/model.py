@@ -291,14 +291,14 @@ class Bert(nn.Module):
         )
         layout = make_layout(attention_mask, slack if on_cpu else GPU_SLACK, on_cpu=on_cpu)
         x = self.embeddings(layout.unpad(input_ids), layout.positions)  # (S, H)
-        if not self.training and self.packed.can_run(x):
-            return layout.pad(self.packed(x, layout), *input_ids.shape)
+        if self.packed.can_run(x):
+            return layout.pad(self.packed(x, layout))
         for layer in self.encoder["layer"].children():
             if self.checkpoint_layers and self.training:
                 x = torch.utils.checkpoint.checkpoint(layer, x, layout, use_reentrant=False)
             else:
                 x = layer(x, layout)
-        return layout.pad(x, *input_ids.shape)
+        return layout.pad(x)
 
 
 def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
