@@ -133,16 +133,13 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def run(command: str, **flags: Any) -> int | None:
-    """Run a command with flags as argparse returns them."""
-    config, function = COMMANDS[command]
-    return function(from_flags(config, with_recipe(flags) if command == "train" else flags))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns its exit status."""
     flags = vars(parser().parse_args(argv))
-    return run_command(lambda: run(**flags))
+    config, command = COMMANDS[flags.pop("command")]
+    if config is TrainConfig:
+        flags = with_recipe(flags)
+    return run_command(lambda: command(from_flags(config, flags)))
 
 
 if __name__ == "__main__":
