@@ -17,6 +17,7 @@ from torch import Tensor
 from minilm_retriever.core.model import SentenceEncoder, l2_normalize
 from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.errors import UserError
+from minilm_retriever.kernels.memory import keep_freed_memory
 from minilm_retriever.pretrained.model_folder import (
     LoadedModel,
     load_pretrained,
@@ -33,6 +34,7 @@ from minilm_retriever.vectors.shards import SHARD_ROWS, make_shards
 # Padded tokens a batch: enough rows for matrix products at full speed; on a CPU no more than what
 # keeps a layer's activations near the caches.
 BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}
+KEPT_BYTES = 256 << 20  # of freed memory, for the next batch: far more than one takes on a CPU
 DISTANCE_NORMS = {"euclidean": 2, "manhattan": 1}
 
 Texts = str | Sequence[str]
@@ -209,6 +211,14 @@ class Encoder:
         Raises UserError where the folder exists and `overwrite` is not given."""
         with atomic_folders.staged_folder(Path(folder), overwrite=overwrite) as staging:
             write_model(staging, self.model, card=plain_card(self.model))
+
+
+def open_for_command(model: str, device: str | None = None) -> Encoder:
+    """Encoder.from_pretrained() for a command, whose process may keep freed memory."""
+    encoder = Encoder.from_pretrained(model, device=device)
+    if encoder.device.type == "cpu":
+        keep_freed_memory(KEPT_BYTES)
+    return encoder
 
 
 def default_device() -> str:

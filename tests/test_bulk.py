@@ -44,7 +44,7 @@ def opened_once(monkeypatch, tiny, tiny_folder):
     real = Encoder.from_pretrained
     known = str(tiny_folder)
     monkeypatch.setattr(
-        encode_files_module.Encoder,
+        Encoder,
         "from_pretrained",
         lambda model, **device: tiny if model == known else real(model, **device),
     )

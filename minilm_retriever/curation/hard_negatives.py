@@ -20,7 +20,7 @@ from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.data.pairs import Pairs, read_pairs
 from minilm_retriever.data.texts import read_texts
 from minilm_retriever.data.writer import check_table, write_table
-from minilm_retriever.encoder import Encoder, encode_texts
+from minilm_retriever.encoder import Encoder, encode_texts, open_for_command
 from minilm_retriever.errors import UserError
 from minilm_retriever.progress import Progress
 from minilm_retriever.search.exact import top_k
@@ -48,7 +48,7 @@ def mine(config: MineConfig) -> str:
             f"{config.pairs}: of its {len(documents)} distinct documents {most} are known answers of one query, which "
             f"leaves fewer than {config.negatives} negatives; name more documents with --corpus"
         )
-    encoder = Encoder.from_pretrained(config.model, device=config.device)
+    encoder = open_for_command(config.model, config.device)
     query_vectors = encode(encoder, queries, "queries")
     document_vectors = encode(encoder, documents, "documents")
     found = choose(query_vectors, document_vectors, query_of, own, known, config)
