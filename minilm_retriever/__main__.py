@@ -18,7 +18,7 @@ from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.errors import run_command
 from minilm_retriever.evaluation.config import EvaluateConfig
 from minilm_retriever.flags import add_flags, from_flags
-from minilm_retriever.pretrained.config import BASE_FOLDER, FetchConfig
+from minilm_retriever.pretrained.config import FetchConfig
 from minilm_retriever.progress import say
 from minilm_retriever.search.config import IndexConfig, SearchConfig
 from minilm_retriever.training.config import TrainConfig, with_recipe
@@ -85,15 +85,7 @@ def search(config: SearchConfig) -> None:
 def evaluate(config: EvaluateConfig) -> None:
     from minilm_retriever.evaluation.evaluate import evaluate_models
 
-    report = evaluate_models(
-        config.data,
-        config.model or (BASE_FOLDER,),
-        columns=config.columns or None,
-        corpus=config.corpus,
-        split=config.split,
-        runs=config.run,
-        overwrite=config.overwrite,
-    )
+    report = evaluate_models(config)
     print(json.dumps(report.as_json(), indent=2) if config.json else report.as_text())
 
 

@@ -5,16 +5,64 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from minilm_retriever.core.model import Bert, BertConfig
 from minilm_retriever.errors import UserError, first_line
+from minilm_retriever.kernels.ops import ACTIVATIONS
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 POSITION_IDS = "embeddings.position_ids"  # 0, 1, 2, ...: a buffer of older transformers, no weight
+
+
+def parse_bert_config(config: Mapping[str, Any], where: str = "config.json") -> BertConfig:
+    """The settings of a config.json that shape the computation.
+
+    Raises UserError, beginning with `where`, on another architecture, a missing setting, or one of
+    a wrong type or out of range."""
+    kind = config.get("model_type", "bert")
+    position = config.get("position_embedding_type") or "absolute"
+    if kind != "bert":
+        raise UserError(
+            f"{where}: model_type is {kind!r}; only BERT encoders (BertModel) can be opened"
+        )
+    if position != "absolute" or config.get("is_decoder"):
+        raise UserError(
+            f"{where}: position_embedding_type {position!r} or a decoder is not a BertModel encoder"
+        )
+    settings = fields(BertConfig)
+    missing = [
+        item.name for item in settings if item.default is MISSING and item.name not in config
+    ]
+    if missing:
+        raise UserError(f"{where}: lacks {', '.join(missing)}")
+    for item in settings:
+        check_setting(config.get(item.name, item.default), item.name, str(item.type), where)
+    bert = BertConfig(**{item.name: config[item.name] for item in settings if item.name in config})
+    heads, sizes = bert.num_attention_heads, (bert.vocab_size, bert.hidden_size)
+    if min(*sizes, heads, bert.max_position_embeddings) < 1:
+        raise UserError(f"{where}: a size is 0")
+    if bert.hidden_size % heads:
+        raise UserError(f"{where}: hidden_size {bert.hidden_size} is no multiple of {heads} heads")
+    if bert.hidden_act not in ACTIVATIONS:
+        raise UserError(
+            f"{where}: hidden_act {bert.hidden_act!r} is not one of gelu, gelu_new, relu"
+        )
+    return bert
+
+
+def check_setting(value: object, name: str, kind: str, where: str) -> None:
+    """UserError where a setting of config.json is of another type than `kind`, or out of range."""
+    types = {"int": (int,), "str": (str,), "float": (int, float)}[kind]
+    if not isinstance(value, types) or isinstance(value, bool):
+        raise UserError(f"{where}: {name} is {value!r}, which is not a {kind}")
+    if isinstance(value, int | float) and not 0 <= value < 2**31:
+        raise UserError(f"{where}: {name} is {value!r}, out of range")
 
 
 def bert_from_tensors(config: BertConfig, tensors: Mapping[str, Tensor], where: str) -> Bert:
