@@ -68,7 +68,7 @@ def count_repeats(queries: IntArray, documents: IntArray, batch_size: int) -> Re
 
 
 def loss_floor(frequencies: IntArray, batch_size: int) -> float:
-    """The expected floor of an epoch's mean loss; frequencies (T,): rows of each positive's text."""
+    """The expected floor of an epoch's mean loss; frequencies (T,): rows of each text."""
     return mean_over_batches(frequencies, batch_size, expected_floor)
 
 
