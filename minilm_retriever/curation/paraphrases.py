@@ -1,9 +1,9 @@
 """The closest pairs of texts within one file: paraphrases, near-duplicates, what to look at before
 splitting data.
 
-The upper triangle of all cosines is computed in blocks, and only what may be among the best is kept,
-never the N x N matrix. Texts that are the same but for white space around them are one text here;
-with `duplicates` each copy is paired with the first, at a score of 1.
+The upper triangle of all cosines is computed in blocks, and only what may be among the best is
+kept, never the N x N matrix. Texts that are the same but for white space around them are one text
+here; with `duplicates` each copy is paired with the first, at a score of 1.
 
 Shapes: N distinct texts, H hidden, P pairs."""
 
