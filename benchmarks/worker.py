@@ -26,10 +26,10 @@ Encode = Callable[[list[str]], Any]
 def ours(settings: Settings) -> Encode:
     import torch
 
-    from minilm_retriever import Encoder
+    from minilm_retriever.encoder import open_for_command
 
     torch.set_num_threads(settings["threads"])
-    encoder = Encoder.from_pretrained(settings["model"], device="cpu")
+    encoder = open_for_command(settings["model"], "cpu")
     return lambda texts: encoder.encode(texts[0] if len(texts) == 1 else texts)
 
 

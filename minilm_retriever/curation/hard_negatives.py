@@ -21,7 +21,7 @@ from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.data.pairs import read_pairs
 from minilm_retriever.data.texts import read_texts
 from minilm_retriever.data.writer import check_table, write_table
-from minilm_retriever.encoder import Encoder, encode_texts
+from minilm_retriever.encoder import open_for_command
 from minilm_retriever.errors import UserError
 from minilm_retriever.progress import Progress
 from minilm_retriever.search.exact import top_k
@@ -52,9 +52,13 @@ def mine(config: MineConfig) -> str:
         what = f"of its {len(documents)} distinct documents {most} are known answers of one query"
         few = f"which leaves fewer than {config.negatives} negatives"
         raise UserError(f"{config.pairs}: {what}, {few}; name more documents with --corpus")
-    encoder = Encoder.from_pretrained(config.model, device=config.device)
-    query_vectors = encode(encoder, queries, "queries")
-    document_vectors = encode(encoder, documents, "documents")
+    encoder = open_for_command(config.model, config.device)
+    query_vectors = encoder.encode(
+        queries, prompt="", normalize=True, show_progress="encoding queries"
+    )
+    document_vectors = encoder.encode(
+        documents, prompt="", normalize=True, show_progress="encoding documents"
+    )
     negatives = choose(query_vectors, document_vectors, query_of, own, known, config)
     columns = ["negative"]
     if config.negatives > 1:
@@ -139,12 +143,3 @@ def add_random(
                 document = (document + 1) % documents
             rows[row, column] = document
             taken.add(document)
-
-
-def encode(encoder: Encoder, texts: Sequence[str], what: str) -> FloatArray:
-    """Unit vectors (N, H), without a prompt."""
-    with Progress(f"encoding {what}", len(texts), "texts") as progress:
-        inside = encoder.model
-        return encode_texts(
-            inside.encoder, inside.tokenizer, texts, normalize=True, progress=progress.at
-        )
