@@ -51,9 +51,7 @@ def inspect(config: InspectConfig) -> None:
     from minilm_retriever.pretrained.model_folder import load_pretrained
 
     tokenizer = load_pretrained(config.model).tokenizer
-    result = inspect(
-        config.pairs, tokenizer, columns=config.columns or None, batch_size=config.batch_size
-    )
+    result = inspect(config.pairs, tokenizer, config.columns, config.batch_size)
     print(json.dumps(result.as_json(), indent=2) if config.json else as_text(result))
 
 

@@ -171,7 +171,7 @@ def test_similarity_is_cosine_and_pairwise_its_diagonal(tiny):
     np.testing.assert_allclose(tiny.similarity_pairwise(a, b), np.diag(a @ b.T / norms), atol=1e-6)
     assert isinstance(tiny.similarity(torch.from_numpy(a), torch.from_numpy(b)), torch.Tensor)
     assert tiny.similarity(a[0], b).shape == (1, 3)
-    with pytest.raises(UserError, match="as many rows on both sides, not 3 and 2"):
+    with pytest.raises(UserError, match="of 3 and 2 rows"):
         tiny.similarity_pairwise(a, b[:2])
 
 

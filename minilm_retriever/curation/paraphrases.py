@@ -1,9 +1,9 @@
 """The closest pairs of texts within one file: paraphrases, near-duplicates, what to look at before
 splitting data.
 
-The upper triangle of all cosines is computed in blocks, and only what may be among the best is kept,
-never the N x N matrix. Texts that are the same but for white space around them are one text here;
-with `duplicates` each copy is paired with the first, at a score of 1.
+The upper triangle of all cosines is computed in blocks, and only what may be among the best is
+kept, never the N x N matrix. Texts that are the same but for white space around them are one text
+here; with `duplicates` each copy is paired with the first, at a score of 1.
 
 Shapes: N distinct texts, H hidden, P pairs."""
 
@@ -20,7 +20,7 @@ from minilm_retriever.curation.config import ParaphrasesConfig
 from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.data.texts import Record, read_texts
 from minilm_retriever.data.writer import check_table, write_table
-from minilm_retriever.encoder import Encoder
+from minilm_retriever.encoder import open_for_command
 from minilm_retriever.errors import UserError
 from minilm_retriever.progress import Progress
 from minilm_retriever.types import FloatArray, IntArray
@@ -56,7 +56,7 @@ def paraphrases(config: ParaphrasesConfig) -> tuple[list[tuple[object, ...]], st
     copies = len(records) - len(distinct)
     if len(distinct) < 2 and not (config.duplicates and copies):
         raise UserError(f"{config.file}: {len(distinct)} distinct text, pairs need two")
-    encoder = Encoder.from_pretrained(config.model, device=config.device)
+    encoder = open_for_command(config.model, config.device)
     vectors = encoder.encode(distinct, prompt="", normalize=True, show_progress=True)
     pairs = closest_pairs(vectors, count or (COUNT if threshold is None else None), threshold)
     rows = table_rows(pairs, records, inverse, config.duplicates)[:count]

@@ -16,7 +16,7 @@ import numpy as np
 from minilm_retriever.data.pairs import SCORED_COLUMNS, read_pairs, read_scored_pairs
 from minilm_retriever.data.readers import read_rows
 from minilm_retriever.data.texts import read_texts
-from minilm_retriever.encoder import Encoder, encode_texts
+from minilm_retriever.encoder import encode_texts, open_for_command
 from minilm_retriever.errors import UserError
 from minilm_retriever.evaluation import bm25
 from minilm_retriever.evaluation.comparison_table import CHANGED_BY, SHOWN, Column, Report, name_of
@@ -117,7 +117,7 @@ def rank(task: RetrievalTask, model: str, depth: int) -> Run:
     its folder has."""
     if model == bm25.NAME:
         return bm25.rank_by_terms(task, depth)
-    encoder = Encoder.from_pretrained(model)
+    encoder = open_for_command(model)
     similarity = encoder.model.settings.similarity
     if similarity not in ("cosine", "dot"):
         raise UserError(
@@ -208,7 +208,7 @@ def similarity_report(data: str, models: Sequence[str]) -> Report:
     columns: list[Column] = []
     before: Floats | None = None
     for model in models:
-        cosines = similarities(left, right, Encoder.from_pretrained(model).encode)
+        cosines = similarities(left, right, open_for_command(model).encode)
         intervals = {
             name: correlation_interval(f, scores, cosines) for name, f in CORRELATIONS.items()
         }

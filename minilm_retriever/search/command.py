@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 
 from minilm_retriever.data.readers import read_rows
 from minilm_retriever.data.texts import read_texts
-from minilm_retriever.encoder import Encoder
+from minilm_retriever.encoder import Encoder, open_for_command
 from minilm_retriever.errors import UserError
 from minilm_retriever.progress import say
 from minilm_retriever.search.config import IndexConfig, SearchConfig
@@ -81,7 +81,7 @@ def open_for(
 ) -> tuple[IndexFolder, Encoder]:
     """The documents and the model that encoded them; UserError where it was another."""
     index = open_index(folder, effort=effort, finer=finer)
-    encoder = Encoder.from_pretrained(model)
+    encoder = open_for_command(model)
     if encoder.model.fingerprint() != index.info["model"]:
         raise UserError(
             f"{folder} was encoded with another model than {model}: name that with --model"

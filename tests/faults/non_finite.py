@@ -232,9 +232,7 @@ def steps_unchecked() -> object:
 def vectors_unchecked() -> object:
     """Mutation: and so are vectors."""
     unchecked = lambda *_: None  # noqa: E731
-    return patched(
-        (encoder, "refuse_non_finite", unchecked), (shard_encoder, "refuse_non_finite", unchecked)
-    )
+    return patched((encoder, "check_finite", unchecked), (shard_encoder, "check_finite", unchecked))
 
 
 ROWS = (
