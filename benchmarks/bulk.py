@@ -35,7 +35,6 @@ from minilm_retriever import Encoder, UserError
 from minilm_retriever.__main__ import main as command  # noqa: E402
 from minilm_retriever.data.readers import read_rows  # noqa: E402
 from minilm_retriever.data.texts import input_files  # noqa: E402
-from minilm_retriever.encoding import encode_files as bulk_module  # noqa: E402
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.encoding.encode_files import Job  # noqa: E402
 from minilm_retriever.encoding.resumable_output import UnfinishedRun  # noqa: E402
@@ -182,9 +181,7 @@ def kills(args: argparse.Namespace) -> dict[str, Any]:
         "--out",
     ]
     opened = Encoder.from_pretrained(model, device="cpu")
-    bulk_module.Encoder.from_pretrained = lambda *args, **kwargs: (
-        opened
-    )  # the children find it in their memory
+    Encoder.from_pretrained = lambda *args, **kwargs: opened  # the children find it in their memory
     began = time.monotonic()
     assert finished(start([*flags, str(work / "undisturbed")])) == 0
     length = time.monotonic() - began

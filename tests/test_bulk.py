@@ -22,7 +22,6 @@ import pytest
 import torch
 
 from minilm_retriever import Encoder
-from minilm_retriever.encoding import encode_files as encode_files_module
 from minilm_retriever.encoding import resumable_output
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.encoding.encode_files import encode_files
@@ -44,7 +43,7 @@ def opened_once(monkeypatch, tiny, tiny_folder):
     real = Encoder.from_pretrained
     known = str(tiny_folder)
     monkeypatch.setattr(
-        encode_files_module.Encoder,
+        Encoder,
         "from_pretrained",
         lambda model, **device: tiny if model == known else real(model, **device),
     )

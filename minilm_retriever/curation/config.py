@@ -41,7 +41,7 @@ class MineConfig:
     )
     negatives: int = flag(1, "hard negatives a row", at_least=1)
     ranks: tuple[int, ...] = flag(
-        (1, 50), "first and last rank to choose from, known answers left out"
+        (1, 50), "first and last rank to choose from, without known answers"
     )
     margin: float = flag(
         0.05, "how much lower (cosine) than the row's own document a negative must be", at_least=0

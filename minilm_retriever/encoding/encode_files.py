@@ -28,7 +28,7 @@ from minilm_retriever.data.readers import file_format
 from minilm_retriever.data.rows import BadRow
 from minilm_retriever.data.texts import Record, input_files, read_texts
 from minilm_retriever.distributed import Ranks
-from minilm_retriever.encoder import Encoder
+from minilm_retriever.encoder import open_for_command
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.encoding.input_survey import Source, survey
 from minilm_retriever.encoding.resumable_output import UnfinishedRun
@@ -383,7 +383,7 @@ def open_worker(config: EncodeConfig, device: str | None) -> ShardEncoder:
     """The model, and what becomes of its vectors."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    encoder = Encoder.from_pretrained(config.model, device=device)
+    encoder = open_for_command(config.model, device)
     stored_width(config.dimensions or encoder.dimension, config.dtype)
     if (config.dimensions or 0) > encoder.dimension:
         raise UserError(

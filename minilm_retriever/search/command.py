@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 
 from minilm_retriever.data.readers import read_rows
 from minilm_retriever.data.texts import read_texts
-from minilm_retriever.encoder import Encoder
+from minilm_retriever.encoder import Encoder, open_for_command
 from minilm_retriever.errors import UserError
 from minilm_retriever.progress import say
 from minilm_retriever.search.config import IndexConfig, SearchConfig
@@ -72,7 +72,7 @@ def run_search(config: SearchConfig) -> None:
     """Search for queries from arguments, a file, a pipe or a prompt."""
     finer = Path(config.rescore) if config.rescore else None
     index = open_index(Path(config.folder), effort=config.effort, finer=finer)
-    encoder = Encoder.from_pretrained(config.model)
+    encoder = open_for_command(config.model)
     if encoder.model.fingerprint() != index.info["model"]:
         raise UserError(
             f"{config.folder} was encoded with another model than {config.model}: "

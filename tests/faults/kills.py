@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 
-from minilm_retriever.core import trainer
 from minilm_retriever.encoding import resumable_output
 from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained.model_folder import load_pretrained
@@ -192,7 +191,7 @@ def states_in_place() -> Iterator[None]:
 
 def no_random_state() -> object:
     """Mutation: the random generators are not put back."""
-    return patched((trainer.checkpoint, "restore_random", lambda folder: None))
+    return patched((checkpoint, "restore_random", lambda folder: None))
 
 
 # --- encoding -------------------------------------------------------------------------------------
