@@ -420,7 +420,7 @@ def test_killed_between_shards_the_same_command_ends_in_the_same_bytes(run, monk
     )
     for done in (0, 1, 3):
         killed_after(monkeypatch, done, lambda: run(source, shard_size=4, **flags))
-    with pytest.raises(UserError, match="v: no such folder; is not finished"):
+    with pytest.raises(UserError, match="v: is not finished"):
         open_vectors(Path("v"))
     with pytest.raises(UserError, match="v.run: is not finished"):
         open_vectors(Path("v.run"))
