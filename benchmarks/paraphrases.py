@@ -103,12 +103,14 @@ def main() -> None:
                 told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
                 theirs.append(json.loads(told.splitlines()[-1]))
     print(
-        f"{args.texts:,} vectors of {vectors.shape[1]}, the best {args.n:,} pairs, {args.threads} threads"
+        f"{args.texts:,} vectors of {vectors.shape[1]}, the best {args.n:,} pairs, "
+        f"{args.threads} threads"
     )
     print(f"{'ours':<24}{statistics.median(ours):8.1f} s{memory:8.0f} MB")
     ratio = statistics.median(a / b for a, b in zip(ours, bare, strict=True))
     print(
-        f"{'products alone':<24}{statistics.median(bare):8.1f} s            ours takes {ratio:.2f} x as long"
+        f"{'products alone':<24}{statistics.median(bare):8.1f} s            "
+        f"ours takes {ratio:.2f} x as long"
     )
     if theirs:
         seconds = [one["s"] for one in theirs]

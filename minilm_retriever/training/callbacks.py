@@ -34,6 +34,8 @@ class Callbacks:
         self.run, self.position, self.run_log = run, position, log
         self.validation, self.progress = validation, progress
         self.unread = list[tuple[int, Step]]()
+        # A GPU may still be at work on the newest step: it is read after the next one has begun.
+        self.lag = 0 if run.trainer.device.type == "cpu" else 1
         self.saved_at = time.monotonic()
         self.signal = 0
 
@@ -48,29 +50,24 @@ class Callbacks:
         position.floor_sum += floor
         self.unread.append((done, step))
         is_due = done % self.run_log.every == 0 or done == self.run.total
-        # A GPU may still be at work on this step: its loss is read after the next one has begun.
-        on_cpu = self.run.trainer.device.type == "cpu"
-        self.read_losses(leave=0 if is_due or on_cpu else 1)
+        self.read_losses(lag=0 if is_due else self.lag)
         if is_due:
             say(self.run_log.loss(position, step.learning_rate))
 
-    def read_losses(self, leave: int = 0) -> None:
-        """Add the losses of all steps but the last `leave` to the position."""
+    def read_losses(self, lag: int = 0) -> None:
+        """Add the losses of all steps but the newest `lag` to the position."""
         position = self.position
-        while len(self.unread) > leave:
+        while len(self.unread) > lag:
             position.loss_sum += read_loss(self.run, *self.unread.pop(0))
             position.loss_count += 1
             mean = position.loss_sum / position.loss_count
             self.progress.at(position.step, loss=f"{mean:.4f}")
 
-    def stop_signal(self) -> int:
-        return self.signal
-
-    def save_due(self, done: int) -> bool:
+    def requests(self, done: int) -> tuple[int, bool]:
         config = self.run.config
         minutes = (time.monotonic() - self.saved_at) / 60
         by_steps = config.save_steps is not None and done % config.save_steps == 0
-        return by_steps or minutes > config.save_minutes
+        return self.signal, by_steps or minutes > config.save_minutes
 
     def evaluate(self, done: int) -> tuple[bool, bool]:
         config = self.run.config

@@ -142,19 +142,14 @@ def restore_optimizer(
     parameters = dict(encoder.named_parameters())
     optimizer.state.clear()
     for full_name, tensor in tensors.items():
-        key, name = full_name.split("/", 1)
-        # A fused optimizer keeps its step count beside the parameter, others on the CPU.
-        on_cpu = key == "step" and not optimizer.defaults.get("fused")
-        device = torch.device("cpu") if on_cpu else parameters[name].device
-        optimizer.state[parameters[name]][key] = tensor.to(device)
+        key, name = full_name.split("/", 1)  # a fused optimizer's step count, too, is beside it
+        optimizer.state[parameters[name]][key] = tensor.to(parameters[name].device)
 
 
 def random_states() -> dict[str, Tensor]:
     """The states of torch's global generators, as bytes."""
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states |= {f"cuda:{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
-    return states
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), **{f"cuda:{i}": state for i, state in enumerate(gpus)}}
 
 
 def restore_random(folder: Path) -> None:
@@ -173,14 +168,13 @@ class Latest(NamedTuple):
 
 def latest(run: StrPath) -> Latest:
     """Goes by the number in the name, never by time: clocks are set back."""
-    skipped: list[tuple[Path, str]] = []
+    skipped = list[tuple[Path, str]]()
     for step in step_folders(run):
         try:
             manifest.verify_folder(step)
+            return Latest(step, skipped)
         except UserError as error:
             skipped.append((step, str(error)))
-        else:
-            return Latest(step, skipped)
     return Latest(None, skipped)
 
 

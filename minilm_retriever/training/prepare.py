@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minilm_retriever.core.model import SelfAttention, SentenceEncoder
+from minilm_retriever.core.model import SentenceEncoder
 from minilm_retriever.core.trainer import Batch, Hyperparameters, Trainer
 from minilm_retriever.data.pairs import read_pairs
 from minilm_retriever.distributed import Ranks
@@ -86,21 +86,14 @@ def open_base(config: TrainConfig) -> LoadedModel:
         for module in base.encoder.modules():
             if isinstance(module, nn.Dropout):
                 module.p = config.dropout
-            elif isinstance(module, SelfAttention):
-                module.dropout = config.dropout
-    limit = config.max_length
+    limit, positions = config.max_length, base.encoder.bert.config.max_position_embeddings
     if limit is None:
         return base
-    if limit > (positions := base.encoder.bert.config.max_position_embeddings):
-        raise UserError(
-            f"--max-length {limit}: the model has positions for at most {positions} tokens"
-        )
-    tokenizer = TextTokenizer(
-        base.tokenizer_files["tokenizer.json"],
-        max_length=limit,
-        lower_case=base.settings.lower_case,
-    )
+    if limit > positions:
+        raise UserError(f"--max-length {limit}: the model has positions for only {positions}")
     settings = replace(base.settings, max_length=limit)
+    file, lower_case = base.tokenizer_files["tokenizer.json"], settings.lower_case
+    tokenizer = TextTokenizer(file, max_length=limit, lower_case=lower_case)
     return replace(base, tokenizer=tokenizer, settings=settings)
 
 
@@ -134,22 +127,13 @@ def train_used_words(
 
 
 def hyperparameters(config: TrainConfig, sampler: BatchSampler) -> Hyperparameters:
-    """The flags that a step needs."""
+    """The settings of a step: the flags of the same names, and when the schedule ends."""
     steps = config.max_steps or sampler.steps_per_epoch * config.epochs
     if config.recipe == "fit" and not config.max_steps:
         # fit() leaves ragged batches out of its schedule: its last steps have a learning rate of 0.
         steps = sampler.full_batches_per_epoch * config.epochs
-    return Hyperparameters(
-        schedule_steps=steps,
-        learning_rate=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        adam_betas=(config.adam_beta1, config.adam_beta2),
-        adam_epsilon=config.adam_epsilon,
-        max_grad_norm=config.max_grad_norm,
-        precision=config.precision,
-        seed=config.seed,
-    )
+    _, *names = (item.name for item in fields(Hyperparameters))
+    return Hyperparameters(steps, *(getattr(config, name) for name in names))
 
 
 def run_settings(config: TrainConfig, base: LoadedModel) -> dict[str, Any]:

@@ -7,8 +7,7 @@ checkpoint and ends in the same bits."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,15 @@ def train(config: TrainConfig) -> int:
     Raises UserError on anything that the user can mend: data, model, flags, memory, a non-finite
     loss."""
     with distributed.join(config.device) as ranks:
-        return train_on(ranks, config)
+        try:
+            return train_on(ranks, config)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            raise UserError(
+                "the run does not fit in memory: try --cache-batch 32, --gradient-checkpointing, a "
+                f"smaller --max-length, or a --batch-size below {config.batch_size}"
+            ) from None
 
 
 def train_on(ranks: Ranks, config: TrainConfig) -> int:
@@ -119,33 +126,16 @@ def take_steps(
     config, total = run.config, run.total
     if config.patience and position.stale_evaluations >= config.patience:
         return 0  # it had stopped early, and was killed before its model was published
-    with (
-        Progress("training", total, "steps", start=position.step) as progress,
-        explain_memory(config),
-    ):
+    with Progress("training", total, "steps", start=position.step) as progress:
         callbacks = Callbacks(run, position, log, validation, progress)
         with callbacks.stop_on_signals():
             if position.step == 0:
                 callbacks.evaluate(0)
             batches = run.batches(position.step, total)
-            status = loop(run.trainer, batches, callbacks, first=position.step, total=total)
+            status = loop(run.trainer, batches, callbacks, position.step, total)
     if status:
         say(f"stopped after step {position.step}; the same command goes on from there")
     return status
-
-
-@contextmanager
-def explain_memory(config: TrainConfig) -> Iterator[None]:
-    """UserError naming the flags that help where memory is used up."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not out_of_memory(error):
-            raise
-        raise UserError(
-            "a step does not fit in memory: try --cache-batch 32, --gradient-checkpointing, a "
-            f"smaller --max-length, or a --batch-size below {config.batch_size}"
-        ) from None
 
 
 def describe(run: TrainingRun, validation: Validation | None) -> None:
@@ -181,10 +171,9 @@ def describe(run: TrainingRun, validation: Validation | None) -> None:
 def estimate(run: TrainingRun) -> str:
     """The time of the whole run, from its first steps, on a model that is thrown away."""
     count, start = min(4, run.total), time.monotonic()
-    with explain_memory(run.config):
-        for number, batches in enumerate(run.batches(0, count)):
-            if number == 1:  # the first step warms up
-                start = time.monotonic()
-            read_loss(run, number + 1, run.trainer.step(number, batches))
+    for number, batches in enumerate(run.batches(0, count)):
+        if number == 1:  # the first step warms up
+            start = time.monotonic()
+        read_loss(run, number + 1, run.trainer.step(number, batches))
     seconds = (time.monotonic() - start) / max(1, count - 1)
     return f"{duration(seconds * run.total)} for {run.total} steps on this machine"

@@ -23,7 +23,8 @@ from tests.faults.processes import finished, fresh, patient, start, wait_until, 
 from tests.faults.row import Outcome, Row, Scene, contents, judge, patched
 from tests.faults.scenes import encode_flags, tiny_model, train_flags
 
-FRESH_SHARE = 10  # one in so many kills strikes a process that was started anew, interpreter and imports included
+# One in so many kills strikes a process that was started anew, interpreter and imports included.
+FRESH_SHARE = 10
 
 
 @dataclass

@@ -458,7 +458,8 @@ def log_unsure() -> object:
 ROWS = (
     Row(
         "power-loss",
-        "power loss simulated from the operation log: what was not fsynced is dropped, cut, zeroed or reordered",
+        "power loss simulated from the operation log: what was not fsynced is dropped, cut, zeroed "
+        "or reordered",
         "old or new, never neither, never mixed; what was said to be saved is there",
         500,
         power_losses,
