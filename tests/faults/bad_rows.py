@@ -104,7 +104,7 @@ NAMES = [*FORMATS, *(f"{kind}.gz" for kind in FORMATS), "parquet"]
 
 
 def bad_file(place: Path, name: str, defect: str, before: int) -> tuple[Path, int]:
-    """A file with one bad row behind `before` good ones, and the line that has to be named."""
+    """A file with one bad row behind `before` good ones, and the line that the error must name."""
     if name == "parquet":
         return bad_parquet(place, defect, before), before + 1
     kind = name.removesuffix(".gz")
@@ -187,12 +187,12 @@ def bad_rows(scene: Scene, count: int) -> Iterator[Outcome]:
 
 
 def bytes_unchecked() -> object:
-    """Mutation: what is wrong with a line's bytes is not noted."""
+    """Mutation: wrong bytes in a line are not noticed."""
     return patched((lines.Lines, "_note", lambda self, reason: None))
 
 
 def emptiness_unchecked() -> object:
-    """Mutation: texts without any character are taken."""
+    """Mutation: empty texts are accepted."""
     return patched((rows.Row, "filled_text", rows.Row.text))
 
 

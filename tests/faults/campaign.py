@@ -1,5 +1,4 @@
-"""The whole campaign: every fault of every row, two rows at a time, and the scorecard of what came
-of them.
+"""The whole campaign: every fault of every row, two rows at a time, and a scorecard of the outcomes.
 
     python -m tests.faults.campaign                          all of it; writes scorecard.json here
     python -m tests.faults.campaign --share 0.05             a twentieth of each row
@@ -108,8 +107,8 @@ EXHAUSTIVE = {
 
 
 def mutated(row: Row, name: str, place: Path, seed: int) -> dict[str, int]:
-    """The row's faults with a check switched off: how many were put in, and how many of these
-    showed."""
+    """The row's faults with a check switched off: how many were injected, and how many of
+    them were noticed."""
     scene, tally = Scene(place, seed), Tally()
     place.mkdir(parents=True)
     with row.mutations[name]():

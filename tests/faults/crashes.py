@@ -1,5 +1,5 @@
-"""A process that dies, and a disk that refuses, at every single file operation of saving, rotating
-and publishing."""
+"""A process that dies, or a disk that fails, at every single file operation of saving, rotating and
+publishing."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def saving(scene: Scene) -> Job:
 
 
 def publishing(scene: Scene) -> Job:
-    """A model takes the place of another."""
+    """A model replaces another."""
     place = scene.room("publishing")
     out = place / "here" / "out"
     old, new = (Encoder.from_pretrained(tiny_model(scene.place), device="cpu") for _ in range(2))
@@ -271,7 +271,7 @@ def chosen(scene: Scene, faults: list[Any], count: int) -> list[Any]:
 
 @contextmanager
 def in_place() -> Iterator[None]:
-    """Mutation: folders are filled where they will stand."""
+    """Mutation: folders are written in place, not staged and renamed."""
 
     @contextmanager
     def staged_folder(path: Path, *, overwrite: bool = False, **_: object) -> Iterator[Path]:
@@ -286,7 +286,7 @@ def in_place() -> Iterator[None]:
 
 
 def raw_errors() -> object:
-    """Mutation: what the system refuses is passed on as it comes."""
+    """Mutation: an OSError is raised as it is."""
 
     @contextmanager
     def bare(path: object) -> Iterator[None]:
@@ -296,7 +296,7 @@ def raw_errors() -> object:
 
 
 def nothing_cleaned() -> object:
-    """Mutation: what a dead process left is never removed."""
+    """Mutation: leftovers of dead processes are never removed."""
     return patched((atomic_files, "clean_stale", lambda *_: []))
 
 

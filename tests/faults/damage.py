@@ -410,7 +410,7 @@ def weights_or_bytes(out: Path) -> object:
 
 
 def states_believed() -> object:
-    """Mutation: states and shards are gone on from unread."""
+    """Mutation: a run resumes from states and shards without checking them."""
     return patched((manifest, "verify_folder", lambda folder, name=manifest.NAME: []))
 
 
@@ -440,7 +440,7 @@ def with_cache(model: Path, cache: Path) -> str:
 
 
 def open_foreign(model: Path) -> str:
-    """Open the model and encode; what is no error has to be finite."""
+    """Open the model and encode; without an error the vectors must be finite."""
     vectors = Encoder.from_pretrained(model, device="cpu").encode(
         ["a nurse cooks", "soil and music"]
     )
@@ -460,7 +460,7 @@ def read_users(path: Path) -> str:
 
 
 def settings_unguarded() -> object:
-    """Mutation: a settings file is parsed without a word for what cannot be parsed."""
+    """Mutation: errors of parsing a settings file are not turned into a user's error."""
 
     def unguarded(path: Path, kind: type = dict) -> Any:
         return json.loads(path.read_bytes())

@@ -102,7 +102,7 @@ def disk_free(disk: Path) -> int:
 
 @contextmanager
 def unheard() -> Iterator[None]:
-    """Mutation: a write that the disk refuses is taken for done."""
+    """Mutation: a failed write counts as done."""
 
     class Believing(io.FileIO):
         def write(self, data: Any) -> int:

@@ -91,7 +91,7 @@ def killed(job: Job, out: Path, output: Path, wait: float) -> bool:
 
 
 def killed_fresh(job: Job, out: Path, output: Path, wait: float) -> bool:
-    """The same for a process started from nothing, a while after it has begun its work."""
+    """The same for a new process, a while after it has begun its work."""
     process = fresh(job.script, job.flags(out)[1:], output)
     wait_until(lambda: process.poll() is not None or job.begun(out), 300)
     with suppress(subprocess.TimeoutExpired):
@@ -178,7 +178,7 @@ def in_place(scene: Scene, count: int) -> dict[str, int]:
 
 @contextmanager
 def states_in_place() -> Iterator[None]:
-    """Mutation: a state is written where it will stand, file by file."""
+    """Mutation: a state is written in place, file by file."""
 
     @contextmanager
     def staged_folder(path: Path, **_: object) -> Iterator[Path]:
@@ -191,7 +191,7 @@ def states_in_place() -> Iterator[None]:
 
 
 def no_random_state() -> object:
-    """Mutation: the random generators are not put back."""
+    """Mutation: the random generators are not restored."""
     return patched((checkpoint, "restore_random", lambda folder: None))
 
 
@@ -231,7 +231,7 @@ def encode_kills(scene: Scene, count: int) -> Iterator[Outcome]:
 
 @contextmanager
 def shards_on_trust() -> Iterator[None]:
-    """Mutation: a shard's record stands before its files do, and is believed."""
+    """Mutation: a shard's record is written before its files, and trusted."""
     add = resumable_output.UnfinishedRun.add
 
     def early(self, shard, vectors, texts_digest, *, format, texts):  # type: ignore[no-untyped-def]

@@ -129,8 +129,8 @@ def in_weights(scene: Scene, value: float, open_it: Callable[[Path], object]) ->
 
 
 def in_a_state(scene: Scene) -> str:
-    """A state whose manifest is right and whose weights are not finite: the run does not go on from
-    it unawares."""
+    """A state whose manifest is right and whose weights are not finite: the run does not
+    resume from it."""
     out = scene.room("state") / "out"
     config = train_config(scene.place, out, steps=4, save=1, keep=3)
     with (
@@ -161,7 +161,7 @@ def dying_at(step: int) -> Callable[..., Any]:
 
 
 def in_a_vector(scene: Scene, value: float, bulk: bool) -> str:
-    """A vector that is not finite is neither given nor written; the text is named."""
+    """A vector that is not finite is neither returned nor written; the text is named."""
     forward = SentenceEncoder.forward
     folder = tiny_model(scene.place)
 
@@ -229,12 +229,12 @@ def non_finite(scene: Scene, count: int) -> Iterator[Outcome]:
 
 
 def steps_unchecked() -> object:
-    """Mutation: losses and gradients are taken as they are."""
+    """Mutation: losses and gradients are not checked."""
     return patched((run, "check_finite", lambda *_: None))
 
 
 def vectors_unchecked() -> object:
-    """Mutation: and so are vectors."""
+    """Mutation: vectors are not checked."""
     unchecked = lambda *_: None  # noqa: E731
     return patched((encoder, "check_finite", unchecked), (shard_encoder, "check_finite", unchecked))
 

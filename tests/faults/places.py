@@ -159,8 +159,7 @@ def moved_aside(scene: Scene, name: str) -> str:
 
 
 def manifest_gone(scene: Scene, name: str) -> str:
-    """A folder whose manifest is missing does not count as verified, and is nobody's to
-    overwrite."""
+    """A folder whose manifest is missing does not count as verified, and is not overwritten."""
     expected(scene, name)
     room = scene.room("no manifest")
     for path, data in contents(scene.place / f"undisturbed-{name}").items():
@@ -205,14 +204,14 @@ def places(scene: Scene, count: int) -> Iterator[Outcome]:
 
 
 def no_lock() -> object:
-    """Mutation: an output is not held."""
+    """Mutation: an output is not locked."""
     from contextlib import nullcontext
 
     return patched((atomic_files, "lock", lambda path: nullcontext()))
 
 
 def nothing_cleaned() -> object:
-    """Mutation: leftovers are neither settled nor removed."""
+    """Mutation: leftovers are neither recovered nor removed."""
     return patched(
         (atomic_files, "clean_stale", lambda *_: []), (atomic_folders, "recover", lambda path: None)
     )

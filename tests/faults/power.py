@@ -1,4 +1,4 @@
-"""Power loss: what was not yet brought to disk is lost, cut, zeroed, or there in another order.
+"""Power loss: what was not fsynced is lost, cut, zeroed, or written in another order.
 
 `Recorder` keeps the log of a run's file operations. `Disk` replays a beginning of it and knows, for
 every file and every folder, what an fsync has made sure of and what not. `Disk.after_power_loss`
@@ -336,7 +336,7 @@ def training(scene: Scene) -> Job:
 
 @contextmanager
 def unmarked(recorder: Recorder) -> Iterator[None]:
-    """Nothing is said before the end."""
+    """Reports nothing before the end."""
     yield
 
 
@@ -431,12 +431,12 @@ def power_losses(scene: Scene, count: int) -> Iterator[Outcome]:
 
 
 def names_unsure() -> object:
-    """Mutation: files and folders are not brought to disk."""
+    """Mutation: neither files nor folders are fsynced."""
     return patched((atomic_files, "fsync", lambda path: None))
 
 
 def bytes_unsure() -> object:
-    """Mutation: whole files are renamed into place before their bytes are on disk."""
+    """Mutation: files are renamed into place before their bytes are fsynced."""
 
     @contextmanager
     def writing(path: Path) -> Iterator[io.BufferedWriter]:
@@ -451,7 +451,7 @@ def bytes_unsure() -> object:
 
 
 def log_unsure() -> object:
-    """Mutation: a state counts lines of the log, and does not hold them."""
+    """Mutation: a state holds the number of lines of the log, not the lines."""
     return patched((checkpoint, "LOG", "nothing"))
 
 

@@ -273,7 +273,7 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
 
 
 def hostile_folders(scene: Scene, count: int) -> Iterator[Outcome]:
-    """Opened and used in a process with limits; then it is looked what was done."""
+    """Opened and used in a process with limits; then its effects are checked."""
     names = list(HOSTILE)[:count]
     template = tiny_model(scene.place)
     Encoder.from_pretrained(
@@ -325,7 +325,7 @@ def open_anything(folder: Path) -> None:
 
 
 def snapshot(room: Path) -> set[tuple[str, int]]:
-    """Names and sizes of all that stands there."""
+    """Names and sizes of all files."""
     return {(str(path.relative_to(room)), path.lstat().st_size) for path in room.rglob("*")}
 
 
