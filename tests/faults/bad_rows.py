@@ -162,14 +162,14 @@ def bad_rows(scene: Scene, count: int) -> Iterator[Outcome]:
             if name.startswith("txt")
             else ["train", "--train", path, "--max-steps", "1"]
         )
-        status, out, said = command(
+        status, out, errors = command(
             *job, "--model", model, "--out", room / "out", "--device", "cpu", "--threads", "1"
         )
         right = (
             status == 2
             and not out
-            and len(said) == 1
-            and said[0].startswith(f"error: {path}:{line}: ")
+            and len(errors) == 1
+            and errors[0].startswith(f"error: {path}:{line}: ")
         )
         left = [
             p.name for p in room.iterdir() if p.name not in (path.name, "out.run", ".out.run.lock")
@@ -180,7 +180,9 @@ def bad_rows(scene: Scene, count: int) -> Iterator[Outcome]:
             ["out.run"] if job[0] == "train" and (room / "out.run").exists() else []
         )
         yield judge(
-            right and not left, "detected", f"{name}, {defect}, {where} row: {status} {said} {left}"
+            right and not left,
+            "detected",
+            f"{name}, {defect}, {where} row: {status} {errors} {left}",
         )
 
 

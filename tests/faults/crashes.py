@@ -81,8 +81,8 @@ def saving(scene: Scene) -> Job:
     def finish() -> str:
         atomic_files.clean_stale(run)
         act()
-        found = {path.name for path in run.iterdir()}
-        return "" if found == {"step-00000003"} else f"{sorted(found)} stand there in the end"
+        names = {path.name for path in run.iterdir()}
+        return "" if names == {"step-00000003"} else f"{sorted(names)} stand there in the end"
 
     return Job("save and rotate", prepare, act, problem, finish)
 
@@ -152,9 +152,9 @@ def whole_run(
     def finish() -> str:
         try:
             act(out)
-        except UserError as told:
-            if "is already finished" not in str(told):
-                return f"the same command does not go on: {told}"
+        except UserError as error:
+            if "is already finished" not in str(error):
+                return f"the same command does not go on: {error}"
             Path(f"{out}.run").exists() and shutil.rmtree(f"{out}.run")
         left = left_behind(out.parent)
         return (

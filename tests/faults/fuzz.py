@@ -134,12 +134,12 @@ def fuzz_all(scene: Scene, count: int, environment: dict[str, str]) -> Iterator[
         runs = re.findall(r"Done (\d+) runs|#(\d+)", done.stderr)
         executions[kind] = int(next((a or b for a, b in reversed(runs)), 0))
         if done.returncode:
-            found = [
+            errors = [
                 line
                 for line in (done.stdout + done.stderr).splitlines()
                 if re.match(r"\w*(Error|Exception|Other)\b|==\d+== ERROR", line.strip())
             ]
-            yield Outcome("silent", f"{kind}: {' '.join(found[:2]) or done.stderr[-300:]}")
+            yield Outcome("silent", f"{kind}: {' '.join(errors[:2]) or done.stderr[-300:]}")
         else:
             for _ in range(seconds):
                 yield Outcome("survived")

@@ -54,7 +54,7 @@ class Disk:
 
     def __init__(self) -> None:
         self.root = new_folder()
-        self.marks: list[Any] = []  # what the run has said to be finished so far
+        self.marks: list[Any] = []  # what the run has reported as finished so far
 
     def find(self, path: str) -> tuple[Node, str]:
         """The folder that a path lies in, and its name there."""
@@ -73,8 +73,8 @@ class Disk:
         """One operation."""
         getattr(self, f"do_{what}")(*args)
 
-    def do_mark(self, said: Any) -> None:
-        self.marks.append(said)
+    def do_mark(self, mark: Any) -> None:
+        self.marks.append(mark)
 
     def do_create(self, path: str) -> None:
         self._set(path, Node(False))
@@ -274,7 +274,7 @@ class Job:
     log: list[tuple[Any, ...]]
     problem: Callable[
         [Path, list[Any]], str
-    ]  # the folder, and what was said to be finished before the power went
+    ]  # the folder, and what was reported as finished before the power went
 
 
 def recorded(
@@ -323,9 +323,9 @@ def training(scene: Scene) -> Job:
         try:
             with redirect_stderr(io.StringIO()):
                 act(out)
-        except UserError as told:
-            if "is already finished" not in str(told):
-                return f"the same command does not go on: {told}"
+        except UserError as error:
+            if "is already finished" not in str(error):
+                return f"the same command does not go on: {error}"
         manifest.verify_folder(out)
         left = left_behind(place)
         same = (out / "model.safetensors").read_bytes() == expected
@@ -361,9 +361,9 @@ def encoding(scene: Scene) -> Job:
         try:
             with redirect_stderr(io.StringIO()):
                 act(out)
-        except UserError as told:
-            if "is already finished" not in str(told):
-                return f"the same command does not go on: {told}"
+        except UserError as error:
+            if "is already finished" not in str(error):
+                return f"the same command does not go on: {error}"
         left = left_behind(place)
         return f"{left} are left" if left else "" if contents(out) == expected else "other bytes"
 
@@ -460,7 +460,7 @@ ROWS = (
         "power-loss",
         "power loss simulated from the operation log: what was not fsynced is dropped, cut, zeroed "
         "or reordered",
-        "old or new, never neither, never mixed; what was said to be saved is there",
+        "old or new, never neither, never mixed; what was reported as saved is there",
         500,
         power_losses,
         {

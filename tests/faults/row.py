@@ -112,6 +112,6 @@ def left_behind(folder: Path) -> list[str]:
     return [p.name for p in folder.rglob(".*") if not p.name.endswith(".lock")]
 
 
-def one_line(said: str) -> bool:
+def one_line(text: str) -> bool:
     """Whether a command's stderr is one error line, and no traceback."""
-    return said.startswith("error: ") and said.count("\n") == 1
+    return text.startswith("error: ") and text.count("\n") == 1
