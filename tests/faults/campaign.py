@@ -1,4 +1,4 @@
-"""The whole campaign: every fault of every row, two rows at a time, and a scorecard of the outcomes.
+"""The whole campaign: every fault of every row, two rows at a time, and a scorecard of outcomes.
 
     python -m tests.faults.campaign                          all of it; writes scorecard.json here
     python -m tests.faults.campaign --share 0.05             a twentieth of each row
