@@ -1,10 +1,10 @@
 """Figures of bulk encoding, as JSON: memory, throughput, kills, recall of int8 and binary.
 
-    python benchmarks/bulk.py memory                      peak memory from 10,000 to 1,000,000 rows, tiny model
-    python benchmarks/bulk.py throughput --data TEXTS     against Encoder.encode on a list, tiny and real model
-    python benchmarks/bulk.py kills --kills 100           real processes, SIGKILL at random points
-    python benchmarks/bulk.py recall --data TEXTS         int8 and binary against float32, real model
-    python benchmarks/bulk.py texts                       a 10 MB line, and 10,040 hostile strings
+    python benchmarks/bulk.py memory                    peak memory, 10,000 to 1,000,000 rows, tiny
+    python benchmarks/bulk.py throughput --data TEXTS   against Encoder.encode, tiny and real model
+    python benchmarks/bulk.py kills --kills 100         real processes, SIGKILL at random points
+    python benchmarks/bulk.py recall --data TEXTS       int8 and binary against float32, real model
+    python benchmarks/bulk.py texts                     a 10 MB line, and 10,040 hostile strings
 
 TEXTS: files with columns of text (JSONL, CSV, ...); the first column's texts are the queries of
 `recall`."""
@@ -31,11 +31,11 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from minilm_retriever import Encoder, UserError
+from minilm_retriever import Encoder, UserError  # noqa: E402
 from minilm_retriever.__main__ import main as command  # noqa: E402
 from minilm_retriever.data.readers import read_rows  # noqa: E402
 from minilm_retriever.data.texts import input_files  # noqa: E402
-from minilm_retriever.encoding.config import EncodeConfig
+from minilm_retriever.encoding.config import EncodeConfig  # noqa: E402
 from minilm_retriever.encoding.encode_files import Job  # noqa: E402
 from minilm_retriever.encoding.resumable_output import UnfinishedRun  # noqa: E402
 from minilm_retriever.pretrained.config import BASE_FOLDER  # noqa: E402
@@ -261,15 +261,15 @@ def recall(args: argparse.Namespace) -> dict[str, Any]:
     queries, documents = distinct_texts(args.data)
     queries = queries[:: max(1, len(queries) // args.queries)]
     encoder = Encoder.from_pretrained(args.model)
-    asked, held = encoder.encode(queries), encoder.encode(documents)
+    query_vectors, document_vectors = encoder.encode(queries), encoder.encode(documents)
     same = np.array(queries)[:, None] == np.array(documents)[None, :]
-    exact = asked @ held.T
+    exact = query_vectors @ document_vectors.T
     truth = top(np.where(same, -np.inf, exact), 10)
     result: dict[str, Any] = {"queries": len(queries), "documents": len(documents)}
-    for dimensions in (held.shape[1], 256, 128):
+    for dimensions in (document_vectors.shape[1], 256, 128):
         cut = [
             v[:, :dimensions] / np.linalg.norm(v[:, :dimensions], axis=1, keepdims=True)
-            for v in (asked, held)
+            for v in (query_vectors, document_vectors)
         ]
         result[f"{dimensions} dimensions"] = quantised(*cut, exact, same, truth)
     return result

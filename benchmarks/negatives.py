@@ -1,7 +1,8 @@
 """What to do about repeated rows: keep, mask, avoid, distinct, a guide. Quality against steps, on
 repetitive data.
 
-    python benchmarks/negatives.py --out FILE.json --steps 100 --seeds 0 1 2 --sts FILE --floor PAIRS --overhead
+    python benchmarks/negatives.py --out FILE.json --steps 100 --seeds 0 1 2 --sts FILE \
+        --floor PAIRS --overhead
 
 The 282 pairs of examples/job_skills/train.csv are drawn with replacement to 100,000 rows, so that
 the floor under the loss is the published run's. Each arm trains on the same rows with the same
@@ -223,8 +224,16 @@ def floor_figures(path: str) -> dict[str, float]:
 def tables(found: dict[str, Any]) -> str:
     """Markdown: for each arm and step the mean over seeds and the standard deviation; and the
     floor."""
-    lines = ["| arm | steps | minutes | loss of the last 50 steps (floor) | unseen wordings acc@1, MRR@10 "
-             "| unseen occupations acc@1, MRR@10 | STS |", "|---|---|---|---|---|---|---|"]  # fmt: skip
+    heads = (
+        "arm",
+        "steps",
+        "minutes",
+        "loss of the last 50 steps (floor)",
+        "unseen wordings acc@1, MRR@10",
+        "unseen occupations acc@1, MRR@10",
+        "STS",
+    )
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     runs = found["runs"]
     for arm in ARMS:
         mine = [run["points"] for run in runs if run["arm"] == arm]

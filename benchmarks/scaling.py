@@ -1,12 +1,14 @@
 """Several processes against one, as JSON: the same numbers, what is left when one is killed, and
 what it costs.
 
-    python benchmarks/scaling.py parity                   2 and 4 ranks against one process, 50 steps, one global batch
-    python benchmarks/scaling.py kills --kills 20         a rank killed in a step or in the writing of a state
-    python benchmarks/scaling.py speed --rounds 3         2 ranks of 1 thread against 1 of 2, real model, interleaved
-    python benchmarks/scaling.py encoding --rows 1024     the same for encode.py, and 2 Ray actors of 1 thread
-    python benchmarks/scaling.py reading --rows 200000    what one reader of rows gives
-    python benchmarks/scaling.py pieces                   a rank's part of the mask and scores of 65,536 rows; search
+    python benchmarks/scaling.py parity                  2, 4 ranks against one process, 50 steps
+    python benchmarks/scaling.py kills --kills 20        a rank killed in a step or while it saves
+    python benchmarks/scaling.py speed --rounds 3        2 ranks of 1 thread against 1 of 2
+    python benchmarks/scaling.py encoding --rows 1024    the same for encode.py, and 2 Ray actors
+    python benchmarks/scaling.py reading --rows 200000   rows a second of one reader
+    python benchmarks/scaling.py pieces                  a rank's part of mask and scores; search
+
+parity: one global batch. speed and encoding: the real model, interleaved. pieces: 65,536 rows.
 
 docs/scaling.md is written from what these print."""
 
@@ -35,21 +37,24 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from minilm_retriever.core.loss import info_nce_loss
+from minilm_retriever.core.loss import info_nce_loss  # noqa: E402
 from minilm_retriever.core.trainer import Trainer  # noqa: E402
 from minilm_retriever.data.pairs import read_pairs  # noqa: E402
 from minilm_retriever.distributed import join  # noqa: E402
-from minilm_retriever.encoding import ray_engine
-from minilm_retriever.encoding.config import EncodeConfig
+from minilm_retriever.encoding import ray_engine  # noqa: E402
+from minilm_retriever.encoding.config import EncodeConfig  # noqa: E402
 from minilm_retriever.encoding.encode_files import RowReader, encode_files  # noqa: E402
 from minilm_retriever.kernels.memory import keep_freed_memory  # noqa: E402
-from minilm_retriever.pretrained.config import BASE_FOLDER
+from minilm_retriever.pretrained.config import BASE_FOLDER  # noqa: E402
 from minilm_retriever.search.exact import top_k  # noqa: E402
-from minilm_retriever.training.callbacks import read_loss  # noqa: E402
 from minilm_retriever.training.config import TrainConfig  # noqa: E402
 from minilm_retriever.training.objective import false_negative_mask  # noqa: E402
 from minilm_retriever.training.prepare import prepare  # noqa: E402
-from minilm_retriever.training.run import KEPT_BYTES, train  # noqa: E402
+from minilm_retriever.training.run import (  # noqa: E402
+    KEPT_BYTES,
+    read_loss,  # noqa: E402
+    train,
+)
 from tests import tiny  # noqa: E402
 from tests.ranks import launch  # noqa: E402
 
@@ -267,9 +272,14 @@ def speed(args: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
     found = []
     for batch, cache in ((16, None), (64, 32)):
         config = TrainConfig(
-            train=(str(EXAMPLE),), model=args.model, out=str(place / "out"), device="cpu", batch_size=batch,
-            cache_batch=cache, max_steps=5,
-        )  # fmt: skip
+            train=(str(EXAMPLE),),
+            model=args.model,
+            out=str(place / "out"),
+            device="cpu",
+            batch_size=batch,
+            cache_batch=cache,
+            max_steps=5,
+        )
         seen: dict[int, list[list[float]]] = {1: [], 2: []}
         for _ in range(args.rounds):
             for world in seen:
@@ -344,9 +354,14 @@ def encoding(args: argparse.Namespace, place: Path) -> dict[str, Any]:
     for number in range(args.rounds):
         for name, times in seen.items():
             config = EncodeConfig(
-                inputs=(str(place / "rows.txt"),), model=args.model, out=str(place / f"{name}{number}"), device="cpu",
-                threads=2 if "2 threads" in name else 1, shard_size=64, engine="ray" if "Ray" in name else "local",
-            )  # fmt: skip
+                inputs=(str(place / "rows.txt"),),
+                model=args.model,
+                out=str(place / f"{name}{number}"),
+                device="cpu",
+                threads=2 if "2 threads" in name else 1,
+                shard_size=64,
+                engine="ray" if "Ray" in name else "local",
+            )
             began = time.perf_counter()
             if "Ray" in name:
                 ray_engine.encode_files(config)

@@ -1,4 +1,4 @@
-"""batching.py: order, position, length batches."""
+"""training/batches.py: order, position, length batches."""
 
 from __future__ import annotations
 

@@ -264,7 +264,6 @@ SAVERS = (
 )  # of numpy, json, safetensors, ...
 HARMLESS = {
     "atomic_files",
-    "_os",
     "atomic_folders",
     "dict",
     "self",

@@ -1,4 +1,4 @@
-"""model.py: BertModel's numbers on real tokens, pooling, refusals."""
+"""core/model.py: BertModel's numbers on real tokens, pooling, refusals."""
 
 from __future__ import annotations
 

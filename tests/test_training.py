@@ -341,6 +341,63 @@ def test_a_non_finite_step_is_not_taken_and_names_its_rows(config, monkeypatch, 
     assert checkpoint.latest(tmp_path / "out.run").path.name == "step-00000006"
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_non_finite_step_leaves_weights_and_optimizer_as_they_are(config, monkeypatch, precision):
+    made = prepare.prepare(config(precision=precision))
+    first, second = made.batches(0, 2)
+    made.trainer.step(0, first)
+    before = checkpoint.optimizer_tensors(made.base.encoder, made.trainer.optimizer)
+    before |= made.base.encoder.state_dict()
+    before = {name: tensor.clone() for name, tensor in before.items()}
+    with monkeypatch.context() as patch:
+        loss = Trainer.batch_loss
+        patch.setattr(Trainer, "batch_loss", lambda *args: loss(*args) * float("nan"))
+        assert made.trainer.step(1, second).losses.isnan().all()
+    after = checkpoint.optimizer_tensors(made.base.encoder, made.trainer.optimizer)
+    after |= made.base.encoder.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    made.trainer.step(1, second)
+    assert not torch.equal(
+        after["bert.embeddings.LayerNorm.bias"], before["bert.embeddings.LayerNorm.bias"]
+    )
+
+
+def late(self, *args):
+    """Callbacks that read each loss after the next step, as they do on a GPU."""
+    INIT(self, *args)
+    self.lag = 1
+
+
+INIT = run.Callbacks.__init__
+
+
+def test_losses_that_are_read_late_are_the_same(config, monkeypatch, tmp_path):
+    flags = {"log_steps": 5, "eval": config().train[0], "eval_steps": 4}
+    train(config(out=str(tmp_path / "whole"), **flags))
+    monkeypatch.setattr(run.Callbacks, "__init__", late)
+    stopped = config(out=str(tmp_path / "late"), **flags)
+    run_killed(stopped, monkeypatch, at_step=7)
+    train(stopped)
+    rows = [log_rows(tmp_path / name) for name in ("whole", "late")]
+    for row in rows[0] + rows[1]:
+        row.pop("seconds", None), row.pop("tokens_per_second", None)
+    assert rows[0] == rows[1]
+
+
+def test_a_non_finite_loss_that_is_read_late_names_its_own_step(config, monkeypatch):
+    monkeypatch.setattr(run.Callbacks, "__init__", late)
+    calls, loss = [], Trainer.batch_loss
+
+    def poisoned(self, batch):
+        calls.append(1)
+        return loss(self, batch) * (float("nan") if len(calls) == 5 else 1.0)
+
+    monkeypatch.setattr(Trainer, "batch_loss", poisoned)
+    with pytest.raises(UserError, match="the loss of step 5 is not finite"):
+        train(config(log_steps=100))
+    assert len(calls) == 6
+
+
 def test_too_little_memory_names_the_flags(config, monkeypatch):
     def scarce(self, *args):
         raise RuntimeError(

@@ -15,11 +15,8 @@ class Callbacks(Protocol):
     def log(self, done: int, batches: Sequence[Batch], step: Step, seconds: float) -> None:
         """Record a step that took so long."""
 
-    def stop_signal(self) -> int:
-        """The number of the signal that asked for the run to stop, or 0."""
-
-    def save_due(self, done: int) -> bool:
-        """Whether it is time to save."""
+    def requests(self, done: int) -> tuple[int, bool]:
+        """The number of the signal that asked for a stop, or 0; and whether it is time to save."""
 
     def evaluate(self, done: int) -> tuple[bool, bool]:
         """Evaluate where it is time to; whether to save, and whether to stop early."""
@@ -29,25 +26,18 @@ class Callbacks(Protocol):
 
 
 def loop(
-    trainer: Trainer,
-    steps: Iterable[Sequence[Batch]],
-    callbacks: Callbacks,
-    *,
-    first: int,
-    total: int,
+    trainer: Trainer, steps: Iterable[Sequence[Batch]], callbacks: Callbacks, first: int, total: int
 ) -> int:
-    """Steps first, first + 1, ... total - 1 over the batches of each.
+    """Optimizer steps first..total-1 over the batches of each.
 
-    Returns 0, or 128 + the number of the signal that stopped it. The last state is saved in any
-    case, so that a crash while the model is published costs no training."""
+    Returns 0, or 128 + the number of the signal that stopped it. The last step is saved too, so
+    that a crash while the model is published costs no training."""
     start = time.monotonic()
     for done, batches in enumerate(steps, start=first + 1):
         step = trainer.step(done - 1, batches)
         callbacks.log(done, batches, step, time.monotonic() - start)
         # One rank's signal or clock decides for all.
-        signal, save = trainer.ranks.all_reduce_max(
-            callbacks.stop_signal(), callbacks.save_due(done)
-        )
+        signal, save = trainer.ranks.all_reduce_max(*callbacks.requests(done))
         is_best, stop_early = callbacks.evaluate(done)
         last = done == total or stop_early
         if save or is_best or last or signal:

@@ -83,7 +83,7 @@ class SelfAttention(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.heads = config.num_attention_heads
-        self.dropout = config.attention_probs_dropout_prob
+        self.dropout = Dropout(config.attention_probs_dropout_prob)
         self.query = Linear(config.hidden_size, config.hidden_size)
         self.key = Linear(config.hidden_size, config.hidden_size)
         self.value = Linear(config.hidden_size, config.hidden_size)
@@ -92,7 +92,7 @@ class SelfAttention(nn.Module):
         layers = (self.query, self.key, self.value)  # side by side: one multiplication
         weight = torch.cat([layer.weight for layer in layers])  # (3H, H)
         bias = torch.cat([layer.bias for layer in layers])
-        dropout = self.dropout if self.training else 0.0
+        dropout = self.dropout.p if self.training else 0.0
         return attention(linear(x, weight, bias), layout, self.heads, dropout)
 
 

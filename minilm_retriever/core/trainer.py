@@ -22,7 +22,8 @@ class Hyperparameters:
     learning_rate: float = 5e-5
     warmup_steps: int = 0
     weight_decay: float = 0.0
-    adam_betas: tuple[float, float] = (0.9, 0.999)
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -123,7 +124,7 @@ def adamw(encoder: nn.Module, settings: Hyperparameters) -> torch.optim.AdamW:
             {"params": undecayed, "weight_decay": 0.0},
         ],
         lr=settings.learning_rate,
-        betas=settings.adam_betas,
+        betas=(settings.adam_beta1, settings.adam_beta2),
         eps=settings.adam_epsilon,
         fused=True,
     )

@@ -250,49 +250,32 @@ def summary(r: Repeats) -> str:
     documents = f"{r.repeat_share:.1%} hold some document twice"
     queries = f"{r.query_repeat_share:.1%} some query twice"
     floor = f"the mean loss cannot go below {r.loss_floor:.4f}"
-    distinct = f"over the {r.distinct_pairs:,} distinct pairs {r.distinct_steps:,}"
-    return (
-        f"batches of {r.batch_size}: {documents}, {queries}; {floor}\n"
-        f"a pass over all rows takes {r.steps:,} steps, {distinct}"
-    )
+    passes = f"{r.steps:,} steps, over the {r.distinct_pairs:,} distinct pairs {r.distinct_steps:,}"
+    batches = f"batches of {r.batch_size}: {documents}, {queries}; {floor}"
+    return f"{batches}\na pass over all rows takes {passes}"
 
 
 def advice(i: Inspection) -> list[str]:
     """What to do about it, a line each."""
-    r, lines = i.repeats, list[str]()
-    for what, bad in (("unreadable", i.unreadable), ("empty", i.empty)):
-        if bad.rows:
-            refused = f"{bad.rows:,} rows are {what}, and training refuses them"
-            lines.append(f"{refused}; the first: {bad.first}")
+    r, refused = i.repeats, "and training refuses them; the first"
+    counts = [
+        (i.unreadable.rows, f"rows are unreadable, {refused}: {i.unreadable.first}"),
+        (i.empty.rows, f"rows are empty, {refused}: {i.empty.first}"),
+        (i.identical, "rows have the same text on both sides: they teach nothing"),
+        (i.swapped, "rows look swapped: both of their texts stand elsewhere on the other side"),
+        (i.own_negatives, "hard negatives are their row's own document"),
+        (r.rows - r.distinct_pairs, "rows repeat others: --distinct trains on each pair once"),
+        (r.unplaceable, "rows a pass have no batch with --false-negatives avoid: too many repeats"),
+    ]
+    lines = [f"{count:,} {text}" for count, text in counts if count]
     if r.distinct_documents < 2:
         lines.append("every row has the same document: there is no negative to learn from")
-    if r.distinct_pairs < r.rows:
-        lines.append(
-            f"{r.rows - r.distinct_pairs:,} rows repeat others: --distinct trains on each pair "
-            f"once, in {r.distinct_steps:,} steps a pass"
-        )
     if r.loss_floor > 5e-4:
-        lines.append(
-            f"{r.repeat_share:.1%} of the batches push a query away from a copy of its own "
-            "document: --false-negatives avoid draws batches without copies, mask leaves them out "
-            "of the loss"
-        )
-    if r.unplaceable:
-        lines.append(
-            "one text stands in so many rows that --false-negatives avoid leaves out "
-            f"{r.unplaceable:,} rows a pass"
-        )
+        batches = f"{r.repeat_share:.1%} of the batches push a query away from a copy of its own"
+        remedy = "avoid draws batches without copies, mask leaves them out of the loss"
+        lines.append(f"{batches} document: --false-negatives {remedy}")
     for name, t in i.tokens.items():
         if t.truncated > 0.001:
             longer = f"{t.truncated:.1%} of {name} is longer than {i.limit} tokens"
             lines.append(f"{longer}: the rest is not seen")
-    if i.identical:
-        lines.append(f"{i.identical:,} rows have the same text on both sides: they teach nothing")
-    if i.swapped:
-        lines.append(
-            f"{i.swapped:,} rows look swapped: their query is a document elsewhere, and their "
-            "document a query"
-        )
-    if i.own_negatives:
-        lines.append(f"{i.own_negatives:,} hard negatives are their row's own document")
     return lines

@@ -57,18 +57,19 @@ class Objective:
     def false_negatives(
         self, text_ids: IntArray, own: slice, device: torch.device
     ) -> FalseNegatives | None:
-        """Candidates that the `own` rows must not count as negatives, where a flag asks for it."""
+        """The candidates that the flags exclude from the softmax of the `own` rows."""
         queries, positives, documents = text_ids[0], text_ids[1], text_ids[1:].reshape(-1)
-        directions = [(queries, documents)]
-        if self.config.symmetric:
-            directions.append((positives, queries))
-        masks = [self.mask(*direction, own, device) for direction in directions]
-        return None if masks[0] is None else FalseNegatives(*masks)  # type: ignore[arg-type]
+        excluded = self.excluded(queries, documents, own, device)
+        if excluded is None:
+            return None
+        symmetric = self.config.symmetric
+        back = self.excluded(positives, queries, own, device) if symmetric else None
+        return FalseNegatives(excluded, back)
 
-    def mask(
+    def excluded(
         self, anchors: IntArray, candidates: IntArray, own: slice, device: torch.device
     ) -> Tensor | None:
-        """One direction's mask (b, D): labelled false negatives, and those that the guide finds."""
+        """The mask (b, D) of one direction: labelled false negatives, and the guide's."""
         masks = []
         if self.config.false_negatives == "mask":
             labelled = false_negative_mask(anchors, candidates, own)
@@ -76,9 +77,7 @@ class Objective:
         if self.guide is not None:
             a, c = (self.guide[torch.from_numpy(ids)].to(device) for ids in (anchors, candidates))
             masks.append(guide_mask(a[own], c, self.config.guide_margin, own.start))
-        if len(masks) == 2:
-            return masks[0] | masks[1]
-        return masks[0] if masks else None
+        return torch.stack(masks).any(dim=0) if masks else None
 
     def floor(self, text_ids: IntArray) -> float:
         """The lowest mean loss that any model can have on this batch: see `batch_floor`."""

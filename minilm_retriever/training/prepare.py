@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minilm_retriever.core.model import SelfAttention, SentenceEncoder
+from minilm_retriever.core.model import SentenceEncoder
 from minilm_retriever.core.trainer import Batch, Hyperparameters, Trainer
 from minilm_retriever.data.pairs import read_pairs
 from minilm_retriever.distributed import Ranks
@@ -29,7 +29,6 @@ from minilm_retriever.training.dataset import TrainingData
 from minilm_retriever.training.gradient_caching import encode_in_pieces
 from minilm_retriever.training.objective import Objective, check_negatives
 from minilm_retriever.training.sparse_embedding import SparseEmbedding
-from minilm_retriever.types import FloatArray
 
 
 class TrainingRun(NamedTuple):
@@ -71,11 +70,11 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None) -> TrainingRun:
     encoder.bert.checkpoint_layers = config.gradient_checkpointing
     encode = partial(encode_in_pieces, encoder, size=config.cache_batch)
     sparse = train_used_words(encoder, data.tokens, config)
-    settings = hyperparameters(config, sampler)
+    total = config.max_steps or sampler.steps_per_epoch * config.epochs
+    settings = hyperparameters(config, sampler, total)
     trainer = Trainer(encoder, objective.loss, settings, encode=encode, ranks=ranks)
     if sparse is not None:
         trainer.optimizer.register_step_post_hook(sparse.update_table)
-    total = config.max_steps or sampler.steps_per_epoch * config.epochs
     return TrainingRun(config, base, data, sampler, objective, trainer, total)
 
 
@@ -86,21 +85,14 @@ def open_base(config: TrainConfig) -> LoadedModel:
         for module in base.encoder.modules():
             if isinstance(module, nn.Dropout):
                 module.p = config.dropout
-            elif isinstance(module, SelfAttention):
-                module.dropout = config.dropout
-    limit = config.max_length
+    limit, positions = config.max_length, base.encoder.bert.config.max_position_embeddings
     if limit is None:
         return base
-    if limit > (positions := base.encoder.bert.config.max_position_embeddings):
-        raise UserError(
-            f"--max-length {limit}: the model has positions for at most {positions} tokens"
-        )
-    tokenizer = TextTokenizer(
-        base.tokenizer_files["tokenizer.json"],
-        max_length=limit,
-        lower_case=base.settings.lower_case,
-    )
+    if limit > positions:
+        raise UserError(f"--max-length {limit}: the model has positions for only {positions}")
     settings = replace(base.settings, max_length=limit)
+    file, lower_case = base.tokenizer_files["tokenizer.json"], settings.lower_case
+    tokenizer = TextTokenizer(file, max_length=limit, lower_case=lower_case)
     return replace(base, tokenizer=tokenizer, settings=settings)
 
 
@@ -113,11 +105,8 @@ def guide_vectors(
     guide = base if config.guide == "base" else load_pretrained(config.guide)
     guide.encoder.to(torch.device(config.device or default_device()))
     with Progress("guide", ranks.own_rows(len(data.texts)).stop, "texts") as progress:
-
-        def encode(texts: Sequence[str]) -> FloatArray:
-            model = (guide.encoder, guide.tokenizer)
-            return encode_texts(*model, texts, normalize=True, progress=progress.at)
-
+        model = (guide.encoder, guide.tokenizer)
+        encode = partial(encode_texts, *model, normalize=True, progress=progress.at)
         return torch.from_numpy(ranks.split_work(encode, data.texts))
 
 
@@ -133,23 +122,13 @@ def train_used_words(
     return sparse
 
 
-def hyperparameters(config: TrainConfig, sampler: BatchSampler) -> Hyperparameters:
-    """The flags that a step needs."""
-    steps = config.max_steps or sampler.steps_per_epoch * config.epochs
+def hyperparameters(config: TrainConfig, sampler: BatchSampler, steps: int) -> Hyperparameters:
+    """The flags of the same names, and the step at which the schedule ends."""
     if config.recipe == "fit" and not config.max_steps:
         # fit() leaves ragged batches out of its schedule: its last steps have a learning rate of 0.
         steps = sampler.full_batches_per_epoch * config.epochs
-    return Hyperparameters(
-        schedule_steps=steps,
-        learning_rate=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        adam_betas=(config.adam_beta1, config.adam_beta2),
-        adam_epsilon=config.adam_epsilon,
-        max_grad_norm=config.max_grad_norm,
-        precision=config.precision,
-        seed=config.seed,
-    )
+    _, *names = (item.name for item in fields(Hyperparameters))
+    return Hyperparameters(steps, *(getattr(config, name) for name in names))
 
 
 def run_settings(config: TrainConfig, base: LoadedModel) -> dict[str, Any]:
