@@ -22,7 +22,6 @@ import pytest
 import torch
 
 from minilm_retriever import Encoder
-from minilm_retriever.encoding import encode_files as encode_files_module
 from minilm_retriever.encoding import resumable_output
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.encoding.encode_files import encode_files
@@ -44,7 +43,7 @@ def opened_once(monkeypatch, tiny, tiny_folder):
     real = Encoder.from_pretrained
     known = str(tiny_folder)
     monkeypatch.setattr(
-        encode_files_module.Encoder,
+        Encoder,
         "from_pretrained",
         lambda model, **device: tiny if model == known else real(model, **device),
     )
@@ -72,13 +71,14 @@ def light(monkeypatch):
     """No model: vectors out of the texts' bytes, for tests of the files alone. What reaches the
     disk plays no role."""
 
-    def floats(self, texts, progress=None):
+    def float_vectors(self, texts, progress=None):
         vectors = [
             np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) for text in texts
         ]
-        return np.stack(vectors).astype(np.float32), Counts(len(texts), len(texts), 0, len(texts))
+        counts = dict.fromkeys(("rows", "distinct", "tokens"), len(texts))
+        return np.stack(vectors).astype(np.float32), Counts(counts)
 
-    monkeypatch.setattr(ShardEncoder, "floats", floats)
+    monkeypatch.setattr(ShardEncoder, "float_vectors", float_vectors)
     patch_module(monkeypatch, "os", fsync=os.fstat)
 
 
@@ -292,7 +292,7 @@ def test_a_bad_row_stops_the_run_and_once_it_is_mended_the_same_command_goes_on(
     Path("in.jsonl").write_text(
         BAD.replace("2", '"two"').replace("not JSON", '{"body": "four"}'), "utf-8"
     )
-    assert "3 rows stood there already" in run("in.jsonl", shard_size=1)
+    assert "3 rows were encoded before" in run("in.jsonl", shard_size=1)
     assert [text for _, text in open_vectors(Path("v"))] == ["one", "two", "three", "four", "five"]
 
 
@@ -317,7 +317,7 @@ def test_a_stream_that_ends_earlier_than_before_is_refused(run, monkeypatch):
         UserError, match="v.run: the input ends after 1 shards, but more were made from it before"
     ):
         piped("one\n")
-    assert "2 rows stood there already" in piped("one\ntwo\nthree\n")
+    assert "2 rows were encoded before" in piped("one\ntwo\nthree\n")
 
 
 def test_bad_rows_can_be_set_aside_up_to_a_number(run):
@@ -425,7 +425,7 @@ def test_killed_between_shards_the_same_command_ends_in_the_same_bytes(run, monk
         open_vectors(Path("v"))
     with pytest.raises(UserError, match="v.run: is not finished"):
         open_vectors(Path("v.run"))
-    assert "12 rows stood there already" in run(source, shard_size=4, **flags)
+    assert "12 rows were encoded before" in run(source, shard_size=4, **flags)
     assert contents("v") == contents("undisturbed")
     assert not Path("v.run").exists()
 
@@ -436,7 +436,7 @@ def test_a_shard_that_was_damaged_meanwhile_is_made_again(run, monkeypatch):
     killed_after(monkeypatch, 2, lambda: run(source, shard_size=3))
     damaged = Path("v.run/vectors-00001.npy")
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x7f")
-    assert "3 rows stood there already" in run(source, shard_size=3)
+    assert "3 rows were encoded before" in run(source, shard_size=3)
     assert contents("v") == contents("undisturbed")
 
 
@@ -558,5 +558,5 @@ def test_a_real_process_killed_in_the_middle(run, tiny_folder):
         time.sleep(0.001)
     process.kill()
     assert process.wait() == -9 and not Path("v").exists()
-    assert "rows stood there already" in run(source, shard_size=30, threads=1)
+    assert "rows were encoded before" in run(source, shard_size=30, threads=1)
     assert contents("v") == contents("undisturbed")

@@ -324,7 +324,7 @@ def test_ranks_make_the_folder_of_one_process_byte_for_byte(tiny_folder, tmp_pat
     stood = len(list(Path(f"{many.out}.run/unfinished").glob("0*.json")))
     assert stood >= 2
     ended = launch(2, encode, many, place=tmp_path / "said", restarts=1)
-    assert ended.statuses == [0, 0] and "going on with" in ended.said, ended.said
+    assert ended.statuses == [0, 0] and "resuming " in ended.said, ended.said
     assert contents(many.out) == contents(alone.out)
     assert launch(2, encode, many, place=tmp_path / "said", restarts=1).statuses == [
         0,
