@@ -39,7 +39,7 @@ from minilm_retriever.encoding import encode_files as bulk_module  # noqa: E402
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.encoding.encode_files import Job  # noqa: E402
 from minilm_retriever.encoding.resumable_output import UnfinishedRun  # noqa: E402
-from minilm_retriever.pretrained.hub import BASE_FOLDER  # noqa: E402
+from minilm_retriever.pretrained.config import BASE_FOLDER  # noqa: E402
 from minilm_retriever.vectors import shards  # noqa: E402
 from minilm_retriever.vectors.quantization import calibrate, quantize, to_float  # noqa: E402
 from minilm_retriever.vectors.vector_folder import open_vectors  # noqa: E402

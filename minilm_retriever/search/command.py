@@ -1,4 +1,4 @@
-"""The search command: queries from arguments, a file, a pipe or a prompt; answers as text, JSON
+"""The index and search commands: queries from arguments, a file, a pipe or a prompt; answers as text, JSON
 lines or a TREC run."""
 
 from __future__ import annotations
@@ -16,14 +16,57 @@ from minilm_retriever.data.texts import read_texts
 from minilm_retriever.encoder import Encoder
 from minilm_retriever.errors import UserError
 from minilm_retriever.progress import say
+from minilm_retriever.search.config import IndexConfig, SearchConfig
 from minilm_retriever.search.index import Hit, find
-from minilm_retriever.search.index_folder import IndexFolder, open_index
+from minilm_retriever.search.index_folder import IndexFolder, make_index, open_index
 from minilm_retriever.search.trec_run import trec_line
 from minilm_retriever.storage import atomic_files
 
 TOGETHER = 1024  # queries encoded and searched at a time
 FORMATS = ("text", "jsonl", "trec")
 ID_COLUMNS = ("id", "_id", "query_id", "qid")
+
+
+def run_index(config: IndexConfig) -> str:
+    """Make an index, or change one; returns a line on it."""
+    ids: list[str] = []
+    for word in config.delete:
+        if word.startswith("@"):
+            ids += [record.text for record in read_texts(word[1:], format="txt")]
+        else:
+            ids.append(word)
+    index = make_index(
+        Path(config.folder),
+        Path(config.out),
+        kind=config.kind,
+        add=[Path(name) for name in config.add],
+        delete=ids,
+        overwrite=config.overwrite,
+    )
+    kind = index.plan.kind
+    line = f"{config.out}: {kind} over {len(index):,} documents"
+    if len(index.deleted):
+        line += f", {len(index.deleted):,} deleted"
+    if index.engine is not None and index.engine.ntotal > 1.25 * len(index):
+        line += f"; they make it slower: --kind {kind} builds it anew without them"
+    return line
+
+
+def run_search(config: SearchConfig) -> None:
+    """Search for queries from arguments, a file, a pipe or a prompt."""
+    format = format_of(config.out, config.format)
+    finer = Path(config.rescore) if config.rescore else None
+    index, encoder = open_for(Path(config.folder), config.model, effort=config.effort, finer=finer)
+    if config.file:
+        queries = queries_of(config.file, config.text, config.id)
+    elif config.queries:
+        queries = (Query(str(number), text) for number, text in enumerate(config.queries))
+    else:
+        converse(index, encoder, config.k, format)
+        return
+    count = write_all(index, encoder, queries, config.k, format, config.out)
+    if config.out:
+        say(f"{config.out}: {count:,} queries")
 
 
 class Query(NamedTuple):

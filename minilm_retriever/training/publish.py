@@ -7,7 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import torch
 
 from minilm_retriever.data.pairs import Pairs
 from minilm_retriever.encoder import encode_texts
+from minilm_retriever.flags import flag_values
 from minilm_retriever.pretrained import hub
 from minilm_retriever.pretrained.model_folder import LoadedModel, write_model
 from minilm_retriever.pretrained.tokenizer import TextTokenizer
@@ -28,7 +29,6 @@ from minilm_retriever.training.metrics_log import RunLog
 from minilm_retriever.training.validation import HeldOut
 
 STATED_ROWS = 1000  # rows over which the card states token counts, as the published one does
-NOT_SETTINGS = {"overwrite", "dry_run", "intended_use", "limits", "language", "license", "out"}
 
 
 def publish(
@@ -87,7 +87,7 @@ def record_of(
     """What ran, for the card and the report."""
     known = hub.origin(hub.resolve(config.model))
     bert = base.encoder.bert.config
-    settings = {name: value for name, value in asdict(config).items() if name not in NOT_SETTINGS}
+    settings = flag_values(config, on_card=True)
     defaults = {item.name: item.default for item in fields(TrainConfig) if item.name in settings}
     # What a flag that was not given came to: the card tells what ran.
     found: dict[str, object] = {

@@ -31,6 +31,7 @@ from minilm_retriever.data.pairs import read_pairs
 from minilm_retriever.distributed import ALONE, Ranks
 from minilm_retriever.encoder import default_device, encode_texts
 from minilm_retriever.errors import UserError
+from minilm_retriever.flags import flag_values
 from minilm_retriever.pretrained.model_folder import LoadedModel, load_pretrained
 from minilm_retriever.pretrained.tokenizer import TextTokenizer
 from minilm_retriever.progress import Progress, say
@@ -238,24 +239,9 @@ def guide_vectors(
         return torch.from_numpy(ranks.split_work(encode, data.texts))
 
 
-# Flags that change neither a number nor a log line: an unfinished run may go on with others.
-FREE_FLAGS: tuple[str, ...] = (
-    "train",
-    "eval",
-    "model",
-    "out",
-    "overwrite",
-    "dry_run",
-    "keep",
-    "save_steps",
-    "save_minutes",
-)
-FREE_FLAGS += ("tensorboard", "language", "license", "intended_use", "limits", "threads")
-
-
 def started_with(config: TrainConfig, base: LoadedModel) -> dict[str, Any]:
     """All that decides a run's numbers: an unfinished run only goes on with the same."""
-    flags = {name: value for name, value in asdict(config).items() if name not in FREE_FLAGS}
+    flags = flag_values(config, may_change=False)
     evaluated = [config.eval] if config.eval and not Path(config.eval).is_dir() else []
     data = {f"data {path}": manifest.sha256_file(path) for path in [*config.train, *evaluated]}
     models = {"base model": base.fingerprint()}

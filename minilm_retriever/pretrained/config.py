@@ -1,0 +1,18 @@
+"""Flags of `fetch`, and the folder where every command looks for the base model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from minilm_retriever.flags import flag
+
+BASE_FOLDER = "checkpoints/all-MiniLM-L6-v2"
+MODEL_HELP = "a model folder or a hub name"
+DEVICE_HELP = "cpu, cuda, ... (default: a GPU where there is one)"
+
+
+@dataclass(frozen=True)
+class FetchConfig:
+    """Get the base model, verified."""
+
+    out: str = flag(BASE_FOLDER, "where to", metavar="DIR")
