@@ -302,7 +302,7 @@ def test_a_mended_input_that_differs_in_a_finished_shard_is_refused(run):
         run("in.jsonl", shard_size=1)
     Path("in.jsonl").write_text(BAD.replace("one", "ONE").replace("2", '"two"'), "utf-8")
     with pytest.raises(
-        UserError, match=r"v.run: rows 0 to 0 of the input are not what the finished shard"
+        UserError, match=r"v.run: rows 0 to 0 of the input are not those of the finished shard"
     ):
         run("in.jsonl", shard_size=1)
 

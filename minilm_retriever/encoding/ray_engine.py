@@ -72,7 +72,7 @@ def encode_shards_on_ray(ray: Any, job: EncodingJob, ranks: Ranks) -> int:
         raise UserError("--engine ray is started once, not by torchrun")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.target_max_block_size = 1  # a block a shard: it goes to an actor once it is read
+    context.target_max_block_size = 1  # a block for each shard, handed on at once
     encoder = job.encoder
     encoder.set_ranges(job.run)
     if encoder.ranges and not job.run.read_ranges():

@@ -3,7 +3,7 @@
     OUT.run/vectors-00000.npy, rows-00000.jsonl, ...   as in OUT
     OUT.run/unfinished/run.json      settings, model and inputs of the run
     OUT.run/unfinished/ranges.json   int8's ranges
-    OUT.run/unfinished/00000.json    written last: counts and sums of a whole shard, and its rows' sum
+    OUT.run/unfinished/00000.json    written last: counts and sums of the shard, SHA-256 of its rows
 
 The end of a run writes manifest.json, removes `unfinished`, and moves the folder into its place.
 After a kill between any two of these steps, the next run does the rest."""
