@@ -35,9 +35,10 @@ from minilm_retriever import Encoder, UserError
 from minilm_retriever.__main__ import main as command  # noqa: E402
 from minilm_retriever.data.readers import read_rows  # noqa: E402
 from minilm_retriever.data.texts import input_files  # noqa: E402
-from minilm_retriever.encoding import encode_files as bulk_module  # noqa: E402
+from minilm_retriever.distributed import ALONE  # noqa: E402
 from minilm_retriever.encoding.config import EncodeConfig
-from minilm_retriever.encoding.encode_files import Job  # noqa: E402
+from minilm_retriever.encoding.encode_files import encode_shards  # noqa: E402
+from minilm_retriever.encoding.job import EncodingJob  # noqa: E402
 from minilm_retriever.encoding.resumable_output import UnfinishedRun  # noqa: E402
 from minilm_retriever.pretrained.config import BASE_FOLDER  # noqa: E402
 from minilm_retriever.vectors import shards  # noqa: E402
@@ -123,12 +124,13 @@ def throughput(args: argparse.Namespace) -> dict[str, Any]:
             config = EncodeConfig(
                 inputs=(str(source),), model=str(model), out=str(work / f"{name}{n}")
             )
-            job = Job.plan(config, [str(source)])
             run = UnfinishedRun(Path(config.out))
+            job = EncodingJob(config, [str(source)], run)
             with bulk:
-                asked = job.asked()
-                run.begin_or_resume(asked)
-                job.make(run, asked)
+                settings = job.run_settings()
+                run.begin_or_resume(settings)
+                encode_shards(job, ALONE)
+                run.finish(job.manifest_info(settings))
                 run.publish(False)
         result[name] = {
             "texts": len(texts),
@@ -182,9 +184,7 @@ def kills(args: argparse.Namespace) -> dict[str, Any]:
         "--out",
     ]
     opened = Encoder.from_pretrained(model, device="cpu")
-    bulk_module.Encoder.from_pretrained = lambda *args, **kwargs: (
-        opened
-    )  # the children find it in their memory
+    Encoder.from_pretrained = lambda *args, **kwargs: opened  # the children find it in their memory
     began = time.monotonic()
     assert finished(start([*flags, str(work / "undisturbed")])) == 0
     length = time.monotonic() - began

@@ -41,7 +41,8 @@ from minilm_retriever.data.pairs import read_pairs  # noqa: E402
 from minilm_retriever.distributed import join  # noqa: E402
 from minilm_retriever.encoding import ray_engine
 from minilm_retriever.encoding.config import EncodeConfig
-from minilm_retriever.encoding.encode_files import RowReader, encode_files  # noqa: E402
+from minilm_retriever.encoding.encode_files import encode_files  # noqa: E402
+from minilm_retriever.encoding.row_reader import RowReader  # noqa: E402
 from minilm_retriever.pretrained.config import BASE_FOLDER
 from minilm_retriever.search.exact import top_k  # noqa: E402
 from minilm_retriever.training.config import TrainConfig  # noqa: E402
@@ -315,7 +316,8 @@ def reading(args: argparse.Namespace, place: Path) -> dict[str, float]:
         config = EncodeConfig(inputs=(str(place / name),), out="nowhere")
         began = time.perf_counter()
         rows = sum(
-            len(shard.ids) for shard in RowReader(config, config.inputs).shards(keep_aside=False)
+            len(shard.ids)
+            for shard in RowReader(config, config.inputs).shards(write_bad_rows=False)
         )
         found[name] = round(rows / (time.perf_counter() - began))
     return found
@@ -344,7 +346,7 @@ def encoding(args: argparse.Namespace, place: Path) -> dict[str, Any]:
             )  # fmt: skip
             began = time.perf_counter()
             if "Ray" in name:
-                ray_engine.encode_files(config)
+                ray_engine.encode_files_on_ray(config)
             else:
                 ended = launch(
                     2 // (config.threads or 1), encoded, config, place=place / "said", seconds=600

@@ -108,7 +108,7 @@ def results(ray: Any, job: EncodingJob, only_first: bool) -> Any:
     folder, on_gpu = str(Path.cwd()), str(config.device).startswith("cuda")
     workers = 1 if only_first else fitting_workers(ray, config, on_gpu)
     return (
-        ray.data.range(1)
+        ray.data.from_items([0])
         # It waits for the disk and the actors: a CPU of its own would be one of theirs.
         .map_batches(read_shards, fn_args=(config, folder, only_first), num_cpus=0)
         .map_batches(
