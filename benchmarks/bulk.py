@@ -36,7 +36,7 @@ from minilm_retriever.__main__ import main as command  # noqa: E402
 from minilm_retriever.data.readers import read_rows  # noqa: E402
 from minilm_retriever.data.texts import input_files  # noqa: E402
 from minilm_retriever.distributed import ALONE  # noqa: E402
-from minilm_retriever.encoding.config import EncodeConfig
+from minilm_retriever.encoding.config import EncodeConfig  # noqa: E402
 from minilm_retriever.encoding.encode_files import encode_shards  # noqa: E402
 from minilm_retriever.encoding.job import EncodingJob  # noqa: E402
 from minilm_retriever.encoding.resumable_output import UnfinishedRun  # noqa: E402

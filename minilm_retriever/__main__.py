@@ -18,7 +18,7 @@ from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.errors import run_command
 from minilm_retriever.evaluation.config import EvaluateConfig
 from minilm_retriever.flags import add_flags, from_flags
-from minilm_retriever.pretrained.config import BASE_FOLDER, FetchConfig
+from minilm_retriever.pretrained.config import FetchConfig
 from minilm_retriever.progress import say
 from minilm_retriever.search.config import IndexConfig, SearchConfig
 from minilm_retriever.training.config import TrainConfig, with_recipe
@@ -51,9 +51,7 @@ def inspect(config: InspectConfig) -> None:
     from minilm_retriever.pretrained.model_folder import load_pretrained
 
     tokenizer = load_pretrained(config.model).tokenizer
-    result = inspect(
-        config.pairs, tokenizer, columns=config.columns or None, batch_size=config.batch_size
-    )
+    result = inspect(config.pairs, tokenizer, config.columns, config.batch_size)
     print(json.dumps(result.as_json(), indent=2) if config.json else as_text(result))
 
 
@@ -87,15 +85,7 @@ def search(config: SearchConfig) -> None:
 def evaluate(config: EvaluateConfig) -> None:
     from minilm_retriever.evaluation.evaluate import evaluate_models
 
-    report = evaluate_models(
-        config.data,
-        config.model or (BASE_FOLDER,),
-        columns=config.columns or None,
-        corpus=config.corpus,
-        split=config.split,
-        runs=config.run,
-        overwrite=config.overwrite,
-    )
+    report = evaluate_models(config)
     print(json.dumps(report.as_json(), indent=2) if config.json else report.as_text())
 
 
@@ -133,16 +123,13 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def run(command: str, **flags: Any) -> int | None:
-    """Run a command with flags as argparse returns them."""
-    config, function = COMMANDS[command]
-    return function(from_flags(config, with_recipe(flags) if command == "train" else flags))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns its exit status."""
     flags = vars(parser().parse_args(argv))
-    return run_command(lambda: run(**flags))
+    config, command = COMMANDS[flags.pop("command")]
+    if config is TrainConfig:
+        flags = with_recipe(flags)
+    return run_command(lambda: command(from_flags(config, flags)))
 
 
 if __name__ == "__main__":

@@ -70,7 +70,8 @@ RUN = RunRecord(
 )
 
 HOSTILE_TEXT = (
-    "a|b\n---\n`code` ``` *bold* _x_ [link](http://x) <script>alert('x')</script> & \"quoted\" 'single' \\ ~~gone~~ "
+    "a|b\n---\n`code` ``` *bold* _x_ [link](http://x) <script>alert('x')</script> & "
+    "\"quoted\" 'single' \\ ~~gone~~ "
     "é 漢字 👩‍🚀 \u2028 \u0085 \x07 \ud800 #: no, 2020-01-01 {braces} $math$"
 )
 

@@ -88,7 +88,10 @@ def interface() -> dict[str, object]:
     encoder = minilm_retriever.Encoder
     return {
         "commands": {command: flags_of(command) for command in commands()},
-        "minilm_retriever": sorted(minilm_retriever.__all__),
+        "minilm_retriever": {
+            name: signature(getattr(minilm_retriever, name))
+            for name in sorted(minilm_retriever.__all__)
+        },
         "Encoder": {
             name: signature(thing)
             for name, thing in inspect.getmembers(encoder)

@@ -32,7 +32,7 @@ from minilm_retriever.encoding.row_reader import RowReader
 from minilm_retriever.encoding.shard_encoder import Counts, ShardEncoder
 from minilm_retriever.errors import UserError, first_line, require
 from minilm_retriever.progress import Progress
-from minilm_retriever.vectors.shards import Shard, import_arrow
+from minilm_retriever.vectors.shards import Shard
 
 CONNECT_SECONDS = 10
 
@@ -151,7 +151,7 @@ def read_shards(
 
 
 def as_table(content: object) -> Any:
-    return import_arrow().table({"json": [json.dumps(content)]})
+    return require("pyarrow", "ray", "--engine ray").table({"json": [json.dumps(content)]})
 
 
 class ShardWorker:

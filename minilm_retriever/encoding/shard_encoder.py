@@ -11,7 +11,7 @@ import torch
 
 from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.data.texts import read_texts
-from minilm_retriever.encoder import Encoder, encode_tokens, refuse_non_finite
+from minilm_retriever.encoder import check_finite, encode_tokens, open_for_command
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.encoding.resumable_output import UnfinishedRun
 from minilm_retriever.encoding.vector_cache import VectorCache
@@ -42,7 +42,7 @@ class ShardEncoder:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.config = config
-        self.encoder = Encoder.from_pretrained(config.model, device=device)
+        self.encoder = open_for_command(config.model, device)
         own = self.encoder.dimension
         self.dimension = config.dimensions or own
         if self.dimension > own:
@@ -88,7 +88,7 @@ class ShardEncoder:
     ) -> tuple[Array, Counts]:
         """The shard's vectors as they are stored, (N, width) of the dtype, and the counts."""
         vectors, counts = self.float_vectors(shard.texts, progress)
-        refuse_non_finite(vectors, lambda row: f"row {shard.ids[row]!r}")
+        check_finite(vectors, lambda row: f"row {shard.ids[row]!r}")
         if self.needs_ranges:
             if shard.number:
                 raise UserError(

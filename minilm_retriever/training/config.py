@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import check_bounds, flag
-from minilm_retriever.pretrained.config import BASE_FOLDER, DEVICE_HELP
+from minilm_retriever.pretrained import config as shared
 from minilm_retriever.progress import say
 
 
@@ -17,16 +17,11 @@ class TrainConfig:
     """Fine-tune a model on pairs (train.py). The defaults are those of the published recipe."""
 
     train: tuple[str, ...] = flag(
-        (),
-        "pairs to train on: CSV, TSV, JSONL or Parquet; several are taken in turn",
-        "data",
-        may_change=True,
+        (), "pairs: CSV, TSV, JSONL or Parquet; several are taken in turn", "data", may_change=True
     )
     columns: tuple[str, ...] = flag((), "columns to read: query, document, maybe hard negatives")
-    eval: str | None = flag(
-        None, "held-out pairs (same columns), or a BEIR-style folder", may_change=True
-    )
-    model: str = flag(BASE_FOLDER, "base model: a folder or a hub name", may_change=True)
+    eval: str | None = flag(None, "held-out pairs, or a BEIR-style folder", may_change=True)
+    model: str = flag(shared.BASE_FOLDER, "base model: a folder or a hub name", may_change=True)
     out: str = flag("", "folder to publish the model in", may_change=True, on_card=False)
 
     recipe: Literal["printed", "fit"] = flag(
@@ -37,25 +32,17 @@ class TrainConfig:
     epochs: int = flag(3, "passes over the data", at_least=1)
     max_steps: int | None = flag(None, "optimizer steps, in place of epochs", at_least=1)
     batch_size: int = flag(
-        16,
-        "pairs in a batch, over all ranks: each query sees the others' documents as negatives",
-        at_least=1,
+        16, "pairs a batch, over all ranks; the others' documents are negatives", at_least=1
     )
-    learning_rate: float = flag(
-        5e-5, "peak learning rate, falling linearly to 0 (fit: 2e-5)", at_least=0
-    )
-    warmup_steps: int = flag(
-        0, "steps over which the learning rate rises linearly (fit: 10000)", at_least=0
-    )
-    weight_decay: float = flag(
-        0.0, "AdamW weight decay, biases and LayerNorm left out (fit: 0.01)", at_least=0
-    )
+    learning_rate: float = flag(5e-5, "peak value, falling linearly to 0 (fit: 2e-5)", at_least=0)
+    warmup_steps: int = flag(0, "steps of linear warm-up to the peak (fit: 10000)", at_least=0)
+    weight_decay: float = flag(0.0, "of AdamW, not on biases and LayerNorm (fit: 0.01)", at_least=0)
     adam_beta1: float = flag(0.9, "AdamW beta 1", below=1)
     adam_beta2: float = flag(0.999, "AdamW beta 2", below=1)
     adam_epsilon: float = flag(1e-8, "AdamW epsilon", above=0)
     max_grad_norm: float = flag(1.0, "gradients are scaled down to this norm", above=0)
     scale: float = flag(20.0, "factor on the cosine similarities (inverse temperature)", above=0)
-    label_smoothing: float = flag(0.0, "label smoothing of the cross-entropy", at_least=0, below=1)
+    label_smoothing: float = flag(0.0, "of the cross-entropy", at_least=0, below=1)
     dropout: float | None = flag(
         None, "dropout in place of the model's (hidden states and attention)", at_least=0, below=1
     )
@@ -77,46 +64,30 @@ class TrainConfig:
         const="base",
     )
     guide_margin: float = flag(
-        0.0, "by how much (cosine) the guide has to find it closer", at_least=0
+        0.0, "by how much (cosine) the guide must find it closer", at_least=0
     )
     symmetric: bool = flag(False, "also tell each document's query apart from the others")
-    matryoshka: tuple[int, ...] = flag(
-        (), "mean loss over vectors cut to these lengths: 384 256 128 64"
-    )
+    matryoshka: tuple[int, ...] = flag((), "mean loss over vectors cut to these lengths")
 
     gradient_accumulation_steps: int = flag(
         1, "batches a step, losses averaged; it adds no negatives", "machine", at_least=1
     )
     cache_batch: int | None = flag(
-        None,
-        "gradient caching: texts encoded at a time; the negatives are the whole batch's",
-        at_least=1,
+        None, "gradient caching: texts encoded at a time, whatever the batch size", at_least=1
     )
-    gradient_checkpointing: bool = flag(
-        False, "recompute activations: less memory, a third more work"
-    )
+    gradient_checkpointing: bool = flag(False, "recompute activations: less memory, a third slower")
     precision: Literal["fp32", "bf16", "fp16"] = flag("fp32", "autocast of the forward pass")
-    device: str | None = flag(None, DEVICE_HELP)
-    threads: int | None = flag(
-        None,
-        "CPU threads (default: all; another number changes the last bits)",
-        at_least=1,
-        may_change=True,
-    )
+    device: str | None = flag(None, shared.DEVICE_HELP)
+    threads: int | None = flag(None, shared.THREADS_HELP, at_least=1, may_change=True)
 
     eval_steps: int | None = flag(
         None, "evaluate every so many steps (default: each epoch's end)", "evaluation", at_least=1
     )
     metric: str = flag("mrr@10", "the metric that decides which weights are published")
-    patience: int | None = flag(
-        None, "stop after so many evaluations without a better metric", at_least=1
-    )
+    patience: int | None = flag(None, "evaluations without a better metric, then stop", at_least=1)
 
     log_steps: int | None = flag(
-        None,
-        "log the mean loss every so many steps (default 500, or a tenth)",
-        "output",
-        at_least=1,
+        None, "steps between logged mean losses (default 500, or a tenth)", "output", at_least=1
     )
     save_steps: int | None = flag(
         None, "write a training state every so many steps", at_least=1, may_change=True
@@ -125,10 +96,7 @@ class TrainConfig:
     keep: int = flag(2, "training states to keep", at_least=1, may_change=True)
     language: str = flag("en", "language named in the model card", may_change=True, on_card=False)
     license: str = flag(
-        "apache-2.0",
-        "licence named in the model card (the base model's is apache-2.0)",
-        may_change=True,
-        on_card=False,
+        "apache-2.0", "licence named in the model card", may_change=True, on_card=False
     )
     intended_use: str | None = flag(
         None, "a sentence on intended use for the model card", may_change=True, on_card=False
@@ -136,21 +104,11 @@ class TrainConfig:
     limits: str | None = flag(
         None, "a sentence on limits for the model card", may_change=True, on_card=False
     )
-    tensorboard: bool = flag(
-        False, "also write TensorBoard events (needs the extra)", may_change=True
-    )
+    tensorboard: bool = flag(False, "also write TensorBoard events (extra)", may_change=True)
     overwrite: bool = flag(
-        False,
-        "replace a finished model, or start an unfinished run anew",
-        may_change=True,
-        on_card=False,
+        False, "replace what is there, finished or not", may_change=True, on_card=False
     )
-    dry_run: bool = flag(
-        False,
-        "print the plan and an estimate, and do nothing else",
-        may_change=True,
-        on_card=False,
-    )
+    dry_run: bool = flag(False, shared.DRY_RUN_HELP, may_change=True, on_card=False)
 
     def __post_init__(self) -> None:
         check_bounds(self)

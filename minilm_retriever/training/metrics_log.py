@@ -11,7 +11,7 @@ from typing import Any
 from minilm_retriever.errors import UserError, require
 from minilm_retriever.reports.run_record import MetricRow
 from minilm_retriever.storage import atomic_files
-from minilm_retriever.training.batches import Plan
+from minilm_retriever.training.batches import BatchSampler
 from minilm_retriever.training.checkpoint import LOG, Position
 
 
@@ -23,7 +23,7 @@ class RunLog:
         self,
         run: Path,
         position: Position,
-        plan: Plan,
+        sampler: BatchSampler,
         total: int,
         *,
         every: int | None,
@@ -32,7 +32,7 @@ class RunLog:
     ) -> None:
         """every: steps between loss lines; None is the published recipe's 500, or a tenth of a
         short run. kept: whether anything is written (by one rank alone)."""
-        self.path, self.plan, self.total = run / LOG, plan, total
+        self.path, self.sampler, self.total = run / LOG, sampler, total
         self.every = every or min(500, max(1, total // 10))
         self.kept, self.events = kept, None
         if not kept:
@@ -89,7 +89,7 @@ class RunLog:
 
     def epoch(self, step: int) -> float:
         """Epochs done after `step` steps, to four places as the published card prints them."""
-        return round(step / self.plan.steps_per_epoch, 4)
+        return round(step / self.sampler.steps_per_epoch, 4)
 
     def rows(self) -> list[MetricRow]:
         """All lines so far."""

@@ -26,7 +26,7 @@ from minilm_retriever.storage import atomic_files, atomic_folders, manifest, ten
 from minilm_retriever.training.checkpoint import Position
 from minilm_retriever.training.config import TrainConfig
 from minilm_retriever.training.metrics_log import RunLog
-from minilm_retriever.training.validation import HeldOut
+from minilm_retriever.training.validation import Validation
 
 STATED_ROWS = 1000  # rows over which the card states token counts, as the published one does
 
@@ -39,7 +39,7 @@ def publish(
     sources: Sequence[Pairs],
     position: Position,
     log: RunLog,
-    held_out: HeldOut | None,
+    validation: Validation | None,
 ) -> str:
     """Publish the best weights (the last ones where nothing was evaluated), remove the run, and say
     what was done."""
@@ -56,7 +56,7 @@ def publish(
     base.encoder.eval()
     # Finite weights may still be too large to compute with: what gives no vectors is not published.
     encode_texts(base.encoder, base.tokenizer, [texts[0] for texts in sources[0].texts])
-    record = record_of(out, base, config, sources, position, log, held_out, notes)
+    record = record_of(out, base, config, sources, position, log, validation, notes)
     with atomic_folders.staged_folder(
         out, overwrite=config.overwrite, extra={"run": {"steps": position.step}}
     ) as making:
@@ -81,7 +81,7 @@ def record_of(
     sources: Sequence[Pairs],
     position: Position,
     log: RunLog,
-    held_out: HeldOut | None,
+    validation: Validation | None,
     notes: list[str],
 ) -> RunRecord:
     """What ran, for the card and the report."""
@@ -135,7 +135,7 @@ def record_of(
         machine=machine(config),
         versions=versions(),
         log=[(row["epoch"], row["step"], row["loss"]) for row in rows if "loss" in row],
-        evaluations=evaluations(rows, position, config, sources, held_out),
+        evaluations=evaluations(rows, position, config, sources, validation),
         notes=notes,
         widget=widget(sources[0]),
         language=config.language,
@@ -181,10 +181,10 @@ def evaluations(
     position: Position,
     config: TrainConfig,
     sources: Sequence[Pairs],
-    held_out: HeldOut | None,
+    validation: Validation | None,
 ) -> list[Evaluation]:
     """Held-out results before training and of the weights that are published."""
-    if held_out is None:
+    if validation is None:
         return []
     found: dict[int, Mapping[str, float]] = {
         row["step"]: row["eval"] for row in rows if "eval" in row
@@ -197,11 +197,11 @@ def evaluations(
     return [
         Evaluation(
             data=str(config.eval),
-            queries=held_out.queries,
-            documents=held_out.documents,
+            queries=len(validation.task.queries),
+            documents=len(validation.task.documents),
             before=ordered(found.get(0, {})),
             after=ordered(found[position.best_step or position.step]),
-            also_in_training=sum(held_out.repeats(pairs) for pairs in sources),
+            also_in_training=validation.count_in(sources),
         )
     ]
 
