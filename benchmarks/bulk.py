@@ -35,7 +35,7 @@ from minilm_retriever import Encoder, UserError
 from minilm_retriever.__main__ import main as command  # noqa: E402
 from minilm_retriever.data.readers import read_rows  # noqa: E402
 from minilm_retriever.data.texts import input_files  # noqa: E402
-from minilm_retriever.distributed import ALONE  # noqa: E402
+from minilm_retriever.distributed import Ranks  # noqa: E402
 from minilm_retriever.encoding.config import EncodeConfig  # noqa: E402
 from minilm_retriever.encoding.encode_files import encode_shards  # noqa: E402
 from minilm_retriever.encoding.job import EncodingJob  # noqa: E402
@@ -129,7 +129,7 @@ def throughput(args: argparse.Namespace) -> dict[str, Any]:
             with bulk:
                 settings = job.run_settings()
                 run.begin_or_resume(settings)
-                encode_shards(job, ALONE)
+                encode_shards(job, Ranks())
                 run.finish(job.manifest_info(settings))
                 run.publish(False)
         result[name] = {
