@@ -84,7 +84,7 @@ def encode_shards_on_ray(ray: Any, job: EncodingJob, ranks: Ranks) -> int:
 
 
 def run_pass(ray: Any, job: EncodingJob, *, only_first: bool) -> int:
-    """Let the cluster make the missing ones of all shards, or of the first; returns their number."""
+    """Let the cluster make what is missing of all shards, or of the first; returns how many."""
     count, rows, error = 0, 0, ""
     with Progress("encoding", job.rows, "rows") as progress:
         for row in results(ray, job, only_first).iter_rows():
