@@ -145,6 +145,7 @@ def test_one_door_to_each_thing():
     assert only("torch.distributed") == {"distributed"}
     assert only("ray") == {"encoding/ray_engine"}
     assert only("bm25s") == {"evaluation/bm25"}
+    assert only("scipy") == {"evaluation/bootstrap"}
     assert not only("sentence_transformers") | only("sklearn")
 
 
