@@ -14,15 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minilm_retriever.search.exact import (
-    NO_ROWS,
-    check_k,
-    gather,
-    gather_parts,
-    nearest_bits,
-    rank,
-    top_k,
-)
+from minilm_retriever.search import exact
 from minilm_retriever.search.faiss_index import IndexPlan, import_faiss
 from minilm_retriever.types import FloatArray, IntArray
 from minilm_retriever.vectors.quantization import fold_scale, quantize
@@ -39,7 +31,7 @@ class Index:
     folder: Path
     plan: IndexPlan
     sources: Sequence[VectorFolder]
-    deleted: IntArray = field(default_factory=lambda: NO_ROWS)  # ascending
+    deleted: IntArray = field(default_factory=lambda: exact.NO_ROWS)  # ascending
     engine: Any = None  # faiss's index; None: exact
     finer: VectorFolder | None = None  # ranks the candidates of binary vectors
     effort: int | None = None  # candidates of hnsw, or lists that ivfpq looks through
@@ -61,7 +53,7 @@ class Index:
     def search(self, queries: FloatArray, k: int) -> tuple[FloatArray, IntArray]:
         """Scores (B, K) and rows (B, K) for a model's query vectors (B, H), best first; row -1
         where fewer were found."""
-        check_k(k)
+        exact.check_k(k)
         k = min(k, len(self))
         if self.engine is not None:
             return exact_scores(self.sources, queries, self._candidates(queries, k), k)
@@ -130,10 +122,10 @@ def search_folder(
     truncated = folder.truncate_queries(queries)
     if folder.dtype == "binary":
         candidates, bits = max(MIN_CANDIDATES, OVERSAMPLE * k), quantize(truncated, "binary")
-        chosen = nearest_bits(bits, folder.shards, candidates, without=deleted)
+        chosen = exact.nearest_bits(bits, folder.shards, candidates, without=deleted)
         return exact_scores([finer or folder], queries, chosen, k)
     scaled, offsets = fold_scale(truncated, folder.ranges)
-    scores, rows = top_k(scaled, folder.shards, k, without=deleted)
+    scores, rows = exact.top_k(scaled, folder.shards, k, without=deleted)
     return scores + offsets[:, None], rows
 
 
@@ -145,10 +137,12 @@ def exact_scores(
     counts = [len(folder) for folder in folders]
 
     def read(number: int, rows: Tensor) -> Tensor:
-        return gather(folders[number].shards, rows, folders[number].floats)
+        return exact.gather(folders[number].shards, rows, folders[number].floats)
 
     truncated = torch.from_numpy(folders[0].truncate_queries(queries))
-    return rank(truncated, lambda r: gather_parts(counts, r, read), torch.from_numpy(chosen), k)
+    return exact.rank(
+        truncated, lambda r: exact.gather_parts(counts, r, read), torch.from_numpy(chosen), k
+    )
 
 
 class Hit(NamedTuple):
