@@ -74,8 +74,8 @@ def main() -> None:
         ranked = time.perf_counter() - began - encoding
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000 - before
     print(
-        f"{args.documents:,} documents, {args.queries:,} queries, portions of {PORTION_DOCUMENTS:,}, "
-        f"{args.threads} threads"
+        f"{args.documents:,} documents, {args.queries:,} queries, "
+        f"portions of {PORTION_DOCUMENTS:,}, {args.threads} threads"
     )
     print(
         f"reading and checking {read:.0f} s; ranking, without encoding, {ranked:.0f} s; "

@@ -352,6 +352,14 @@ def test_the_ban_on_writing_lets_reading_pass():
     ]
 
 
+def test_the_core_is_read_in_one_sitting():
+    core = [name for name in PATHS if room_of(name) == "core"]
+    assert sum(len(PATHS[name].read_text("utf-8").splitlines()) for name in core) <= 500
+    outside = {package.split(".")[0] for name in core for package in packages(name)}
+    standard = {"__future__", "collections", "dataclasses", "time", "typing"}
+    assert outside - {"minilm_retriever"} <= standard | {"torch"}
+
+
 def test_top_level_scripts_are_thin():
     for script in ("train.py", "encode.py"):
         assert len((ROOT / script).read_text("utf-8").splitlines()) < 20

@@ -48,11 +48,11 @@ def flags(tmp_path, monkeypatch, tiny_folder):
 class DyingWorker(ray_engine.ShardWorker):
     """The first actor that has the fourth shard dies over it."""
 
-    def make(self, shard):
+    def encode(self, shard):
         if shard.number == 3 and not Path("died").exists():
             Path("died").touch()
             os._exit(1)
-        return super().make(shard)
+        return super().encode(shard)
 
 
 def test_two_actors_of_which_one_dies_make_the_folder_of_one_process_byte_for_byte(
@@ -87,14 +87,11 @@ def test_a_bad_row_stops_the_reading_after_the_shards_before_it(flags):
     Path("in.jsonl").write_text(
         '{"doc_id": "a", "body": "one"}\n' * 8 + '{"doc_id": "a"}\n', "utf-8"
     )
-    start = {"folder": [str(Path.cwd())], "only_first": [False]}
-    rows = [table.to_pylist()[0] for table in ray_engine.read_shards(start, flags(out="v"))]
-    assert [(row["number"], row["start"], len(row["texts"])) for row in rows] == [
-        (0, 0, 7),
-        (-1, 0, 0),
-    ]
-    problem, stopped, bad = json.loads(rows[-1]["said"])["read"]
-    assert problem.startswith("in.jsonl:9") and stopped and bad == 0
+    tables = ray_engine.read_shards({}, flags(out="v"), str(Path.cwd()), only_first=False)
+    shard, end = (json.loads(table["json"][0].as_py()) for table in tables)
+    assert (shard["number"], shard["start"], len(shard["texts"])) == (0, 0, 7)
+    error, stopped, bad_rows = end["end"]
+    assert error.startswith("in.jsonl:9") and stopped and bad_rows == 0
 
 
 def test_what_is_wrong_is_one_line(cluster, flags, monkeypatch, capsys):

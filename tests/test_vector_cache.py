@@ -17,7 +17,7 @@ VECTORS = np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32)
 
 @pytest.fixture()
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(vector_cache, "AT_ONCE", 3)
+    monkeypatch.setattr(vector_cache, "QUERY_KEYS", 3)
     return VectorCache(tmp_path / "cache", "a model", 4)
 
 

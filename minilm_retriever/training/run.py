@@ -182,7 +182,7 @@ def take_steps(
 
 
 class Callbacks:
-    """What happens between steps: see core/loop.py. `position` is kept up to date."""
+    """What happens between steps: see core/loop.py. They update `position`."""
 
     def __init__(
         self,
