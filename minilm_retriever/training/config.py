@@ -115,9 +115,9 @@ class TrainConfig:
     save_steps: int | None = flag(None, "write a training state every so many steps", "output")
     save_minutes: float = flag(10.0, "and at least every so many minutes", "output")
     keep: int = flag(2, "training states to keep", "output")
-    language: str = flag("en", "language named in the model card", "output")
-    license: str = flag(
-        "apache-2.0", "licence named in the model card (the base model's is apache-2.0)", "output"
+    language: str | None = flag(None, "language of the data, for the model card", "output")
+    license: str | None = flag(
+        None, "licence for the model card (the base model's is apache-2.0)", "output"
     )
     intended_use: str | None = flag(None, "a sentence on intended use for the model card", "output")
     limits: str | None = flag(None, "a sentence on limits for the model card", "output")

@@ -44,7 +44,7 @@ from minilm_retriever.training.config import TrainConfig
 from minilm_retriever.training.dataset import TrainingData
 from minilm_retriever.training.metrics_log import RunLog
 from minilm_retriever.training.objective import Objective, refuse_no_negatives
-from minilm_retriever.training.publish import publish
+from minilm_retriever.training.publish import FinishedRun
 from minilm_retriever.training.validation import HeldOut
 
 
@@ -78,19 +78,12 @@ def run_on(ranks: Ranks, config: TrainConfig) -> int:
             refuse_finished(out, run, config.overwrite, restarted=ranks.restarts > 0)
             position = begin_or_resume(run, started_with(config, base), trainer)
         position = trainer.share(position)
-        log = RunLog(
-            run,
-            position,
-            trainer.plan,
-            trainer.total,
-            every=config.log_steps,
-            events=config.tensorboard,
-            kept=ranks.first,
-        )
+        log = RunLog(config, position, trainer.plan, trainer.total, enabled=ranks.first)
         status = loop(trainer, position, log, held_out)
         ranks.leave()
         if status == 0 and ranks.first:
-            say(publish(out, run, base, config, trainer.data.sources, position, log, held_out))
+            sources = trainer.data.sources
+            say(FinishedRun(config, base, sources, position, log, held_out).publish())
     return status
 
 
