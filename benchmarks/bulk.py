@@ -127,7 +127,7 @@ def throughput(args: argparse.Namespace) -> dict[str, Any]:
             run = UnfinishedRun(Path(config.out))
             with bulk:
                 asked = job.asked()
-                run.begin(asked, overwrite=False)
+                run.begin_or_resume(asked)
                 job.make(run, asked)
                 run.publish(False)
         result[name] = {
@@ -287,7 +287,7 @@ def quantised(
 ) -> dict:
     """recall@10 of what is kept, searched as it is and with the 40 nearest scored again by the
     float32 vectors."""
-    ranges = calibrate(documents[: shards.SHARD_SIZE // 10])  # as of a first shard: a part of all
+    ranges = calibrate(documents[: shards.SHARD_ROWS // 10])  # as of a first shard: a part of all
     kept = {
         "float32": queries @ documents.T,
         "float16": queries @ quantize(documents, "float16").astype(np.float32).T,

@@ -26,13 +26,13 @@ import torch
 
 from minilm_retriever.search.faiss_index import import_faiss
 from minilm_retriever.search.index_folder import IndexFolder, make_index, open_index
-from minilm_retriever.vectors.quantization import Floats
+from minilm_retriever.types import FloatArray
 
 K = 10
 EFFORTS = {"hnsw": (32, 64, 128, 256, 512), "ivfpq": (4, 16, 64, 128, 256)}
 
 
-def draw(index: IndexFolder, count: int) -> tuple[np.ndarray, Floats]:
+def draw(index: IndexFolder, count: int) -> tuple[np.ndarray, FloatArray]:
     """Rows and vectors of evenly spaced documents."""
     rows = np.linspace(0, len(index) - 1, count).astype(np.int64)
     source = index.sources[0]
@@ -50,7 +50,7 @@ def others(found: np.ndarray, own: np.ndarray) -> list[set[int]]:
     ]
 
 
-def one_at_a_time(index: IndexFolder, queries: Floats) -> list[float]:
+def one_at_a_time(index: IndexFolder, queries: FloatArray) -> list[float]:
     """Seconds of each query by itself."""
     seconds = []
     for query in queries:
@@ -61,7 +61,11 @@ def one_at_a_time(index: IndexFolder, queries: Floats) -> list[float]:
 
 
 def measure(
-    exact: IndexFolder, index: IndexFolder, queries: Floats, own: np.ndarray, right: list[set[int]]
+    exact: IndexFolder,
+    index: IndexFolder,
+    queries: FloatArray,
+    own: np.ndarray,
+    right: list[set[int]],
 ) -> list[dict]:
     """A row for each effort."""
     rows = []

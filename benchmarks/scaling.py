@@ -101,7 +101,7 @@ def fifty_steps(config: TrainConfig, path: str, double: bool) -> None:
             trainer.step(number, batches).loss
             for number, batches in enumerate(trainer.plan.steps(0, 50))
         ]
-        if ranks.first:
+        if ranks.is_first:
             save_file(
                 {
                     "losses": torch.tensor(losses, dtype=torch.float64),
@@ -109,7 +109,7 @@ def fifty_steps(config: TrainConfig, path: str, double: bool) -> None:
                 },
                 path,
             )
-        ranks.leave()
+        ranks.finish()
 
 
 def parity(args: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
@@ -237,24 +237,24 @@ def timed_steps(config: TrainConfig, path: str, threads: int) -> None:
         _, trainer = prepare(config, ranks)
         times, work, sums = [], [], []
         for number, batches in enumerate(trainer.plan.steps(0, 5)):
-            ranks.wait()
+            ranks.barrier()
             began, worked = time.perf_counter(), time.process_time()
             trainer.step(number, batches)
             times.append(time.perf_counter() - began)
-            work.append(ranks.total(time.process_time() - worked))
+            work.append(ranks.all_reduce_sum(time.process_time() - worked))
         for parameter in trainer.parameters:
             parameter.grad = torch.zeros_like(parameter)
         for _ in range(3):
-            ranks.wait()
+            ranks.barrier()
             began = time.perf_counter()
-            ranks.add_gradients(trainer.parameters)
+            ranks.all_reduce_gradients(trainer.parameters)
             sums.append(time.perf_counter() - began)
-        if ranks.first:
+        if ranks.is_first:
             Path(path).write_text(
                 json.dumps([statistics.median(part) for part in (times[1:], work[1:], sums)]),
                 "utf-8",
             )
-        ranks.leave()
+        ranks.finish()
 
 
 def speed(args: argparse.Namespace, place: Path) -> list[dict[str, Any]]:

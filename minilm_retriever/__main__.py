@@ -221,10 +221,9 @@ def run_train(args: argparse.Namespace) -> int:
 def run_inspect(args: argparse.Namespace) -> None:
     """What is in a file of pairs."""
     from minilm_retriever.curation.inspect import as_text, inspect
-    from minilm_retriever.pretrained import hub
-    from minilm_retriever.pretrained.model_folder import open_model
+    from minilm_retriever.pretrained.model_folder import load_pretrained
 
-    tokenizer = open_model(hub.resolve(args.model)).tokenizer
+    tokenizer = load_pretrained(args.model).tokenizer
     found = inspect(args.pairs, tokenizer, columns=args.columns, batch_size=args.batch_size)
     print(json.dumps(found.as_json(), indent=2) if args.json else as_text(found))
 
@@ -342,12 +341,12 @@ def run_evaluate(args: argparse.Namespace) -> None:
 def run_verify(args: argparse.Namespace) -> None:
     """Check folders, and single .npy files of encode.py, against their manifests."""
     from minilm_retriever.storage.manifest import read_manifest, verify_folder
-    from minilm_retriever.vectors.shards import beside
+    from minilm_retriever.vectors.shards import sidecar_paths
     from minilm_retriever.vectors.vector_folder import open_vectors
 
     for name in map(Path, args.folders):
         if name.is_file():
-            checked = len(verify_folder(name.parent, beside(name)[1].name))
+            checked = len(verify_folder(name.parent, sidecar_paths(name)[1].name))
         else:
             checked = len(verify_folder(name))
         if name.is_file() or "vectors" in read_manifest(name):

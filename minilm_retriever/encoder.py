@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 
 from minilm_retriever.core.model import SentenceEncoder
-from minilm_retriever.data.distinct import Rows, deduplicate
+from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.errors import UserError
 from minilm_retriever.kernels.memory import keep_freed_memory
-from minilm_retriever.pretrained import hub
 from minilm_retriever.pretrained.model_folder import (
     LoadedModel,
-    open_model,
+    load_pretrained,
     plain_card,
     write_model,
 )
@@ -30,7 +29,8 @@ from minilm_retriever.pretrained.prompts import DOCUMENT, QUERY, Prompt, find_pr
 from minilm_retriever.pretrained.tokenizer import TextTokenizer, TokenizedTexts, check_texts
 from minilm_retriever.progress import Progress
 from minilm_retriever.storage import atomic_folders
-from minilm_retriever.vectors.shards import SHARD_SIZE, group
+from minilm_retriever.types import IntArray
+from minilm_retriever.vectors.shards import SHARD_ROWS, make_shards
 
 KEPT_MEMORY = (
     256 << 20
@@ -63,7 +63,7 @@ class Encoder:
         device: "cpu", "cuda", ...; by default a GPU where there is one. Raises UserError (a
         ValueError) in one line on a folder that lacks something, was damaged, or holds another
         architecture."""
-        return cls(open_model(hub.resolve(str(model))), device)
+        return cls(load_pretrained(model), device)
 
     @property
     def dimension(self) -> int:
@@ -129,7 +129,7 @@ class Encoder:
         if device is not None and torch.device(device) != self.device:
             self.device = torch.device(device)
             self.model.encoder.to(self.device)
-        words = find_prompt(self.model.settings, self.model.tokenizer, prompt, prompt_name)
+        words = find_prompt(self.model, prompt, prompt_name)
         result = self._encode(sentences, words, batch_size, normalize, show_progress)
         return result if convert_to == "numpy" else torch.from_numpy(result).to(self.device)
 
@@ -141,7 +141,7 @@ class Encoder:
         normalize: bool | None = None,
     ) -> Vectors:
         """encode(), with the prompt that the model's folder has for queries, if it has one."""
-        words = find_prompt(self.model.settings, self.model.tokenizer, None, None, QUERY)
+        words = find_prompt(self.model, task=QUERY)
         return self._encode(queries, words, batch_size, normalize)
 
     def encode_document(
@@ -152,7 +152,7 @@ class Encoder:
         normalize: bool | None = None,
     ) -> Vectors:
         """encode(), with the prompt that the model's folder has for documents, if it has one."""
-        words = find_prompt(self.model.settings, self.model.tokenizer, None, None, DOCUMENT)
+        words = find_prompt(self.model, task=DOCUMENT)
         return self._encode(documents, words, batch_size, normalize)
 
     def encode_stream(
@@ -163,20 +163,18 @@ class Encoder:
         prompt_name: str | None = None,
         batch_size: int | None = None,
         normalize: bool | None = None,
-        shard_size: int = SHARD_SIZE,
+        shard_size: int = SHARD_ROWS,
     ) -> Iterator[tuple[list[str], Vectors]]:
         """Yield (ids, vectors (N, H)) of `shard_size` texts at a time, in order, however many come.
 
         texts: strings, whose ids are their numbers from "0" on, or tuples that begin with id and
         text, such as the records of `data.read_texts`. Identical texts are computed once in each
         yield. The rest as in encode(), the default prompt as in encode_document()."""
-        words = find_prompt(
-            self.model.settings, self.model.tokenizer, prompt, prompt_name, DOCUMENT
-        )
+        words = find_prompt(self.model, prompt, prompt_name, DOCUMENT)
         numbered = (
             (str(n), t) if isinstance(t, str) else (t[0], t[1]) for n, t in enumerate(texts)
         )
-        for shard in group(numbered, shard_size):
+        for shard in make_shards(numbered, shard_size):
             yield shard.ids, self._encode(shard.texts, words, batch_size, normalize)
 
     def _encode(
@@ -246,7 +244,7 @@ class Encoder:
 
         Raises UserError where the folder exists and `overwrite` is not given.
         """
-        with atomic_folders.publish_folder(Path(folder), overwrite=overwrite) as making:
+        with atomic_folders.staged_folder(Path(folder), overwrite=overwrite) as making:
             write_model(making, self.model, card=plain_card(self.model))
 
 
@@ -384,7 +382,7 @@ def out_of_memory(problem: BaseException) -> bool:
 
 def length_batches(
     lengths: npt.NDArray[np.int64], tokens: int, texts: int | None = None
-) -> list[Rows]:
+) -> list[IntArray]:
     """Rows grouped by token count, longest first (memory is at its peak at once): batches of at
     most `tokens` tokens once padded, never fewer than one row, and of at most `texts` rows."""
     by_length = np.argsort(-lengths, kind="stable")

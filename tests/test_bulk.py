@@ -33,7 +33,7 @@ from minilm_retriever.vectors import shards
 from minilm_retriever.vectors.quantization import Ranges, calibrate, quantize
 from minilm_retriever.vectors.vector_folder import VectorFolder, open_vectors
 from tests.conftest import ROOT
-from tests.faulty_disk import Dead, FaultyDisk, every_refusal
+from tests.faulty_disk import Dead, FaultyDisk, every_refusal, patch_module
 from tests.texts import varied_texts
 
 
@@ -79,7 +79,7 @@ def light(monkeypatch):
         return np.stack(vectors).astype(np.float32), Counts(len(texts), len(texts), 0, len(texts))
 
     monkeypatch.setattr(ShardEncoder, "floats", floats)
-    monkeypatch.setattr(atomic_files._os, "fsync", os.fstat)
+    patch_module(monkeypatch, "os", fsync=os.fstat)
 
 
 def write_rows(name: str, texts: list[str]) -> str:
@@ -348,7 +348,7 @@ def test_a_finished_output_is_kept_unless_it_may_be_replaced(run):
     for out in ("v", "v.npy"):
         if out == "v.npy":
             run("in.txt", out=out)
-        with pytest.raises(UserError, match=f"{out}: stands there finished"):
+        with pytest.raises(UserError, match=f"{out} is already finished"):
             run("in.txt", out=out)
         write_lines("other.txt", ["two", "three"])
         run("other.txt", out=out, overwrite=True)
@@ -377,9 +377,7 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(run):
 
 
 def test_progress_tells_rows_tokens_a_second_and_duplicates(run, monkeypatch, capsys):
-    monkeypatch.setattr(
-        encode_files_module.Progress.__init__, "__kwdefaults__", {"start": 0, "every": 0.0}
-    )
+    monkeypatch.setattr("minilm_retriever.progress.LINE_SECONDS", 0.0)
     run(write_lines("in.txt", ["one", "one", "two"]))
     last = capsys.readouterr().err.splitlines()[-1]
     assert (
@@ -510,7 +508,7 @@ def test_dying_at_any_file_operation_costs_nothing(run, light):
             try:
                 job()
             except UserError as finished:
-                assert "stands there finished" in str(finished), disk.log[-1]
+                assert "is already finished" in str(finished), disk.log[-1]
             assert contents(".") == expected, disk.log[-1]
         assert 50 < at < 999
 

@@ -101,7 +101,7 @@ def float64_steps(configs: list[TrainConfig], place: Path, name: str) -> None:
                 f"{number} {key}": t.clone() for key, t in trainer.encoder.state_dict().items()
             }
         save_file(found, place / f"{name}-{ranks.rank}")
-        ranks.leave()
+        ranks.finish()
 
 
 def test_ranks_give_one_process_losses_and_weights(config, tmp_path):
@@ -128,10 +128,10 @@ def test_ranks_give_one_process_losses_and_weights(config, tmp_path):
 def test_rows_are_parted_evenly_and_in_order():
     for world in (1, 2, 5):
         for count in (0, 1, 4, 5, 16):
-            parts = [Ranks(rank, world).part(count) for rank in range(world)]
+            parts = [Ranks(rank, world).own_rows(count) for rank in range(world)]
             assert [i for part in parts for i in range(count)[part]] == list(range(count))
             sizes = [part.stop - part.start for part in parts]
-            assert max(sizes) - min(sizes) <= 1 and sizes == Ranks(0, world).sizes(count)
+            assert max(sizes) - min(sizes) <= 1 and sizes == Ranks(0, world).split_sizes(count)
 
 
 # --- a run of several ranks -----------------------------------------------------------------------
@@ -281,7 +281,7 @@ def test_ranks_that_disagree_on_data_are_told_in_one_line(config, tmp_path):
     ended = launch(2, two_folders, config(), tmp_path, place=tmp_path / "said")
     assert ended.statuses == [2, 2]
     assert len(ended.said.splitlines()) == 1 and ended.said.startswith("error: rank 1: mine.csv")
-    with atomic_files.hold(f"{config().out}.run"):
+    with atomic_files.lock(f"{config().out}.run"):
         ended = launch(2, run, config(), place=tmp_path / "said")
     assert ended.statuses == [2, 2] and ended.said.count("error: another process is writing") == 1
 

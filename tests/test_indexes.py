@@ -3,8 +3,8 @@ crashes."""
 
 from __future__ import annotations
 
-import builtins
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -271,14 +271,7 @@ def test_a_damaged_index_or_other_vectors_are_one_line(tmp_path):
 
 def test_without_the_extra_there_is_one_line(tmp_path, monkeypatch):
     save(tmp_path / "v", unit_rows(0, 20))
-    real = builtins.__import__
-
-    def missing(name, *rest):
-        if name == "faiss":
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
+    monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(UserError, match=r"minilm_retriever\[faiss\]"):
         make_index(tmp_path / "v", tmp_path / "i", kind="hnsw")
     assert make_index(tmp_path / "v", tmp_path / "i").plan.kind == "exact"

@@ -13,7 +13,7 @@ from torch import nn
 from minilm_retriever.core.model import BertConfig
 from minilm_retriever.kernels import ops
 from minilm_retriever.kernels.ops import drop_out
-from minilm_retriever.kernels.unpadding import CPU_SCORES, layout_of, spare_tokens
+from minilm_retriever.kernels.unpadding import CPU_SCORES, make_layout, spare_tokens
 from minilm_retriever.pretrained.load_weights import bert_from_tensors
 from tests.tiny import tiny_weights
 
@@ -196,7 +196,7 @@ def test_mkl_is_slow_on_amd_with_wide_vectors(vendor, family, capability, slow, 
 @pytest.mark.parametrize("lengths", [[24] * 5, [24, 20, 19, 24]], ids=["full", "padded"])
 def test_attention_by_hand_is_torchs(lengths, monkeypatch):
     mask = (torch.arange(24) < torch.tensor(lengths)[:, None]).long()
-    layout = layout_of(mask, 0.25, on_cpu=True)
+    layout = make_layout(mask, 0.25, on_cpu=True)
     projected = torch.randn(
         len(layout.positions), 3 * 32, generator=torch.Generator().manual_seed(2)
     )
@@ -227,7 +227,7 @@ def test_gradients_through_dropout_are_those_of_the_function(padded):
     attend = same_dropout(ops.AttentionWithDropout.apply, mask, 0.3)
     assert torch.autograd.gradcheck(attend, parts)
     x, residual = (torch.randn(6, 7, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    plus = same_dropout(ops.Dropout(0.4).plus)
+    plus = same_dropout(ops.Dropout(0.4).add_residual)
     assert torch.autograd.gradcheck(plus, (x, residual))
     torch.testing.assert_close(
         plus(x, residual) - residual, same_dropout(drop_out, 0.4)(x), atol=1e-12, rtol=0
@@ -266,10 +266,10 @@ def masks():
 @pytest.mark.parametrize("slack", [0.0, 0.25, 1.0])
 @pytest.mark.parametrize("mask", masks().values(), ids=masks().keys())
 def test_every_real_token_is_in_one_group_and_comes_back_to_its_place(mask, slack, on_cpu):
-    layout = layout_of(mask, slack, on_cpu=on_cpu)
+    layout = make_layout(mask, slack, on_cpu=on_cpu)
     batch, width = mask.shape
     states = torch.arange(1.0, mask.numel() + 1).view(batch, width)
-    x = layout.drop(states)[:, None]
+    x = layout.unpad(states)[:, None]
     assert len(x) == len(layout.positions)
     assert (
         len(x) - layout.spare
@@ -283,7 +283,7 @@ def test_every_real_token_is_in_one_group_and_comes_back_to_its_place(mask, slac
         start, tokens = group.stop, x[group.start : group.stop]
         rectangle = group.pad(tokens)
         assert rectangle.shape == (group.rows, group.width, 1) and group.width > 0
-        assert torch.equal(group.drop(rectangle), tokens)
+        assert torch.equal(group.unpad(rectangle), tokens)
         real = rectangle[..., 0] > 0
         assert real.any(dim=1).all() and real.sum(dim=1).min() >= group.width * (1 - slack)
         assert (group.mask is None) == bool(real.all())
@@ -304,9 +304,9 @@ def test_attention_on_a_cpu_takes_few_scores_together():
     lengths = torch.tensor([256] * 4 + [200] * 3 + [40] * 99)
     mask = (torch.arange(256) < lengths[:, None]).long()
     for part in (mask, mask[:4]):
-        groups = layout_of(part, 1.0, on_cpu=True).groups
+        groups = make_layout(part, 1.0, on_cpu=True).groups
         assert all(group.rows == 1 or group.rows * group.width**2 <= CPU_SCORES for group in groups)
-        assert len(layout_of(part, 1.0).groups) == 1
+        assert len(make_layout(part, 1.0).groups) == 1
     assert [group.rows for group in groups] == [1, 1, 1, 1]
 
 
@@ -315,7 +315,7 @@ def test_spare_tokens_change_no_state_and_no_gradient():
     trace of the others."""
     bert = tiny_bert().double()
     ids = torch.randint(0, 600, (7, 10), generator=torch.Generator().manual_seed(1))
-    assert layout_of(torch.ones_like(ids), on_cpu=True).spare == 2
+    assert make_layout(torch.ones_like(ids), on_cpu=True).spare == 2
     states = bert(ids, torch.ones_like(ids))
     states.square().sum().backward()
     gradients = {name: part.grad for name, part in bert.named_parameters()}

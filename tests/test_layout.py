@@ -21,7 +21,8 @@ ORDER = [
     "pretrained",
     "core data vectors",
     "storage reports distributed flags",
-    "kernels progress errors lazy types",
+    "kernels errors lazy types",
+    "progress",
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms.split()}
 ONLY = {  # tighter than the order
@@ -69,13 +70,15 @@ def imported(name: str) -> set[str]:
 
 @cache
 def packages(name: str) -> set[str]:
-    """The other packages that a module imports, wherever in it."""
+    """The other packages that a module imports or requires, wherever in it."""
     found = set()
     for node in ast.walk(tree(name)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "require":
+            found.add(ast.literal_eval(node.args[0]))
     return found
 
 
@@ -156,7 +159,9 @@ def test_one_door_to_each_thing():
         "data/lines",
         "data/pairs",
         "data/texts",
-        "data/values",
+        "data/rows",
+        "data/columns",
+        "data/parquet",
         "evaluation/metrics",
         "evaluation/tasks",
         "evaluation/comparison_table",

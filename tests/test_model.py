@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from minilm_retriever.core.model import Bert, BertConfig, SentenceEncoder, l2_normalize, masked_mean
 from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained.load_weights import bert_from_tensors, bert_tensors
-from minilm_retriever.pretrained.model_folder import read_json
+from minilm_retriever.pretrained.settings import read_json
 from tests.texts import varied_texts
 
 

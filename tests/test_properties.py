@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minilm_retriever.data import pairs, readers, texts
+from minilm_retriever.data import pairs, rows, texts
 from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.encoder import length_batches
 from minilm_retriever.errors import UserError
@@ -136,7 +136,7 @@ class TestReaders:
         raw = bytearray(path.read_bytes())
         raw[drawn.draw(st.integers(0, len(raw) - 1))] = drawn.draw(st.integers(0, 255))
         path.write_bytes(raw)
-        bad: list[readers.BadRow] = []
+        bad: list[rows.BadRow] = []
         for read in (
             lambda: list(texts.read_texts(path, on_bad=bad.append)),
             lambda: pairs.read_pairs(path),
@@ -164,7 +164,7 @@ class TestPublishing:
         extra = {
             key: value for key, value in extra.items() if key not in ("format", "files", "self")
         }
-        with atomic_folders.publish_folder(out, overwrite=out.exists(), extra=extra) as making:
+        with atomic_folders.staged_folder(out, overwrite=out.exists(), extra=extra) as making:
             for file, content in held.items():
                 (making / file).write_bytes(content)
         assert sorted(manifest.verify_folder(out)) == sorted(held)

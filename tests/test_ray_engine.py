@@ -117,5 +117,5 @@ def test_what_is_wrong_is_one_line(cluster, flags, monkeypatch, capsys):
     assert main(["encode", "in.jsonl", "--engine", "ray", "--out", "v"]) == 2
     assert (
         capsys.readouterr().err
-        == "error: --engine ray needs the extra: pip install 'minilm_retriever[ray]'\n"
+        == "error: --engine ray needs an extra: pip install 'minilm_retriever[ray]'\n"
     )

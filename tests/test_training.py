@@ -375,7 +375,7 @@ def test_an_unfinished_run_is_not_continued_with_other_data_or_another_model(
 def test_a_finished_model_is_refused_without_overwrite(config, tmp_path):
     assert train(config()) == 0
     assert not (tmp_path / "out.run").exists()
-    with pytest.raises(UserError, match="a finished model stands there"):
+    with pytest.raises(UserError, match="out is already finished"):
         train(config())
     assert train(config(overwrite=True)) == 0
 
@@ -472,7 +472,7 @@ def test_what_is_published(config, tmp_path):
 def test_two_runs_in_one_folder_are_refused(config, tmp_path):
     from minilm_retriever.storage import atomic_files
 
-    with atomic_files.hold(tmp_path / "out.run"), pytest.raises(UserError, match="another process"):
+    with atomic_files.lock(tmp_path / "out.run"), pytest.raises(UserError, match="another process"):
         train(config())
 
 

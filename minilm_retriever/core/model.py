@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from minilm_retriever.errors import UserError
 from minilm_retriever.kernels.ops import ACTIVATIONS, Dropout, activate, attention, linear
 from minilm_retriever.kernels.packed_layers import PackedLayers
-from minilm_retriever.kernels.unpadding import Layout, layout_of
+from minilm_retriever.kernels.unpadding import Layout, make_layout
 
 # How much padding attention takes for fewer, larger groups of rows (see layout.py): none where a
 # group costs little.
@@ -229,7 +229,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         """x (S, inputs), residual (S, H) -> (S, H)."""
-        out: Tensor = self.LayerNorm(self.dropout.plus(self.dense(x), residual))
+        out: Tensor = self.LayerNorm(self.dropout.add_residual(self.dense(x), residual))
         return out
 
 
@@ -289,8 +289,8 @@ class Bert(nn.Module):
             TRAINING_SLACK if self.training else INFERENCE_SLACK,
             input_ids.device.type == "cpu",
         )
-        layout = layout_of(attention_mask, slack if on_cpu else GPU_SLACK, on_cpu=on_cpu)
-        x = self.embeddings(layout.drop(input_ids), layout.positions)  # (S, H)
+        layout = make_layout(attention_mask, slack if on_cpu else GPU_SLACK, on_cpu=on_cpu)
+        x = self.embeddings(layout.unpad(input_ids), layout.positions)  # (S, H)
         if not self.training and self.packed.can_run(x):
             return layout.pad(self.packed(x, layout), *input_ids.shape)
         for layer in self.encoder["layer"].children():

@@ -95,14 +95,14 @@ class Trainer:
         total, floor, tokens = 0.0, 0.0, 0
         try:
             for source, rows in batches:
-                texts, ids, mask = self.data.batch(source, rows, self.ranks.part(len(rows)))
+                texts, ids, mask = self.data.batch(source, rows, self.ranks.own_rows(len(rows)))
                 loss = self.batch_loss(texts, ids, mask) / len(batches)
                 total += float(loss.detach())
                 self.refuse_non_finite("loss", total, number, batches)
                 floor += self.objective.floor(texts) / len(batches)
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 tokens += int(self.data.tokens.lengths_of(texts.reshape(-1)).sum())
-            self.ranks.add_gradients(self.parameters)
+            self.ranks.all_reduce_gradients(self.parameters)
             self.scaler.unscale_(self.optimizer)
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm)
             if (
@@ -120,7 +120,7 @@ class Trainer:
                 f"step {number + 1} does not fit in memory: try --cache-batch 32, --gradient-checkpointing, a smaller "
                 f"--max-length, or a --batch-size below {config.batch_size}"
             ) from None
-        return Step(self.ranks.total(total), floor, tokens, rate)
+        return Step(self.ranks.all_reduce_sum(total), floor, tokens, rate)
 
     def batch_loss(self, texts: Ids, ids: Tensor, mask: Tensor) -> Tensor:
         """The loss of a batch, or our part of it: one forward pass over all columns, input_ids and
@@ -169,7 +169,7 @@ class Trainer:
         self.refuse_ruined_weights(
             f"after step {position.step}", f"{self.last_good()}; try a lower --learning-rate"
         )
-        if not self.ranks.first:
+        if not self.ranks.is_first:
             return
         if self.scaler.is_enabled():
             position.loss_scale, position.scale_growth = (
@@ -205,11 +205,13 @@ class Trainer:
     def share(self, position: Position) -> Position:
         """Give all ranks what the first one has read: where the run stands, and the state that it
         goes on from."""
-        position = Position(**self.ranks.from_first(asdict(position)))
-        if position.step and self.ranks.world > 1:
-            weights = self.ranks.share(self.encoder.state_dict())
-            moments = self.ranks.share(checkpoint.optimizer_tensors(self.encoder, self.optimizer))
-            if not self.ranks.first:
+        position = Position(**self.ranks.broadcast_json(asdict(position)))
+        if position.step and self.ranks.world_size > 1:
+            weights = self.ranks.broadcast_tensors(self.encoder.state_dict())
+            moments = self.ranks.broadcast_tensors(
+                checkpoint.optimizer_tensors(self.encoder, self.optimizer)
+            )
+            if not self.ranks.is_first:
                 self.encoder.load_state_dict(weights)
                 checkpoint.restore_optimizer(self.encoder, self.optimizer, moments)
                 self.restore_scale(position)

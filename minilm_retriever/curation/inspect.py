@@ -20,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from minilm_retriever.curation.duplicates import Repeats, count_repeats
+from minilm_retriever.data.columns import pair_columns
 from minilm_retriever.data.distinct import deduplicate
-from minilm_retriever.data.pairs import pair_columns
-from minilm_retriever.data.readers import BadRow, Row, read_rows
+from minilm_retriever.data.readers import read_rows
+from minilm_retriever.data.rows import BadRow, Row, lone_surrogate
 from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained.tokenizer import TextTokenizer
 
@@ -206,13 +207,8 @@ def texts_of(row: Row, columns: Sequence[str]) -> list[str] | None:
     found = []
     for name in columns:
         text = row.values.get(name)
-        if not isinstance(text, str):
+        if not isinstance(text, str) or lone_surrogate(text) is not None:
             return None
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                return None
         found.append(text.strip())
     return found
 

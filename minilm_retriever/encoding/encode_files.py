@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -25,7 +24,8 @@ import tokenizers
 import torch
 
 from minilm_retriever import distributed
-from minilm_retriever.data.readers import BadRow, kind_of
+from minilm_retriever.data.readers import file_format
+from minilm_retriever.data.rows import BadRow
 from minilm_retriever.data.texts import Record, input_files, read_texts
 from minilm_retriever.distributed import Ranks
 from minilm_retriever.encoder import Encoder
@@ -36,10 +36,16 @@ from minilm_retriever.encoding.shard_encoder import Counts, ShardEncoder
 from minilm_retriever.errors import UserError
 from minilm_retriever.kernels.memory import give_back_memory
 from minilm_retriever.pretrained.prompts import DOCUMENT, find_prompt
-from minilm_retriever.progress import Progress, duration
+from minilm_retriever.progress import Progress, duration, say
 from minilm_retriever.storage import atomic_files, manifest
-from minilm_retriever.vectors.quantization import Ranges, calibrate, quantize, width
-from minilm_retriever.vectors.shards import SHARD_CHARACTERS, Shard, group, row_lines
+from minilm_retriever.vectors.quantization import Ranges, calibrate, quantize, stored_width
+from minilm_retriever.vectors.shards import (
+    SHARD_CHARACTERS,
+    Shard,
+    make_shards,
+    row_lines,
+    sidecar_paths,
+)
 
 # What does not decide a vector or its place: an unfinished run goes on with another.
 FREE_FLAGS = {
@@ -74,13 +80,11 @@ def encode_files(config: EncodeConfig, maker: Maker | None = None) -> str:
         refuse_inside(config)
         paths = input_files(config.inputs, config.format)
         for path in paths:
-            kind_of(
-                path, config.format
-            )  # a missing input is told before anything is written, be it a lock
+            file_format(path, config.format)  # a missing input stops before any file is written
         if config.dry_run:
-            return Job.plan(config, paths).estimate() if ranks.first else ""
+            return Job.plan(config, paths).estimate() if ranks.is_first else ""
         run = UnfinishedRun(Path(config.out))
-        with atomic_files.hold(run.folder) if ranks.first else nullcontext():
+        with atomic_files.lock(run.folder) if ranks.is_first else nullcontext():
             return encode_on(ranks, config, paths, run, maker or make_here)
 
 
@@ -93,26 +97,26 @@ def encode_on(
 ) -> str:
     """The job, alone or as one of several ranks: all make shards, the first one begins and
     publishes."""
-    if ranks.restarts and ranks.from_first(
+    if ranks.restarts and ranks.broadcast_json(
         run.out.exists() and not (config.overwrite or run.folder.exists())
     ):
-        return f"{run.out} was finished before the restart" if ranks.first else ""
-    if ranks.first:
-        run.clean()
-        run.refuse_finished(config.overwrite)  # before a model is opened
+        return f"{run.out} was finished before the restart" if ranks.is_first else ""
+    if ranks.is_first:
+        run.remove_leftovers(*sidecar_paths(run.out))
+        run.check_not_finished(config.overwrite)  # before a model is opened
         refuse_bad_rows_file(config, run)
     job = Job.plan(config, paths)
     asked = job.asked()
-    if ranks.world > 1:
+    if ranks.world_size > 1:
         if "a stream" in asked.values():
             raise UserError("standard input and pipes are for one process: give files")
-        ranks.refuse_different({**vars(config), **asked})
-    if ranks.first and run.begin(asked, overwrite=config.overwrite) and not run.complete:
+        ranks.check_same({**vars(config), **asked})
+    if ranks.is_first and run.begin_or_resume(asked, config.overwrite) and not run.complete:
         say(f"going on with {run.folder}")
-    if not ranks.from_first(run.complete):
+    if not ranks.broadcast_json(run.complete):
         job.make(run, asked, ranks, maker)
-    ranks.leave()
-    return job.told(run.publish(config.overwrite)) if ranks.first else ""
+    ranks.finish()
+    return job.told(run.publish(config.overwrite)) if ranks.is_first else ""
 
 
 @dataclass
@@ -134,7 +138,7 @@ class RowReader:
             else nullcontext(io.BytesIO() if self.config.skip_bad else None) as aside
         ):
             try:
-                yield from group(self.rows(aside), self.config.shard_size)
+                yield from make_shards(self.rows(aside), self.config.shard_size)
                 return
             except UserError as fault:
                 self.stopped, problem = True, fault
@@ -151,7 +155,7 @@ class RowReader:
                     f"{row.where}: {row.reason}; {more} (the others are in {self.config.skip_bad})"
                 )
             assert aside is not None
-            aside.write((json.dumps(row._asdict()) + "\n").encode())
+            aside.write((json.dumps(vars(row)) + "\n").encode())
 
         config = self.config
         return read_texts(
@@ -221,13 +225,13 @@ class Job:
             made = maker(self, run, ranks)
         except UserError:
             if self.reader.stopped:
-                run.inputs_may_change(asked)
+                run.let_inputs_change(asked)
             raise
         if not made:
             raise UserError(
                 f"nothing to encode: all {self.reader.bad} rows are bad, see {self.config.skip_bad}"
             )
-        if ranks.first:
+        if ranks.is_first:
             run.refuse_more_shards(made)
             run.complete_with(self.info([record["shard"] for record in run.records()], asked))
 
@@ -258,7 +262,7 @@ class Job:
         records = read_texts(
             [config.calibrate], text=config.text, template=config.template, format=config.format
         )
-        return calibrate(self.worker.floats(next(group(records, config.shard_size)).texts)[0])
+        return calibrate(self.worker.floats(next(make_shards(records, config.shard_size)).texts)[0])
 
     # --- what is told -----------------------------------------------------------------------------
 
@@ -345,33 +349,31 @@ def make_here(job: Job, run: UnfinishedRun, ranks: Ranks) -> int:
     that nobody has taken.
 
     Returns how many there are."""
-    made, mine = 0, ranks.take()
+    made, mine = 0, ranks.next_task()
     with Progress("encoding", job.rows, "rows") as progress:
         job.worker.ranges = run.ranges or job.calibrated()
         try:
-            for shard in job.reader.shards(keep_aside=ranks.first):
+            for shard in job.reader.shards(keep_aside=ranks.is_first):
                 if (
                     shard.number == 0
-                    and ranks.world > 1
+                    and ranks.world_size > 1
                     and job.config.dtype == "int8"
                     and not job.worker.ranges
                 ):
-                    if ranks.first:  # the others need what the first shard is calibrated to
+                    if ranks.is_first:  # the others need what the first shard is calibrated to
                         job.make_shard(run, shard, progress)
                     ranges = job.worker.ranges
-                    job.worker.ranges = Ranges.of_json(
-                        ranks.from_first(ranges and ranges.as_json())
+                    job.worker.ranges = Ranges.from_json(
+                        ranks.broadcast_json(ranges and ranges.as_json())
                     )
                 if shard.number == mine:
                     job.make_shard(run, shard, progress)
-                    mine = ranks.take()
+                    mine = ranks.next_task()
                 made += 1
         except KeyboardInterrupt:
-            progress.say(
-                f"the finished shards stay in {run.folder}: the same command goes on from there"
-            )
+            say(f"the finished shards stay in {run.folder}: the same command goes on from there")
             raise
-    job.counts = Counts(*(int(ranks.total(count)) for count in astuple(job.counts)))
+    job.counts = Counts(*(int(ranks.all_reduce_sum(count)) for count in astuple(job.counts)))
     return made
 
 
@@ -397,15 +399,14 @@ def open_worker(config: EncodeConfig, device: str | None) -> ShardEncoder:
     if config.threads:
         torch.set_num_threads(config.threads)
     encoder = Encoder.from_pretrained(config.model, device=device)
-    width(config.dimensions or encoder.dimension, config.dtype)
+    stored_width(config.dimensions or encoder.dimension, config.dtype)
     if (config.dimensions or 0) > encoder.dimension:
         raise UserError(
             f"--dimensions must be at most the model's {encoder.dimension}, not {config.dimensions}"
         )
-    settings, tokenizer = encoder.model.settings, encoder.model.tokenizer
     return ShardEncoder(
         encoder,
-        find_prompt(settings, tokenizer, config.prompt, config.prompt_name, DOCUMENT),
+        find_prompt(encoder.model, config.prompt, config.prompt_name, DOCUMENT),
         dtype=config.dtype,
         dimensions=config.dimensions,
         batch_size=config.batch_size,
@@ -438,8 +439,3 @@ def refuse_bad_rows_file(config: EncodeConfig, run: UnfinishedRun) -> None:
             raise UserError(
                 f"{place}: exists; name another file for bad rows, or replace it with --overwrite"
             )
-
-
-def say(line: str) -> None:
-    """A line on stderr."""
-    sys.stderr.write(f"{line}\n")

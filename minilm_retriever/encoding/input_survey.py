@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from minilm_retriever.data.readers import kind_of
+from minilm_retriever.data.readers import file_format
 from minilm_retriever.errors import UserError
 
 BLOCK = 1 << 20
@@ -38,7 +38,7 @@ def survey(paths: Sequence[str], format: str | None = None) -> list[Source]:
 
 def look_at(path: str, format: str | None = None) -> Source:
     """One input's Source."""
-    kind = kind_of(path, format)
+    kind = file_format(path, format)
     if not Path(path).is_file():
         return Source(path)
     try:

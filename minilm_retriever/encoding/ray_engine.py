@@ -35,7 +35,7 @@ from minilm_retriever.encoding.encode_files import (
 )
 from minilm_retriever.encoding.resumable_output import UnfinishedRun
 from minilm_retriever.encoding.shard_encoder import Counts
-from minilm_retriever.errors import UserError
+from minilm_retriever.errors import UserError, require
 from minilm_retriever.progress import Progress
 from minilm_retriever.vectors.shards import Shard, import_arrow
 
@@ -57,13 +57,7 @@ def connect() -> Any:
     os.environ.setdefault(
         "RAY_USAGE_STATS_ENABLED", "0"
     )  # a local cluster would tell its makers of us
-    try:
-        import ray
-        import ray.data  # noqa: F401
-    except ImportError:
-        raise UserError(
-            "--engine ray needs the extra: pip install 'minilm_retriever[ray]'"
-        ) from None
+    ray = require("ray.data", "ray", "--engine ray")
     if ray.is_initialized():
         return ray
     address = os.environ.get("RAY_ADDRESS", "")
@@ -85,7 +79,7 @@ def connect() -> Any:
 def make_on(ray: Any, job: Job, run: UnfinishedRun, ranks: Ranks) -> int:
     """All shards that are not there yet; returns how many there are. One driver: torchrun is for
     the other engine."""
-    if ranks.world > 1:
+    if ranks.world_size > 1:
         raise UserError("--engine ray is started once, not by torchrun")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

@@ -19,99 +19,73 @@ from typing import Any
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest
-from minilm_retriever.storage.resume import refuse_other_run
-from minilm_retriever.vectors.quantization import DTYPES, Ranges, width
+from minilm_retriever.storage.resume import RunFolder
+from minilm_retriever.types import Array
+from minilm_retriever.vectors.quantization import DTYPES, Ranges, stored_width
 from minilm_retriever.vectors.shards import (
-    STATE,
-    Array,
+    UNFINISHED,
     Shard,
-    beside,
     file_names,
     npy_header,
+    sidecar_paths,
     write_shard,
 )
 
-RUN, RANGES = f"{STATE}/run.json", f"{STATE}/ranges.json"
-MENDED = "may have been mended"  # stands for an input that stopped the run with a bad row
+RUN, RANGES = f"{UNFINISHED}/run.json", f"{UNFINISHED}/ranges.json"
+# Recorded in place of an input that stopped the run with a bad row.
+INPUT_MAY_CHANGE = "may have been mended"
 
 
-class UnfinishedRun:
-    """The folder OUT.run of an output; to be used by one process at a time (files.hold)."""
+class UnfinishedRun(RunFolder):
+    """The folder OUT.run of an encoding: the shards that are finished."""
 
     def __init__(self, out: Path) -> None:
-        self.out = out
-        self.folder = Path(f"{out}.run")
-        self.state = self.folder / STATE
+        super().__init__(out, RUN)
+        self.state = self.folder / UNFINISHED
 
     @property
     def complete(self) -> bool:
         """Whether all shards are made, and only the publishing is left."""
         return manifest.has_manifest(self.folder)
 
-    def clean(self) -> None:
-        """Settle and remove what dead processes left beside the output."""
-        atomic_folders.recover(self.out)
-        for path in (self.folder, self.out, *beside(self.out)):
-            atomic_files.clean_stale(path.parent, path.name)
+    def check_not_finished(self, overwrite: bool) -> None:
+        # A complete run whose .npy was published, but not yet the files beside it, goes on.
+        super().check_not_finished(overwrite or (self.out.suffix == ".npy" and self.complete))
 
-    def begin(self, asked: Mapping[str, Any], *, overwrite: bool) -> bool:
-        """Go on with what is there, or begin; whether there was something.
+    def begin_or_resume(
+        self, settings: Mapping[str, Any], overwrite: bool = False, **notes: object
+    ) -> dict[str, Any] | None:
+        if not self.complete and not (self.folder / self.record_name).exists():
+            self.discard()  # shards of unknown settings
+        record = super().begin_or_resume(settings, overwrite, **notes)
+        if record and not self.complete:
+            self.write_record(settings)  # also of the inputs that were allowed to change
+        return record
 
-        UserError naming the difference where it was made otherwise; with `overwrite` it is begun
-        anew then."""
-        try:
-            recorded = self._same_run(asked)
-        except UserError:
-            if not overwrite:
-                raise
-            recorded = False
-        if recorded:
-            atomic_files.clean_stale(self.folder)
-        else:
-            if self.folder.exists():
-                atomic_folders.discard(self.folder)
-            atomic_files.make_folder(self.state)
-        if not self.complete:
-            self._keep(RUN, {"asked": asked})
-        return recorded
+    def read_record(self) -> dict[str, Any] | None:
+        if self.complete:
+            return dict(manifest.read_manifest(self.folder)["vectors"])
+        return super().read_record()
 
-    def refuse_finished(self, overwrite: bool) -> None:
-        """UserError where the output stands already and may not be replaced."""
-        if self.out.exists() and not (overwrite or (self.out.suffix == ".npy" and self.complete)):
-            raise UserError(
-                f"{self.out}: stands there finished; choose another --out, or replace it with --overwrite"
-            )
-
-    def _same_run(self, asked: Mapping[str, Any]) -> bool:
-        """Whether there is a run, and the same; UserError where it is another, or damaged where all
-        seems made."""
-        recorded = self._recorded()
-        if recorded is None:
-            return False
-        unsure = {
-            name: MENDED for name, value in recorded.items() if value == MENDED and name in asked
+    def check_settings(self, recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        changeable = {
+            name: INPUT_MAY_CHANGE
+            for name, value in recorded.items()
+            if value == INPUT_MAY_CHANGE and name in settings
         }
-        refuse_other_run(recorded, {**asked, **unsure}, self.folder)
+        super().check_settings(recorded, {**settings, **changeable})
         if self.complete:
             manifest.verify_folder(self.folder)
-        return True
 
-    def _recorded(self) -> dict[str, Any] | None:
-        if self.complete:
-            return dict(manifest.read_manifest(self.folder)["vectors"]["asked"])
-        return (
-            dict(manifest.read_manifest(self.folder, RUN)["asked"])
-            if (self.folder / RUN).exists()
-            else None
+    def let_inputs_change(self, settings: Mapping[str, Any]) -> None:
+        """A bad row has stopped the run: its input will be mended, and only the rows of finished
+        shards have to be as they were."""
+        self.write_record(
+            {
+                name: INPUT_MAY_CHANGE if name.startswith("input ") else value
+                for name, value in settings.items()
+            }
         )
-
-    def inputs_may_change(self, asked: Mapping[str, Any]) -> None:
-        """A bad row has stopped the run: its input will be mended, and only finished shards have to
-        be as they were."""
-        unsure = {
-            name: MENDED if name.startswith("input ") else value for name, value in asked.items()
-        }
-        self._keep(RUN, {"asked": unsure})
 
     # --- shards -----------------------------------------------------------------------------------
 
@@ -128,7 +102,7 @@ class UnfinishedRun:
             record = manifest.read_manifest(self.folder, name)
         except UserError:
             return None  # damaged: it is made again
-        if record["shard"]["input"] != shard.digest():
+        if record["shard"]["input"] != shard.sha256():
             rows = f"rows {shard.start} to {shard.start + len(shard.ids) - 1}"
             raise UserError(
                 f"{self.folder}: {rows} of the input are not what the finished shard there was made from; "
@@ -151,7 +125,7 @@ class UnfinishedRun:
         entries = write_shard(
             self.folder, shard.number, shard.ids, shard.texts if texts else None, vectors, format
         )
-        self._keep(_record(shard.number), {"shard": {**said, "input": shard.digest()}}, entries)
+        self._keep(_record(shard.number), {"shard": {**said, "input": shard.sha256()}}, entries)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """The records of all shards, in order."""
@@ -165,7 +139,7 @@ class UnfinishedRun:
         """What int8 was calibrated to, if it was."""
         if not (self.folder / RANGES).exists():
             return None
-        return Ranges.of_json(manifest.read_manifest(self.folder, RANGES)["ranges"])
+        return Ranges.from_json(manifest.read_manifest(self.folder, RANGES)["ranges"])
 
     @ranges.setter
     def ranges(self, ranges: Ranges) -> None:
@@ -202,7 +176,7 @@ class UnfinishedRun:
             if self.state.exists():
                 atomic_folders.discard(self.state)
             atomic_files.clean_stale(self.folder)
-            with atomic_files.blamed(self.folder):
+            with atomic_files.user_errors(self.folder):
                 atomic_files.fsync(
                     self.folder
                 )  # what is removed must not be back, inside the output, when the power has gone
@@ -212,9 +186,9 @@ class UnfinishedRun:
     def _publish_npy(self, info: Mapping[str, Any]) -> None:
         """FILE.npy, FILE.npy.rows.jsonl beside it, and FILE.npy.manifest.json with their sums."""
         names = [file_names(number, "npy") for number in range(len(info["shards"]))]
-        rows, said = beside(self.out)
+        rows, said = sidecar_paths(self.out)
         header = npy_header(
-            DTYPES[info["dtype"]], (info["rows"], width(info["dimension"], info["dtype"]))
+            DTYPES[info["dtype"]], (info["rows"], stored_width(info["dimension"], info["dtype"]))
         )
         concatenate(rows, b"", [self.folder / name for _, name in names], skip=0)
         concatenate(self.out, header, [self.folder / name for name, _ in names], skip=len(header))
@@ -225,7 +199,7 @@ class UnfinishedRun:
 
 
 def _record(number: int) -> str:
-    return f"{STATE}/{number:05d}.json"
+    return f"{UNFINISHED}/{number:05d}.json"
 
 
 def concatenate(path: Path, header: bytes, parts: Sequence[Path], *, skip: int) -> None:

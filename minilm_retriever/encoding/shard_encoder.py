@@ -15,8 +15,15 @@ from minilm_retriever.encoder import Encoder, Vectors, encode_tokens, refuse_non
 from minilm_retriever.encoding.vector_cache import VectorCache
 from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained.prompts import Prompt
-from minilm_retriever.vectors.quantization import Ranges, calibrate, clipped, quantize, truncate
-from minilm_retriever.vectors.shards import Array, Shard
+from minilm_retriever.types import Array
+from minilm_retriever.vectors.quantization import (
+    Ranges,
+    calibrate,
+    count_clipped,
+    quantize,
+    truncate,
+)
+from minilm_retriever.vectors.shards import Shard
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ class ShardEncoder:
                 )
             self.ranges = calibrate(vectors)
         if self.ranges is not None:
-            counts = replace(counts, clipped=clipped(vectors, self.ranges))
+            counts = replace(counts, clipped=count_clipped(vectors, self.ranges))
         return quantize(vectors, self.dtype, self.ranges), counts
 
     def floats(

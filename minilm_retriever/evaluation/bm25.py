@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from minilm_retriever.errors import UserError
+from minilm_retriever.errors import require
 from minilm_retriever.evaluation.ranking import Run, cut
 from minilm_retriever.evaluation.tasks import RetrievalTask
 from minilm_retriever.progress import Progress
@@ -38,12 +38,8 @@ STOP_WORDS = frozenset(
 def rank_by_terms(task: RetrievalTask, depth: int) -> Run:
     """The best `depth` documents of each query; equal scores as trec_eval orders them. UserError
     without the extra."""
-    try:
-        import bm25s
-        import Stemmer
-    except ImportError as fault:
-        raise UserError("BM25 needs an extra: pip install 'minilm_retriever[bm25]'") from fault
-    terms = Terms(Stemmer.Stemmer("porter"))
+    bm25s = require("bm25s", "bm25", "BM25")
+    terms = Terms(require("Stemmer", "bm25", "BM25").Stemmer("porter"))
     with Progress("BM25: reading documents", len(task.documents), "texts") as progress:
         documents = []
         for number, text in enumerate(task.documents, 1):

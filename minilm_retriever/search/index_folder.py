@@ -6,7 +6,7 @@ what faiss made.
           deleted.npy        rows that were deleted, ascending, where there are any
 
 Vectors, ids and texts stay where encode.py put them. They are known by the sum of their manifest
-and found by their path relative to the index: moved together, both work on. Rows count on from one
+and found by their path relative to the index: moved together, both work on. IntArray count on from one
 folder to the next.
 
 Nothing is changed in place: adding and deleting make a new index, published whole."""
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import io
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,14 +23,14 @@ from typing import Any
 import numpy as np
 
 from minilm_retriever.errors import UserError
-from minilm_retriever.progress import Progress
+from minilm_retriever.progress import Progress, say
 from minilm_retriever.search import faiss_index
-from minilm_retriever.search.exact import NONE, Rows, Scores
+from minilm_retriever.search.exact import NO_ROWS
 from minilm_retriever.search.faiss_index import Plan
 from minilm_retriever.search.index import ExactIndex, exact_scores
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest
-from minilm_retriever.vectors.quantization import Floats
-from minilm_retriever.vectors.shards import beside
+from minilm_retriever.types import FloatArray, IntArray
+from minilm_retriever.vectors.shards import sidecar_paths
 from minilm_retriever.vectors.vector_folder import VectorFolder, open_vectors
 
 FAISS, DELETED = "faiss.index", "deleted.npy"
@@ -45,7 +44,7 @@ class IndexFolder:
     folder: Path
     plan: Plan
     sources: Sequence[VectorFolder]
-    deleted: Rows = field(default_factory=lambda: NONE)  # ascending
+    deleted: IntArray = field(default_factory=lambda: NO_ROWS)  # ascending
     engine: Any = None  # faiss's index; None: exact
     finer: VectorFolder | None = None  # ranks what the bits of binary vectors have chosen
     effort: int | None = (
@@ -66,21 +65,21 @@ class IndexFolder:
         """Documents that can be found."""
         return self.starts[-1] - len(self.deleted)
 
-    def search(self, queries: Floats, k: int) -> tuple[Scores, Rows]:
-        """Scores (B, K) and rows (B, K) for a model's query vectors (B, H), best first; row -1
+    def search(self, queries: FloatArray, k: int) -> tuple[FloatArray, IntArray]:
+        """FloatArray (B, K) and rows (B, K) for a model's query vectors (B, H), best first; row -1
         where less was found."""
         if k < 1:
             raise UserError(f"k = {k}: ask for at least 1 document")
         k = min(k, len(self))
         if self.engine is None:
             return self._search_each(queries, k)
-        asked = self.sources[0].cut(queries)
+        asked = self.sources[0].truncate_queries(queries)
         chosen = faiss_index.candidates(
             self.engine, self.plan, asked, k, self.deleted, len(self), self.effort
         )
         return exact_scores(self.sources, queries, chosen, k)
 
-    def _search_each(self, queries: Floats, k: int) -> tuple[Scores, Rows]:
+    def _search_each(self, queries: FloatArray, k: int) -> tuple[FloatArray, IntArray]:
         """Exactly, each folder by itself, for each has its own dtype and ranges."""
         found = [(np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64))]
         for start, stop, source in zip(self.starts, self.starts[1:], self.sources, strict=False):
@@ -131,7 +130,7 @@ def open_index(path: Path, *, effort: int | None = None, finer: Path | None = No
         manifest.verify_folder(path)
         plan = Plan(said["kind"], said["parameters"], said["bytes"])
         sources = [open_source(path, source) for source in said["sources"]]
-        deleted = np.load(path / DELETED, allow_pickle=False) if said["deleted"] else NONE
+        deleted = np.load(path / DELETED, allow_pickle=False) if said["deleted"] else NO_ROWS
         approximately = plan.kind != "exact"
         engine = faiss_index.read(path / FAISS, plan, said["dimension"]) if approximately else None
         opened = IndexFolder(path, plan, sources, deleted, engine)
@@ -169,7 +168,7 @@ def open_source(index: Path, said: Mapping[str, Any]) -> VectorFolder:
 
 def manifest_of(vectors: Path) -> Path:
     """The manifest of a folder of vectors or a .npy."""
-    return beside(vectors)[1] if vectors.is_file() else vectors / manifest.NAME
+    return sidecar_paths(vectors)[1] if vectors.is_file() else vectors / manifest.NAME
 
 
 def refuse_others(first: VectorFolder, other: VectorFolder, alike: Sequence[str] = ALIKE) -> None:
@@ -200,7 +199,7 @@ def make_index(
     Documents are deleted by id first, then those of the folders `add` come in. Without a kind an
     index stays of its kind, and what is added goes into what faiss has; with a kind it is built
     anew, deleted documents left out."""
-    with atomic_files.hold(out):
+    with atomic_files.lock(out):
         if os.path.lexists(out) and not overwrite:
             raise UserError(f"{out}: exists; choose another --out, or replace it with --overwrite")
         old = open_index(base)
@@ -227,7 +226,7 @@ def is_bare(index: IndexFolder) -> bool:
     return [source.folder for source in index.sources] == [index.folder]
 
 
-def without_ids(index: IndexFolder, ids: Sequence[str]) -> Rows:
+def without_ids(index: IndexFolder, ids: Sequence[str]) -> IntArray:
     """The rows that are deleted once those of these ids are; UserError for an id that no document
     has."""
     if not ids:
@@ -264,13 +263,15 @@ def refuse_known_ids(index: IndexFolder, new: Sequence[VectorFolder]) -> None:
             )
 
 
-def built(index: IndexFolder, documents: Iterable[tuple[Rows, Floats]], start: int) -> IndexFolder:
+def built(
+    index: IndexFolder, documents: Iterable[tuple[IntArray, FloatArray]], start: int
+) -> IndexFolder:
     """With documents added to what faiss has, or to a new index of the plan's kind where it has
     nothing."""
     if index.plan.kind == "exact":
         return index
     plan, dimension, total = index.plan, int(index.info["dimension"]), index.starts[-1]
-    sys.stderr.write(f"{plan}, for {len(index):,} vectors of {dimension}\n")
+    say(f"{plan}, for {len(index):,} vectors of {dimension}")
     sample = (
         faiss_index.sample_of(index.sources, index.deleted, plan) if index.engine is None else None
     )
@@ -283,10 +284,10 @@ def built(index: IndexFolder, documents: Iterable[tuple[Rows, Floats]], start: i
 
 def publish(index: IndexFolder, overwrite: bool) -> None:
     """Write an index as its folder, whole or not at all."""
-    target = atomic_files.real(index.folder)
+    target = atomic_files.resolve(index.folder)
     sources = [
         {
-            "folder": os.path.relpath(atomic_files.real(source.folder), target),
+            "folder": os.path.relpath(atomic_files.resolve(source.folder), target),
             "rows": len(source),
             "sha256": manifest.sha256_file(manifest_of(source.folder)),
         }
@@ -297,7 +298,7 @@ def publish(index: IndexFolder, overwrite: bool) -> None:
         "sources": sources,
         "deleted": len(index.deleted),
     }
-    with atomic_folders.publish_folder(
+    with atomic_folders.staged_folder(
         index.folder, overwrite=overwrite, extra={"index": said}
     ) as making:
         if index.engine is not None:

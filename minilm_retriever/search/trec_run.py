@@ -15,11 +15,11 @@ def trec_line(
     With nine digits a float32 reads back as itself, so trec_eval, which sorts by score, sees the
     same ranking."""
     fields = (query, "Q0", document, str(rank), f"{score:.9g}", tag)
-    check_words(fields)
+    check_trec_fields(fields)
     return " ".join(fields) + "\n"
 
 
-def check_words(fields: Iterable[str]) -> None:
+def check_trec_fields(fields: Iterable[str]) -> None:
     """UserError for the first that is empty or holds white space, which parts the fields of a
     line."""
     for field in fields:

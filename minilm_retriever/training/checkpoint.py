@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest
-from minilm_retriever.storage.manifest import StrPath
 from minilm_retriever.storage.tensors import load_tensors, save_tensors
+from minilm_retriever.types import StrPath
 
 LOG = "metrics.jsonl"  # the run's log, of which every state holds a copy
 
@@ -49,7 +49,7 @@ def save_state(
 ) -> Path:
     """Write the state after `position.step` steps as run/step-NNNNNNNN and return that folder."""
     folder = run / f"step-{position.step:08d}"
-    with atomic_folders.publish_folder(folder, overwrite=folder.exists()) as making:
+    with atomic_folders.staged_folder(folder, overwrite=folder.exists()) as making:
         save_tensors(making / "model.safetensors", encoder.state_dict())
         save_tensors(making / "optimizer.safetensors", optimizer_tensors(encoder, optimizer))
         save_tensors(making / "random.safetensors", random_state())
@@ -173,7 +173,7 @@ def _steps(folder: StrPath, prefix: str) -> list[Path]:
     """Step folders, the highest number first."""
     name = re.compile(re.escape(prefix) + "([0-9]+)")
     found = []
-    with atomic_files.blamed(folder), suppress(FileNotFoundError):
+    with atomic_files.user_errors(folder), suppress(FileNotFoundError):
         found = [
             (int(hit[1]), path)
             for path in Path(folder).iterdir()

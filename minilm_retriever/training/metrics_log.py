@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from minilm_retriever.errors import UserError
+from minilm_retriever.errors import UserError, require
 from minilm_retriever.reports.run_record import MetricRow
 from minilm_retriever.storage import atomic_files
 from minilm_retriever.training.batches import Plan
@@ -34,13 +34,9 @@ class RunLog:
                 f"{self.path}: has lost lines since the last state; start anew with --overwrite"
             )
         if config.tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise UserError(
-                    "--tensorboard needs the extra: pip install 'minilm_retriever[tensorboard]'"
-                ) from None
-            self.events = SummaryWriter(str(run / "tensorboard"), purge_step=position.step + 1)
+            torch = require("torch.utils.tensorboard", "tensorboard", "--tensorboard")
+            writer = torch.utils.tensorboard.SummaryWriter
+            self.events = writer(str(run / "tensorboard"), purge_step=position.step + 1)
 
     def loss(self, position: Position, learning_rate: float) -> str:
         """Log the means since the last such line; returns a line for people."""

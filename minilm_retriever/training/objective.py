@@ -34,11 +34,11 @@ class Objective:
         Among ranks, vectors are of our rows alone, and the sum of what all ranks return is the
         batch's loss: each scores its own queries against the documents of all."""
         rows, config = texts.shape[1], self.config
-        own = ranks.part(rows)
+        own = ranks.own_rows(rows)
         count = own.stop - own.start
         queries = vectors[:count]  # they stay where they are, but for the symmetric loss
-        documents = ranks.gather(vectors[count:], len(texts) - 1, rows)
-        all_queries = ranks.gather(queries, 1, rows) if config.symmetric else queries
+        documents = ranks.all_gather(vectors[count:], len(texts) - 1, rows)
+        all_queries = ranks.all_gather(queries, 1, rows) if config.symmetric else queries
         if not count:  # fewer rows than ranks: nothing to score, but the gathering is also everybody's on the way back
             return (documents.sum() + all_queries.sum()) * 0.0
         loss = contrastive(

@@ -65,7 +65,7 @@ class FinishedRun:
         record = self.record(notes)
         training = {"settings": self.settings()[0], "versions": record.versions}
         extra = {"run": {"steps": position.step}}
-        with atomic_folders.publish_folder(out, overwrite=config.overwrite, extra=extra) as folder:
+        with atomic_folders.staged_folder(out, overwrite=config.overwrite, extra=extra) as folder:
             write_model(folder, self.model, card=model_card(record))
             atomic_files.write_text(folder / "report.html", report_html(record, self.log.rows()))
             atomic_files.write_bytes(folder / "metrics.jsonl", self.log.path.read_bytes())

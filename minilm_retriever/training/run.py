@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -32,10 +31,9 @@ from minilm_retriever.data.pairs import read_pairs
 from minilm_retriever.distributed import ALONE, Ranks
 from minilm_retriever.encoder import default_device, encode_texts
 from minilm_retriever.errors import UserError
-from minilm_retriever.pretrained import hub
-from minilm_retriever.pretrained.model_folder import LoadedModel, open_model
+from minilm_retriever.pretrained.model_folder import LoadedModel, load_pretrained
 from minilm_retriever.pretrained.tokenizer import TextTokenizer
-from minilm_retriever.progress import Progress
+from minilm_retriever.progress import Progress, say
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest, resume
 from minilm_retriever.training import checkpoint
 from minilm_retriever.training.batches import Plan
@@ -66,22 +64,22 @@ def run_on(ranks: Ranks, config: TrainConfig) -> int:
     describe(trainer, held_out)
     if config.dry_run:
         say(f"estimate: {trainer.estimate()}; nothing was written")
-        ranks.leave()
+        ranks.finish()
         return 0
-    with atomic_files.hold(run) if ranks.first else nullcontext():
-        if ranks.restarts and ranks.from_first(out.exists() and not config.overwrite):
+    with atomic_files.lock(run) if ranks.is_first else nullcontext():
+        if ranks.restarts and ranks.broadcast_json(out.exists() and not config.overwrite):
             say(f"{out} was published before the restart")
-            ranks.leave()
+            ranks.finish()
             return 0
         position = Position()
-        if ranks.first:
+        if ranks.is_first:
             refuse_finished(out, run, config.overwrite, restarted=ranks.restarts > 0)
-            position = begin_or_resume(run, started_with(config, base), trainer)
+            position = begin_or_resume(out, started_with(config, base), trainer)
         position = trainer.share(position)
-        log = RunLog(config, position, trainer.plan, trainer.total, enabled=ranks.first)
+        log = RunLog(config, position, trainer.plan, trainer.total, enabled=ranks.is_first)
         status = loop(trainer, position, log, held_out)
-        ranks.leave()
-        if status == 0 and ranks.first:
+        ranks.finish()
+        if status == 0 and ranks.is_first:
             sources = trainer.data.sources
             say(FinishedRun(config, base, sources, position, log, held_out).publish())
     return status
@@ -94,8 +92,8 @@ def prepare(config: TrainConfig, ranks: Ranks = ALONE) -> tuple[LoadedModel, Tra
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     base = open_base(config)
-    if ranks.world > 1:
-        ranks.refuse_different({**asdict(config), **started_with(config, base)})
+    if ranks.world_size > 1:
+        ranks.check_same({**asdict(config), **started_with(config, base)})
     sources = [read_pairs(path, config.columns or None) for path in config.train]
     sources = [pairs.distinct() for pairs in sources] if config.distinct else sources
     data = TrainingData.tokenize(sources, base.tokenizer)
@@ -119,7 +117,7 @@ def loop(trainer: Trainer, position: Position, log: RunLog, held_out: HeldOut | 
         values = held_out.evaluate(trainer.encoder, trainer.ranks)
         log.evaluation(position, values)
         loss = f", held-out loss {values['loss']:.4f}" if "loss" in values else ""
-        progress.say(f"step {position.step}: {config.metric} {values[config.metric]:.4f}{loss}")
+        say(f"step {position.step}: {config.metric} {values[config.metric]:.4f}{loss}")
         return position.step > 0 and held_out.is_best(values, position)
 
     if config.patience and position.stale_evaluations >= config.patience:
@@ -142,10 +140,10 @@ def loop(trainer: Trainer, position: Position, log: RunLog, held_out: HeldOut | 
             progress.at(position.step, loss=f"{position.loss_sum / position.loss_count:.4f}")
             last = position.step == total
             if position.step % log.every == 0 or last:
-                progress.say(log.loss(position, step.learning_rate))
+                say(log.loss(position, step.learning_rate))
             save = time.monotonic() - saved_at > config.save_minutes * 60
             save |= bool(config.save_steps) and position.step % (config.save_steps or 1) == 0
-            stop.signal, wished = trainer.ranks.agree(stop.signal, save)
+            stop.signal, wished = trainer.ranks.all_reduce_max(stop.signal, save)
             save = bool(wished)
             if held_out and (last or held_out.due(position.step, trainer.plan)):
                 save |= evaluate()
@@ -158,9 +156,7 @@ def loop(trainer: Trainer, position: Position, log: RunLog, held_out: HeldOut | 
             if last:
                 break
             if stop.signal:
-                progress.say(
-                    f"stopped after step {position.step}; the same command goes on from there"
-                )
+                say(f"stopped after step {position.step}; the same command goes on from there")
                 return 128 + stop.signal
     return 0
 
@@ -192,7 +188,7 @@ def asked_to_stop() -> Iterator[StopRequest]:
 def open_base(config: TrainConfig) -> LoadedModel:
     """The base model, with the dropout and token limit that the flags ask for in place of its
     own."""
-    base = open_model(hub.resolve(config.model))
+    base = load_pretrained(config.model)
     if config.dropout is not None:
         for module in base.encoder.modules():
             if isinstance(module, torch.nn.Dropout):
@@ -223,16 +219,16 @@ def guide_vectors(
     before training."""
     if config.guide is None:
         return None
-    guide = base if config.guide == "base" else open_model(hub.resolve(config.guide))
+    guide = base if config.guide == "base" else load_pretrained(config.guide)
     guide.encoder.to(torch.device(config.device or default_device()))
-    with Progress("guide", ranks.part(len(data.texts)).stop, "texts") as progress:
+    with Progress("guide", ranks.own_rows(len(data.texts)).stop, "texts") as progress:
 
         def encode(texts: Sequence[str]) -> np.ndarray:
             return encode_texts(
                 guide.encoder, guide.tokenizer, texts, normalize=True, progress=progress.at
             )
 
-        return torch.from_numpy(ranks.share_out(encode, data.texts))
+        return torch.from_numpy(ranks.split_work(encode, data.texts))
 
 
 # Flags that change neither a number nor a log line: an unfinished run may go on with others.
@@ -257,7 +253,7 @@ def started_with(config: TrainConfig, base: LoadedModel) -> dict[str, Any]:
     data = {f"data {path}": manifest.sha256_file(path) for path in [*config.train, *evaluated]}
     models = {"base model": base.fingerprint()}
     if config.guide not in (None, "base"):
-        models["guide"] = open_model(hub.resolve(str(config.guide))).fingerprint()
+        models["guide"] = load_pretrained(str(config.guide)).fingerprint()
     return json.loads(json.dumps({**flags, **data, **models}))  # type: ignore[no-any-return]
 
 
@@ -269,15 +265,16 @@ def refuse_finished(out: Path, run: Path, overwrite: bool, *, restarted: bool = 
         atomic_files.clean_stale(place.parent, place.name)
     if out.exists() and not overwrite:
         raise UserError(
-            f"{out}: a finished model stands there; choose another --out, or replace it with --overwrite"
+            f"{out} is already finished: choose another --out, or replace it with --overwrite"
         )
     if overwrite and run.exists() and not restarted:
         atomic_folders.discard(run)
 
 
-def begin_or_resume(run: Path, asked: dict[str, Any], trainer: Trainer) -> Position:
+def begin_or_resume(out: Path, asked: dict[str, Any], trainer: Trainer) -> Position:
     """Put back the newest intact state of an unfinished run of the same data, model and flags; else
     begin one."""
+    run = Path(f"{out}.run")
     started = run / "run.json"
     if not started.exists():
         atomic_files.make_folder(run)
@@ -287,7 +284,7 @@ def begin_or_resume(run: Path, asked: dict[str, Any], trainer: Trainer) -> Posit
         )
         return Position()
     recorded = manifest.read_manifest(run, started.name)
-    resume.refuse_other_run(recorded["asked"], asked, run)
+    resume.RunFolder(out).check_settings(recorded["asked"], asked)
     atomic_files.clean_stale(run)
     newest = checkpoint.latest(run)
     for folder, reason in newest.skipped:
@@ -308,7 +305,7 @@ def begin_or_resume(run: Path, asked: dict[str, Any], trainer: Trainer) -> Posit
 def decides_last_bits(trainer: Trainer) -> dict[str, Any]:
     """What an unfinished run may go on without, but then not to the bit."""
     return {
-        "ranks": trainer.ranks.world,
+        "ranks": trainer.ranks.world_size,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
@@ -327,7 +324,7 @@ def describe(trainer: Trainer, held_out: HeldOut | None) -> None:
     say(
         f"{trainer.total} steps of {config.batch_size} rows ({epochs:.3g} epochs), "
         f"learning rate {config.learning_rate:g} falling to 0{warm}, seed {config.seed}, on {trainer.device}"
-        + (f" of {trainer.ranks.world} ranks" if trainer.ranks.world > 1 else "")
+        + (f" of {trainer.ranks.world_size} ranks" if trainer.ranks.world_size > 1 else "")
     )
     for path, places, lost in zip(config.train, data.places, trainer.plan.left_out(0), strict=True):
         say(f"{path}: {summary(count_repeats(places[:, 0], places[:, 1], config.batch_size))}")
@@ -345,9 +342,3 @@ def describe(trainer: Trainer, held_out: HeldOut | None) -> None:
         repeats = sum(held_out.repeats(pairs) for pairs in data.sources)
         if repeats:
             say(f"warning: {repeats} rows of {config.eval} also stand in the training data")
-
-
-def say(line: str) -> None:
-    """A line for people, on stderr: stdout is for results."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()

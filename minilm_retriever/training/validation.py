@@ -62,7 +62,7 @@ class HeldOut:
         Raises UserError where the metric that should decide is not among them."""
 
         def encode(texts: list[str]) -> np.ndarray:
-            shared: np.ndarray = ranks.share_out(
+            shared: np.ndarray = ranks.split_work(
                 lambda some: encode_texts(encoder, self.tokenizer, some), texts
             )
             return shared
@@ -74,7 +74,7 @@ class HeldOut:
             )
         if self.config.metric not in values:
             raise UserError(f"--metric {self.config.metric!r} is none of {', '.join(values)}")
-        agreed: dict[str, float] = ranks.from_first(values)
+        agreed: dict[str, float] = ranks.broadcast_json(values)
         return agreed
 
     def loss(self, pairs: Pairs, queries: np.ndarray, documents: np.ndarray) -> float:

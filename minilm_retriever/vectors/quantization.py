@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from minilm_retriever.errors import UserError
+from minilm_retriever.types import FloatArray
 
-Floats = npt.NDArray[np.float32]
 DTYPES: dict[str, npt.DTypeLike] = {
     "float32": np.float32,
     "float16": np.float16,
@@ -22,33 +22,33 @@ DTYPES: dict[str, npt.DTypeLike] = {
 class Ranges(NamedTuple):
     """What int8's 256 steps span in each dimension."""
 
-    low: Floats  # (H,)
-    high: Floats  # (H,)
+    low: FloatArray  # (H,)
+    high: FloatArray  # (H,)
 
     def as_json(self) -> dict[str, list[float]]:
         """Plain numbers, exact."""
         return {"low": self.low.tolist(), "high": self.high.tolist()}
 
     @classmethod
-    def of_json(cls, said: Any) -> Ranges | None:
+    def from_json(cls, said: Any) -> Ranges | None:
         """What as_json gave, or None for None."""
         return (
             cls(*(np.asarray(said[end], np.float32) for end in ("low", "high"))) if said else None
         )
 
     @property
-    def step(self) -> Floats:
+    def step(self) -> FloatArray:
         """Width of one of the 255 steps in each dimension, (H,)."""
-        step: Floats = np.maximum((self.high - self.low) / np.float32(255), np.float32(1e-12))
+        step: FloatArray = np.maximum((self.high - self.low) / np.float32(255), np.float32(1e-12))
         return step
 
 
-def calibrate(vectors: Floats) -> Ranges:
+def calibrate(vectors: FloatArray) -> Ranges:
     """Ranges that span these vectors (N, H)."""
     return Ranges(vectors.min(axis=0), vectors.max(axis=0))
 
 
-def truncate(vectors: Floats, dimensions: int | None, *, unit: bool = True) -> Floats:
+def truncate(vectors: FloatArray, dimensions: int | None, *, unit: bool = True) -> FloatArray:
     """The first `dimensions` of each row (N, H) -> (N, dimensions), scaled to unit length again
     where `unit`."""
     if dimensions is None or dimensions == vectors.shape[1]:
@@ -65,7 +65,7 @@ def truncate(vectors: Floats, dimensions: int | None, *, unit: bool = True) -> F
     )
 
 
-def quantize(vectors: Floats, dtype: str, ranges: Ranges | None = None) -> npt.NDArray[Any]:
+def quantize(vectors: FloatArray, dtype: str, ranges: Ranges | None = None) -> npt.NDArray[Any]:
     """Float vectors (N, H) as they are kept: (N, H), or for binary (N, H / 8), 1 where positive,
     first bit highest.
 
@@ -82,7 +82,7 @@ def quantize(vectors: Floats, dtype: str, ranges: Ranges | None = None) -> npt.N
     return kept
 
 
-def to_float(kept: npt.NDArray[Any], dtype: str, ranges: Ranges | None = None) -> Floats:
+def to_float(kept: npt.NDArray[Any], dtype: str, ranges: Ranges | None = None) -> FloatArray:
     """What quantize() kept, as float32 again (N, H): binary gives rows of equal size, +-1 /
     sqrt(H)."""
     if dtype == "int8":
@@ -94,18 +94,18 @@ def to_float(kept: npt.NDArray[Any], dtype: str, ranges: Ranges | None = None) -
     return kept.astype(np.float32, copy=False)
 
 
-def fold(queries: Floats, ranges: Ranges) -> tuple[Floats, Floats]:
+def fold_scale(queries: FloatArray, ranges: Ranges) -> tuple[FloatArray, FloatArray]:
     """Queries (B, H) for int8 as it is kept: their inner product with it, plus (B,), is that with
     its float vectors."""
     return queries * ranges.step, queries @ (ranges.low + 128 * ranges.step)
 
 
-def clipped(vectors: Floats, ranges: Ranges) -> int:
+def count_clipped(vectors: FloatArray, ranges: Ranges) -> int:
     """How many values lie outside the ranges."""
     return int(((vectors < ranges.low) | (vectors > ranges.high)).sum())
 
 
-def width(dimension: int, dtype: str) -> int:
+def stored_width(dimension: int, dtype: str) -> int:
     """Numbers kept of a vector; UserError where a dimension cannot be kept so."""
     if dtype != "binary":
         return dimension

@@ -16,20 +16,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from minilm_retriever.errors import UserError
+from minilm_retriever.errors import UserError, require
 from minilm_retriever.storage import atomic_files, manifest
+from minilm_retriever.types import Array
 
 FORMATS = ("npy", "safetensors", "parquet")
-STATE = "unfinished"  # the folder inside OUT.run that tells it from a finished one
-SHARD_SIZE = 16384  # rows
+UNFINISHED = "unfinished"  # the folder inside OUT.run that tells it from a finished one
+SHARD_ROWS = 16384  # rows
 SHARD_CHARACTERS = 1 << 26  # a shard of very long texts ends earlier: its texts lie in memory
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -41,13 +40,13 @@ class Shard:
     ids: list[str]
     texts: list[str]
 
-    def digest(self) -> str:
+    def sha256(self) -> str:
         """SHA-256 over all ids and texts, to tell whether the input is still what it was."""
         parts = (f"{len(i)} {len(t)} {i}{t}" for i, t in zip(self.ids, self.texts, strict=True))
         return hashlib.sha256("".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def group(records: Iterable[tuple[str, ...]], size: int) -> Iterator[Shard]:
+def make_shards(records: Iterable[tuple[str, ...]], size: int) -> Iterator[Shard]:
     """Shards of `size` records (id, text, ...), or of fewer where they hold SHARD_CHARACTERS
     together."""
     if size < 1:
@@ -80,8 +79,8 @@ def write_shard(
     """Write one shard's files, each whole; returns their manifest entries by name."""
     names = file_names(number, format)
     if format == "parquet":
-        with atomic_files.publish_file(folder / names[0]) as path:
-            write_parquet(path, ids, texts, vectors)
+        with atomic_files.writing(folder / names[0]) as stream:
+            write_parquet(stream, ids, texts, vectors)
     else:
         with atomic_files.writing(folder / names[0]) as stream:
             stream.write(
@@ -102,7 +101,7 @@ def file_names(number: int, format: str) -> list[str]:
     ]
 
 
-def beside(path: Path) -> tuple[Path, Path]:
+def sidecar_paths(path: Path) -> tuple[Path, Path]:
     """Where the rows and the manifest of vectors in one .npy stand."""
     return Path(f"{path}.rows.jsonl"), Path(f"{path}.manifest.json")
 
@@ -140,7 +139,7 @@ def safetensors_header(vectors: Array) -> bytes:
 
 
 def write_parquet(
-    path: Path, ids: Sequence[str], texts: Sequence[str] | None, vectors: Array
+    stream: BinaryIO, ids: Sequence[str], texts: Sequence[str] | None, vectors: Array
 ) -> None:
     """One file with the columns id, text (where kept) and vector."""
     arrow = import_arrow()
@@ -152,7 +151,7 @@ def write_parquet(
     text_columns = [name for name in columns if name != "vector"]
     arrow.parquet.write_table(
         arrow.table(columns),
-        path,
+        stream,
         use_dictionary=text_columns,
         compression=dict.fromkeys(text_columns, "snappy"),
     )
@@ -160,14 +159,7 @@ def write_parquet(
 
 def import_arrow() -> Any:
     """pyarrow with its Parquet part; UserError where the extra is not installed."""
-    try:
-        import pyarrow as arrow
-        import pyarrow.parquet
-    except ImportError as fault:
-        raise UserError(
-            "Parquet needs an extra: pip install 'minilm_retriever[parquet]'"
-        ) from fault
-    return arrow
+    return require("pyarrow.parquet", "parquet", "Parquet")
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -220,7 +212,7 @@ def read_parquet_vectors(path: Path) -> Array:
 _OPENERS = {".npy": map_npy, ".safetensors": map_safetensors, ".parquet": read_parquet_vectors}
 
 
-def read_rows(path: Path, rows: Sequence[int]) -> list[tuple[str, str]]:
+def read_ids_texts(path: Path, rows: Sequence[int]) -> list[tuple[str, str]]:
     """(id, text) of these rows out of a shard's file of them; the text is "" where texts were not
     kept."""
     if path.suffix == ".parquet":

@@ -22,25 +22,24 @@ import numpy as np
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.storage import atomic_folders, manifest
+from minilm_retriever.types import Array, FloatArray
 from minilm_retriever.vectors.quantization import (
     DTYPES,
-    Floats,
     Ranges,
     calibrate,
-    fold,
+    fold_scale,
     quantize,
+    stored_width,
     to_float,
     truncate,
-    width,
 )
 from minilm_retriever.vectors.shards import (
-    SHARD_SIZE,
-    STATE,
-    Array,
-    beside,
+    SHARD_ROWS,
+    UNFINISHED,
     file_names,
     open_shard,
-    read_rows,
+    read_ids_texts,
+    sidecar_paths,
     write_shard,
 )
 
@@ -100,13 +99,13 @@ class VectorFolder:
     @property
     def ranges(self) -> Ranges | None:
         """What int8 was calibrated to."""
-        return Ranges.of_json(self.info["ranges"])
+        return Ranges.from_json(self.info["ranges"])
 
-    def floats(self, kept: Array) -> Floats:
+    def floats(self, kept: Array) -> FloatArray:
         """Some rows of a shard (N, width) as float32 vectors (N, H)."""
         return to_float(kept, self.info["dtype"], self.ranges)
 
-    def cut(self, queries: Floats) -> Floats:
+    def truncate_queries(self, queries: FloatArray) -> FloatArray:
         """A model's query vectors (B, H), with as many dimensions as these have."""
         if queries.shape[1] < self.info["dimension"]:
             raise UserError(
@@ -115,15 +114,17 @@ class VectorFolder:
             )
         return truncate(queries, self.info["dimension"], unit=self.info["unit"])
 
-    def queries(self, vectors: Floats) -> tuple[Floats, Floats]:
+    def prepare_queries(self, vectors: FloatArray) -> tuple[FloatArray, FloatArray]:
         """A model's query vectors (B, H) as these shards want them, and what to add to each one's
         inner products (B,).
 
         Cut to as many dimensions, and scaled by int8's steps; binary has no inner products, see
         floats()."""
-        asked = self.cut(vectors)
+        asked = self.truncate_queries(vectors)
         return (
-            fold(asked, self.ranges) if self.ranges else (asked, np.zeros(len(asked), np.float32))
+            fold_scale(asked, self.ranges)
+            if self.ranges
+            else (asked, np.zeros(len(asked), np.float32))
         )
 
     def rows(self, numbers: Sequence[int]) -> list[tuple[str, str]]:
@@ -135,12 +136,12 @@ class VectorFolder:
         if not 0 <= number < len(self):
             raise IndexError(f"row {number} of {len(self)}")
         shard = int(np.searchsorted(np.asarray(self.starts), number, side="right")) - 1
-        return read_rows(self.row_files[shard], [number - self.starts[shard]])[0]
+        return read_ids_texts(self.row_files[shard], [number - self.starts[shard]])[0]
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         """(id, text) of every row, in order."""
         for path, rows in zip(self.row_files, self.shards.rows, strict=True):
-            yield from read_rows(path, range(rows))
+            yield from read_ids_texts(path, range(rows))
 
 
 def open_vectors(folder: Path, *, verify: bool = True) -> VectorFolder:
@@ -157,22 +158,26 @@ def open_vectors(folder: Path, *, verify: bool = True) -> VectorFolder:
             else f"encode.py INPUT --out {folder}"
         )
         raise UserError(f"{folder}: no such folder; {how}{'' if unfinished else ' makes one'}")
-    if (folder / STATE).exists():
+    if (folder / UNFINISHED).exists():
         raise UserError(f"{folder}: is not finished: the command that began it goes on")
     single = folder.is_file()
-    where, name = (folder.parent, beside(folder)[1].name) if single else (folder, manifest.NAME)
+    where, name = (
+        (folder.parent, sidecar_paths(folder)[1].name) if single else (folder, manifest.NAME)
+    )
     info = manifest.read_manifest(where, name).get("vectors")
     if not isinstance(info, dict):
         raise UserError(f"{folder}: not a folder of vectors (its manifest says nothing of them)")
     if verify:
         manifest.verify_folder(where, name)
     if single:
-        paths, row_files = [folder], [beside(folder)[0]]
+        paths, row_files = [folder], [sidecar_paths(folder)[0]]
     else:
         names = [file_names(number, info["shard_format"]) for number in range(len(info["shards"]))]
         paths, row_files = [folder / n[0] for n in names], [folder / n[-1] for n in names]
     rows = [int(n) for n in info["shards"]]
-    shards = MappedShards(paths, rows, info["dtype"], width(info["dimension"], info["dtype"]))
+    shards = MappedShards(
+        paths, rows, info["dtype"], stored_width(info["dimension"], info["dtype"])
+    )
     starts = [0, *np.cumsum(rows).tolist()]
     if starts[-1] != info["rows"]:
         raise UserError(
@@ -185,13 +190,13 @@ def save_vectors(
     folder: Path,
     ids: Sequence[str],
     texts: Sequence[str] | None,
-    vectors: Floats,
+    vectors: FloatArray,
     *,
     model: str,
     dtype: str = "float32",
     ranges: Ranges | None = None,
     unit: bool = True,
-    shard_size: int = SHARD_SIZE,
+    shard_size: int = SHARD_ROWS,
     overwrite: bool = False,
 ) -> None:
     """Write vectors (N, H) that are at hand as a folder that can be searched, indexed and added to
@@ -215,7 +220,7 @@ def save_vectors(
         "shards": [len(vectors[start : start + shard_size]) for start in starts],
         "asked": {},
     }
-    with atomic_folders.publish_folder(
+    with atomic_folders.staged_folder(
         folder, overwrite=overwrite, extra={"vectors": info}
     ) as making:
         for number, start in enumerate(starts):

@@ -7,7 +7,7 @@ import gzip
 from collections.abc import Iterator
 from pathlib import Path
 
-from minilm_retriever.data import lines, pairs, values
+from minilm_retriever.data import lines, rows
 from tests.faults.commands import command
 from tests.faults.row import Outcome, Row, Scene, judge, left_behind, patched
 from tests.faults.scenes import tiny_model
@@ -191,7 +191,7 @@ def bytes_unchecked() -> object:
 
 def emptiness_unchecked() -> object:
     """Mutation: texts without any character are taken."""
-    return patched((pairs, "filled_text", values.text_of))
+    return patched((rows.Row, "filled_text", rows.Row.text))
 
 
 ROWS = (

@@ -153,7 +153,7 @@ def whole_run(
         try:
             act(out)
         except UserError as told:
-            if "stands there" not in str(told):
+            if "is already finished" not in str(told):
                 return f"the same command does not go on: {told}"
             Path(f"{out}.run").exists() and shutil.rmtree(f"{out}.run")
         left = left_behind(out.parent)
@@ -273,14 +273,14 @@ def in_place() -> Iterator[None]:
     """Mutation: folders are filled where they will stand."""
 
     @contextmanager
-    def publish_folder(path: Path, *, overwrite: bool = False, **_: object) -> Iterator[Path]:
+    def staged_folder(path: Path, *, overwrite: bool = False, **_: object) -> Iterator[Path]:
         if Path(path).exists():
             atomic_files.remove(Path(path))
         atomic_files.make_folder(path)
         yield Path(path)
         atomic_folders.write_manifest(path)
 
-    with patched((atomic_folders, "publish_folder", publish_folder)):
+    with patched((atomic_folders, "staged_folder", staged_folder)):
         yield
 
 
@@ -291,9 +291,7 @@ def raw_errors() -> object:
     def bare(path: object) -> Iterator[None]:
         yield
 
-    return patched(
-        (atomic_files, "blamed", bare), (atomic_files, "_as_user_error", lambda path, fault: fault)
-    )
+    return patched((atomic_files, "user_errors", bare))
 
 
 def nothing_cleaned() -> object:

@@ -25,8 +25,8 @@ from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.encoding.encode_files import encode_files
 from minilm_retriever.encoding.resumable_output import UnfinishedRun
 from minilm_retriever.errors import UserError
-from minilm_retriever.pretrained import model_folder
-from minilm_retriever.pretrained.model_folder import open_model
+from minilm_retriever.pretrained import model_folder, settings
+from minilm_retriever.pretrained.model_folder import load_pretrained
 from minilm_retriever.search.index_folder import make_index, open_index
 from minilm_retriever.storage import manifest
 from minilm_retriever.training import checkpoint
@@ -64,7 +64,7 @@ def trained_model(scene: Scene) -> Kept:
     with redirect_stderr(io.StringIO()):
         train(train_config(scene.place, out, steps=1))
     return kept(
-        out, lambda: manifest.verify_folder(out), lambda: open_model(out), verify_command(out)
+        out, lambda: manifest.verify_folder(out), lambda: load_pretrained(out), verify_command(out)
     )
 
 
@@ -461,9 +461,11 @@ def read_users(path: Path) -> str:
 
 def settings_unguarded() -> object:
     """Mutation: a settings file is parsed without a word for what cannot be parsed."""
-    return patched(
-        (model_folder, "read_json", lambda path, kind=dict: json.loads(path.read_bytes()))
-    )
+
+    def unguarded(path: Path, kind: type = dict) -> Any:
+        return json.loads(path.read_bytes())
+
+    return patched((settings, "read_json", unguarded), (model_folder, "read_json", unguarded))
 
 
 def archives_unguarded() -> object:

@@ -3,17 +3,22 @@ once there is room."""
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from minilm_retriever.storage import atomic_files, manifest
 from minilm_retriever.training import checkpoint
 from tests.faults.processes import run, warm_up
-from tests.faults.row import Outcome, Row, Scene, Skipped, contents, judge, left_behind, patched
+from tests.faults.row import Outcome, Row, Scene, Skipped, contents, judge, left_behind
 from tests.faults.scenes import encode_flags, train_flags
+from tests.faulty_disk import patch_module
 
 ROOM = 6 << 20  # bytes: more than any of the jobs needs
 
@@ -95,16 +100,20 @@ def disk_free(disk: Path) -> int:
     return found.f_bavail * found.f_bsize
 
 
-def unheard() -> object:
+@contextmanager
+def unheard() -> Iterator[None]:
     """Mutation: a write that the disk refuses is taken for done."""
 
-    def write(self: atomic_files._RawFile, data: bytes) -> int:
-        try:
-            return atomic_files._os.write(self._fd, data)
-        except OSError:
-            return len(data)
+    class Believing(io.FileIO):
+        def write(self, data: Any) -> int:
+            try:
+                return super().write(data)
+            except OSError:
+                return len(data)
 
-    return patched((atomic_files._RawFile, "write", write))
+    with pytest.MonkeyPatch.context() as patch:
+        patch_module(patch, "io", FileIO=Believing)
+        yield
 
 
 ROWS = (

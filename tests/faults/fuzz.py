@@ -30,10 +30,10 @@ def target(kind: str, folder: Path) -> Callable[[bytes], None]:
     """What reads the bytes. A reader for each format, the manifest, a settings file."""
     from minilm_retriever.data import lines, pairs
     from minilm_retriever.errors import UserError
-    from minilm_retriever.pretrained.model_folder import read_json
+    from minilm_retriever.pretrained.settings import read_json
     from minilm_retriever.storage import manifest
 
-    lines.LONGEST = 1 << 20
+    lines.MAX_ROW_BYTES = 1 << 20
     name = {"gzip": "fuzz.csv.gz", "manifest": manifest.NAME, "settings": "config.json"}.get(
         kind, f"fuzz.{kind}"
     )
@@ -69,6 +69,8 @@ def main(kind: str, seconds: str, seed: str) -> None:
         include=[
             "minilm_retriever.data.readers",
             "minilm_retriever.data.lines",
+            "minilm_retriever.data.rows",
+            "minilm_retriever.data.parquet",
             "minilm_retriever.data.pairs",
         ]
     ):
@@ -99,14 +101,14 @@ def unguarded() -> None:
     import zlib
 
     from minilm_retriever import errors
-    from minilm_retriever.data import lines, readers
-    from minilm_retriever.pretrained import model_folder
+    from minilm_retriever.data import lines, parquet, readers
+    from minilm_retriever.pretrained import settings
     from minilm_retriever.storage import manifest
 
     class Other(Exception):
         """Nothing that a user is told."""
 
-    for module in (lines, readers, manifest, model_folder):
+    for module in (lines, parquet, readers, manifest, settings):
         module.UserError = Other  # type: ignore[attr-defined]
     assert zlib and errors
 

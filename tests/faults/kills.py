@@ -17,7 +17,7 @@ import torch
 from minilm_retriever.core import trainer
 from minilm_retriever.encoding import resumable_output
 from minilm_retriever.errors import UserError
-from minilm_retriever.pretrained.model_folder import open_model
+from minilm_retriever.pretrained.model_folder import load_pretrained
 from minilm_retriever.storage import atomic_folders, manifest
 from minilm_retriever.training import checkpoint
 from tests.faults.processes import finished, fresh, patient, start, wait_until, warm_up
@@ -105,7 +105,9 @@ def goes_on(job: Job, out: Path, said: Path, expected: object) -> str:
     if not out.exists() or Path(f"{out}.run").exists():
         status = patient(start(job.flags(out), said), 300)
         # A run that was killed after publishing has nothing left to do, and says so.
-        if status not in (0, 2) or (status == 2 and "stands there" not in said.read_text("utf-8")):
+        if status not in (0, 2) or (
+            status == 2 and "is already finished" not in said.read_text("utf-8")
+        ):
             return f"the resumed run ended with {status}: {said.read_text('utf-8')[-300:]}"
     return "" if job.result(out) == expected else "the result differs from the undisturbed run's"
 
@@ -117,7 +119,7 @@ def weights_of(out: Path) -> object:
     """The published weights; their folder is whole."""
     try:
         manifest.verify_folder(out)
-        open_model(out)
+        load_pretrained(out)
     except UserError as fault:
         return str(fault)
     return (out / "model.safetensors").read_bytes()
@@ -154,7 +156,7 @@ def in_place(scene: Scene, count: int) -> dict[str, int]:
     path = scene.room("plain") / "checkpoint.pt"
     tensors = {
         name: t.clone()
-        for name, t in open_model(tiny_model(scene.place)).encoder.state_dict().items()
+        for name, t in load_pretrained(tiny_model(scene.place)).encoder.state_dict().items()
     }
     state = {"model": tensors, "exp_avg": tensors, "exp_avg_sq": tensors}
     unusable = 0
@@ -179,12 +181,12 @@ def states_in_place() -> Iterator[None]:
     """Mutation: a state is written where it will stand, file by file."""
 
     @contextmanager
-    def publish_folder(path: Path, **_: object) -> Iterator[Path]:
+    def staged_folder(path: Path, **_: object) -> Iterator[Path]:
         Path(path).mkdir(exist_ok=True)
         yield Path(path)
         atomic_folders.write_manifest(path)
 
-    with patched((checkpoint.folders, "publish_folder", publish_folder)):
+    with patched((checkpoint.atomic_folders, "staged_folder", staged_folder)):
         yield
 
 

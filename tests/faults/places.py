@@ -149,7 +149,7 @@ def moved_aside(scene: Scene, name: str) -> str:
         (aside / path).parent.mkdir(parents=True, exist_ok=True)
         (aside / path).write_bytes(data)
     status, said = run(JOBS[name][0](scene.place, room / "out"), scene.place / "said")
-    if status != 2 or "stands there" not in said:
+    if status != 2 or "is already finished" not in said:
         return f"status {status}: {said[-300:]}"
     return (
         ""
@@ -208,7 +208,7 @@ def no_lock() -> object:
     """Mutation: an output is not held."""
     from contextlib import nullcontext
 
-    return patched((atomic_files, "hold", lambda path: nullcontext()))
+    return patched((atomic_files, "lock", lambda path: nullcontext()))
 
 
 def nothing_cleaned() -> object:

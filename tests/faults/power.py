@@ -29,6 +29,7 @@ from minilm_retriever.training import checkpoint
 from minilm_retriever.training.run import train
 from tests.faults.row import Outcome, Row, Scene, contents, judge, left_behind, patched
 from tests.faults.scenes import texts_file, tiny_model, train_config
+from tests.faulty_disk import patch_module
 
 
 @dataclass
@@ -178,46 +179,33 @@ class Recorder:
     def recording(self) -> Iterator[None]:  # noqa: C901 - a branch for each operation
         """While the block runs."""
         with pytest.MonkeyPatch.context() as patch:
-            real = {
-                name: getattr(atomic_files._os, name)
-                for name in vars(atomic_files._os)
-                if not name.startswith("_")
-            }
             save_file = safetensors.torch.save_file
 
             def open_(path: Any, flags: int, *mode: int) -> int:
                 if flags & os.O_CREAT and not os.path.lexists(path):
                     self.note("create", path)
-                fd = real["open"](path, flags, *mode)
+                fd = os.open(path, flags, *mode)
                 if (name := self.inside(path)) is not None:
                     self.opened[fd] = name
-                return int(fd)
+                return fd
 
             def close(fd: int) -> None:
                 self.opened.pop(fd, None)
-                real["close"](fd)
-
-            def write(fd: int, data: Any) -> int:
-                size = int(real["write"](fd, data))
-                if fd in self.opened:
-                    self.log.append(("write", self.opened[fd], bytes(data)[:size]))
-                return size
+                os.close(fd)
 
             def fsync(fd: int) -> None:
                 if fd in self.opened:
                     self.log.append(("fsync", self.opened[fd]))
 
-            def ftruncate(fd: int, size: int) -> None:
-                real["ftruncate"](fd, size)
-                self.log.append(("cut", self.opened[fd], size))
+            make = os.mkdir
 
             def mkdir(path: Any, *mode: Any, **named: Any) -> None:
-                real["mkdir"](path, *mode, **named)
+                make(path, *mode, **named)
                 self.note("mkdir", path)
 
             def removing(name: str) -> Callable[[Any], None]:
                 def remove(path: Any) -> None:
-                    real[name](path)
+                    getattr(os, name)(path)
                     self.note("remove", path)
 
                 return remove
@@ -225,7 +213,7 @@ class Recorder:
             def rename(old: Any, new: Any) -> None:
                 if Path(new).is_dir() and not any(Path(new).iterdir()):
                     self.note("remove", new)
-                real["rename"](old, new)
+                os.rename(old, new)  # noqa: PTH104
                 self.note("rename", old, self.inside(new))
 
             def save(tensors: Any, path: Any, metadata: Any = None) -> None:
@@ -233,26 +221,45 @@ class Recorder:
                 self.note("create", path)
                 self.note("write", path, Path(path).read_bytes())
 
-            made = {
-                "open": open_,
-                "close": close,
-                "write": write,
-                "fsync": fsync,
-                "ftruncate": ftruncate,
-            }
-            made |= {
-                "mkdir": mkdir,
-                "rename": rename,
-                "rmdir": removing("rmdir"),
-                "unlink": removing("unlink"),
-            }
-            for name, function in made.items():
-                patch.setattr(atomic_files._os, name, function)
+            changes = {"open": open_, "close": close, "fsync": fsync, "mkdir": mkdir}
+            changes |= {"rename": rename, "rmdir": removing("rmdir"), "unlink": removing("unlink")}
+            patch_module(patch, "os", **changes)
+            patch_module(patch, "io", FileIO=self.file_class())
             patch.setattr(
                 os, "mkdir", mkdir
             )  # model_folder makes the folders inside a folder that is being made
             patch.setattr(safetensors.torch, "save_file", save)
             yield
+
+    def file_class(self) -> type[io.FileIO]:
+        """FileIO that notes what it does."""
+        recorder = self
+
+        class RecordedFile(io.FileIO):
+            def __init__(self, path: Any, mode: str) -> None:
+                if not os.path.lexists(path):
+                    recorder.note("create", path)
+                super().__init__(path, mode)
+                self.inside = recorder.inside(path)
+                if self.inside is not None:
+                    recorder.opened[self.fileno()] = self.inside
+
+            def write(self, data: Any) -> int:
+                size = super().write(data)
+                if self.inside is not None:
+                    recorder.log.append(("write", self.inside, bytes(data)[:size]))
+                return size
+
+            def truncate(self, size: int | None = None) -> int:
+                recorder.log.append(("cut", self.inside, size))
+                return super().truncate(size)
+
+            def close(self) -> None:
+                if not self.closed:
+                    recorder.opened.pop(self.fileno(), None)
+                super().close()
+
+        return RecordedFile
 
 
 # --- what is run, and what has to stand after the power has gone ----------------------------------
@@ -316,7 +323,7 @@ def training(scene: Scene) -> Job:
             with redirect_stderr(io.StringIO()):
                 act(out)
         except UserError as told:
-            if "a finished model stands there" not in str(told):
+            if "is already finished" not in str(told):
                 return f"the same command does not go on: {told}"
         manifest.verify_folder(out)
         left = left_behind(place)
@@ -354,7 +361,7 @@ def encoding(scene: Scene) -> Job:
             with redirect_stderr(io.StringIO()):
                 act(out)
         except UserError as told:
-            if "stands there finished" not in str(told):
+            if "is already finished" not in str(told):
                 return f"the same command does not go on: {told}"
         left = left_behind(place)
         return f"{left} are left" if left else "" if contents(out) == expected else "other bytes"
@@ -432,14 +439,11 @@ def bytes_unsure() -> object:
 
     @contextmanager
     def writing(path: Path) -> Iterator[io.BufferedWriter]:
-        with atomic_files.making(path) as (target, temp):
-            raw = atomic_files._RawFile(
-                atomic_files._os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            )
-            stream = io.BufferedWriter(raw, 1 << 18)
-            yield stream
-            stream.flush()
-            raw.close()
+        with atomic_files.staging(path) as (target, temp):
+            with atomic_files.io.FileIO(temp, "x") as file:
+                stream = io.BufferedWriter(file, 1 << 18)
+                yield stream
+                stream.flush()
             atomic_files.rename(temp, target)
 
     return patched((atomic_files, "writing", writing))

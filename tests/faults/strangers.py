@@ -19,7 +19,7 @@ import numpy as np
 
 from minilm_retriever.encoder import Encoder
 from minilm_retriever.errors import UserError
-from minilm_retriever.pretrained import hub, load_weights, model_folder
+from minilm_retriever.pretrained import load_weights, model_folder, settings
 from minilm_retriever.storage import manifest
 from minilm_retriever.vectors.vector_folder import open_vectors
 from tests.faults.processes import limited
@@ -336,21 +336,25 @@ def pickles_read() -> object:
 
     def trusting(folder: Path) -> str:
         for path in sorted(folder.glob("*")):
-            if path.suffix in hub.PICKLES:
+            if path.suffix in load_weights.PICKLES:
                 pickle.loads(path.read_bytes())
         return "no weights"
 
-    return patched((hub, "_no_weights", trusting))
+    return patched((load_weights, "_no_weights", trusting))
 
 
 def paths_unchecked() -> object:
     """Mutation: paths in modules.json are followed wherever they lead."""
-    return patched((model_folder, "inside", lambda folder, relative, named_in: folder / relative))
+    return patched((settings, "inside", lambda folder, relative, named_in: folder / relative))
 
 
 def sizes_unchecked() -> object:
     """Mutation: files of settings are read whatever their size, devices included."""
-    return patched((model_folder, "read_file", lambda path, largest=0: path.read_bytes()))
+
+    def unlimited(path: Path, largest: int = 0) -> bytes:
+        return path.read_bytes()
+
+    return patched((settings, "read_file", unlimited), (model_folder, "read_file", unlimited))
 
 
 ROWS = (
