@@ -74,10 +74,12 @@ def main() -> None:
         ranked = time.perf_counter() - began - encoding
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000 - before
     print(
-        f"{args.documents:,} documents, {args.queries:,} queries, portions of {PORTION:,}, {args.threads} threads"
+        f"{args.documents:,} documents, {args.queries:,} queries, portions of {PORTION:,}, "
+        f"{args.threads} threads"
     )
     print(
-        f"reading and checking {read:.0f} s; ranking, without encoding, {ranked:.0f} s; {peak:,.0f} MB"
+        f"reading and checking {read:.0f} s; ranking, without encoding, {ranked:.0f} s; "
+        f"{peak:,.0f} MB"
     )
     assert len(result.query_ids) == args.queries
 

@@ -1,10 +1,10 @@
 """Figures of bulk encoding, as JSON: memory, throughput, kills, recall of int8 and binary.
 
-    python benchmarks/bulk.py memory                      peak memory from 10,000 to 1,000,000 rows, tiny model
-    python benchmarks/bulk.py throughput --data TEXTS     against Encoder.encode on a list, tiny and real model
-    python benchmarks/bulk.py kills --kills 100           real processes, SIGKILL at random points
-    python benchmarks/bulk.py recall --data TEXTS         int8 and binary against float32, real model
-    python benchmarks/bulk.py texts                       a 10 MB line, and 10,040 hostile strings
+    python benchmarks/bulk.py memory                    peak memory, 10,000 to 1,000,000 rows, tiny
+    python benchmarks/bulk.py throughput --data TEXTS   against Encoder.encode, tiny and real model
+    python benchmarks/bulk.py kills --kills 100         real processes, SIGKILL at random points
+    python benchmarks/bulk.py recall --data TEXTS       int8 and binary against float32, real model
+    python benchmarks/bulk.py texts                     a 10 MB line, and 10,040 hostile strings
 
 TEXTS: files with columns of text (JSONL, CSV, ...); the first column's texts are the queries of
 `recall`."""
@@ -31,15 +31,14 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from minilm_retriever import Encoder, UserError
+from minilm_retriever import Encoder, UserError  # noqa: E402
 from minilm_retriever.__main__ import main as command  # noqa: E402
 from minilm_retriever.data.readers import read_rows  # noqa: E402
 from minilm_retriever.data.texts import input_files  # noqa: E402
-from minilm_retriever.encoding import encode_files as bulk_module  # noqa: E402
-from minilm_retriever.encoding.config import EncodeConfig
+from minilm_retriever.encoding.config import EncodeConfig  # noqa: E402
 from minilm_retriever.encoding.encode_files import Job  # noqa: E402
 from minilm_retriever.encoding.resumable_output import UnfinishedRun  # noqa: E402
-from minilm_retriever.pretrained.hub import BASE_FOLDER  # noqa: E402
+from minilm_retriever.pretrained.config import BASE_FOLDER  # noqa: E402
 from minilm_retriever.vectors import shards  # noqa: E402
 from minilm_retriever.vectors.quantization import calibrate, quantize, to_float  # noqa: E402
 from minilm_retriever.vectors.vector_folder import open_vectors  # noqa: E402
@@ -182,9 +181,7 @@ def kills(args: argparse.Namespace) -> dict[str, Any]:
         "--out",
     ]
     opened = Encoder.from_pretrained(model, device="cpu")
-    bulk_module.Encoder.from_pretrained = lambda *args, **kwargs: (
-        opened
-    )  # the children find it in their memory
+    Encoder.from_pretrained = lambda *args, **kwargs: opened  # the children find it in their memory
     began = time.monotonic()
     assert finished(start([*flags, str(work / "undisturbed")])) == 0
     length = time.monotonic() - began

@@ -165,10 +165,12 @@ def main() -> None:
                 built[kind] = time.perf_counter() - start
             size = sum(path.stat().st_size for path in place.iterdir()) / 1e6
             print(
-                f"{kind}: built in {built.get(kind, 0):.0f} s, {size:.0f} MB; load {os.getloadavg()[0]:.1f}"
+                f"{kind}: built in {built.get(kind, 0):.0f} s, {size:.0f} MB; "
+                f"load {os.getloadavg()[0]:.1f}"
             )
             print(
-                f"{'kind':>6}{'effort':>8}{'recall@10':>11}{'one query':>13}{'exact':>13}{'times':>8}"
+                f"{'kind':>6}{'effort':>8}{'recall@10':>11}"
+                f"{'one query':>13}{'exact':>13}{'times':>8}"
             )
             rows += measure(exact, open_index(place), queries, own, right)
     if args.picture:

@@ -1,12 +1,14 @@
 """Several processes against one, as JSON: the same numbers, what is left when one is killed, and
 what it costs.
 
-    python benchmarks/scaling.py parity                   2 and 4 ranks against one process, 50 steps, one global batch
-    python benchmarks/scaling.py kills --kills 20         a rank killed in a step or in the writing of a state
-    python benchmarks/scaling.py speed --rounds 3         2 ranks of 1 thread against 1 of 2, real model, interleaved
-    python benchmarks/scaling.py encoding --rows 1024     the same for encode.py, and 2 Ray actors of 1 thread
-    python benchmarks/scaling.py reading --rows 200000    what one reader of rows gives
-    python benchmarks/scaling.py pieces                   a rank's part of the mask and scores of 65,536 rows; search
+    python benchmarks/scaling.py parity                  2, 4 ranks against one process, 50 steps
+    python benchmarks/scaling.py kills --kills 20        a rank killed in a step or while it saves
+    python benchmarks/scaling.py speed --rounds 3        2 ranks of 1 thread against 1 of 2
+    python benchmarks/scaling.py encoding --rows 1024    the same for encode.py, and 2 Ray actors
+    python benchmarks/scaling.py reading --rows 200000   rows a second of one reader
+    python benchmarks/scaling.py pieces                  a rank's part of mask and scores; search
+
+parity: one global batch. speed and encoding: the real model, interleaved. pieces: 65,536 rows.
 
 docs/scaling.md is written from what these print."""
 
@@ -35,18 +37,21 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from minilm_retriever.core.loss import in_batch_negatives
+from minilm_retriever.core.loss import info_nce_loss  # noqa: E402
 from minilm_retriever.core.trainer import Trainer  # noqa: E402
 from minilm_retriever.data.pairs import read_pairs  # noqa: E402
 from minilm_retriever.distributed import join  # noqa: E402
-from minilm_retriever.encoding import ray_engine
-from minilm_retriever.encoding.config import EncodeConfig
+from minilm_retriever.encoding import ray_engine  # noqa: E402
+from minilm_retriever.encoding.config import EncodeConfig  # noqa: E402
 from minilm_retriever.encoding.encode_files import RowReader, encode_files  # noqa: E402
-from minilm_retriever.pretrained.hub import BASE_FOLDER
+from minilm_retriever.kernels.memory import keep_freed_memory  # noqa: E402
+from minilm_retriever.pretrained.config import BASE_FOLDER  # noqa: E402
 from minilm_retriever.search.exact import top_k  # noqa: E402
+from minilm_retriever.training.callbacks import read_loss  # noqa: E402
 from minilm_retriever.training.config import TrainConfig  # noqa: E402
-from minilm_retriever.training.objective import known_pairs  # noqa: E402
-from minilm_retriever.training.run import prepare, train  # noqa: E402
+from minilm_retriever.training.objective import false_negative_mask  # noqa: E402
+from minilm_retriever.training.prepare import prepare  # noqa: E402
+from minilm_retriever.training.run import KEPT_BYTES, train  # noqa: E402
 from tests import tiny  # noqa: E402
 from tests.ranks import launch  # noqa: E402
 
@@ -94,18 +99,18 @@ def fifty_steps(config: TrainConfig, path: str, double: bool) -> None:
     """Losses and last weights of a run."""
     torch.set_num_threads(1)
     with join("cpu") as ranks:
-        _, trainer = prepare(config, ranks)
+        run = prepare(config, ranks)
         if double:
-            trainer.encoder.double()
+            run.base.encoder.double()
         losses = [
-            trainer.step(number, batches).loss
-            for number, batches in enumerate(trainer.plan.steps(0, 50))
+            read_loss(run, number + 1, run.trainer.step(number, batches))
+            for number, batches in enumerate(run.batches(0, 50))
         ]
         if ranks.is_first:
             save_file(
                 {
                     "losses": torch.tensor(losses, dtype=torch.float64),
-                    **trainer.encoder.state_dict(),
+                    **run.base.encoder.state_dict(),
                 },
                 path,
             )
@@ -234,9 +239,11 @@ def timed_steps(config: TrainConfig, path: str, threads: int) -> None:
     gradients alone."""
     torch.set_num_threads(threads)
     with join("cpu") as ranks:
-        _, trainer = prepare(config, ranks)
+        run = prepare(config, ranks)
+        trainer = run.trainer
+        keep_freed_memory(KEPT_BYTES)
         times, work, sums = [], [], []
-        for number, batches in enumerate(trainer.plan.steps(0, 5)):
+        for number, batches in enumerate(run.batches(0, 5)):
             ranks.barrier()
             began, worked = time.perf_counter(), time.process_time()
             trainer.step(number, batches)
@@ -262,9 +269,14 @@ def speed(args: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
     found = []
     for batch, cache in ((16, None), (64, 32)):
         config = TrainConfig(
-            train=(str(EXAMPLE),), model=args.model, out=str(place / "out"), device="cpu", batch_size=batch,
-            cache_batch=cache, max_steps=5,
-        )  # fmt: skip
+            train=(str(EXAMPLE),),
+            model=args.model,
+            out=str(place / "out"),
+            device="cpu",
+            batch_size=batch,
+            cache_batch=cache,
+            max_steps=5,
+        )
         seen: dict[int, list[list[float]]] = {1: [], 2: []}
         for _ in range(args.rounds):
             for world in seen:
@@ -339,9 +351,14 @@ def encoding(args: argparse.Namespace, place: Path) -> dict[str, Any]:
     for number in range(args.rounds):
         for name, times in seen.items():
             config = EncodeConfig(
-                inputs=(str(place / "rows.txt"),), model=args.model, out=str(place / f"{name}{number}"), device="cpu",
-                threads=2 if "2 threads" in name else 1, shard_size=64, engine="ray" if "Ray" in name else "local",
-            )  # fmt: skip
+                inputs=(str(place / "rows.txt"),),
+                model=args.model,
+                out=str(place / f"{name}{number}"),
+                device="cpu",
+                threads=2 if "2 threads" in name else 1,
+                shard_size=64,
+                engine="ray" if "Ray" in name else "local",
+            )
             began = time.perf_counter()
             if "Ray" in name:
                 ray_engine.encode_files(config)
@@ -362,14 +379,14 @@ def pieces(args: argparse.Namespace, place: Path) -> dict[str, Any]:
     chance = np.random.default_rng(0)
     queries, documents = (chance.integers(0, 1 << 20, 65_536) for _ in range(2))
     began = time.perf_counter()
-    known_pairs(queries, documents, slice(2048, 3072))
+    false_negative_mask(queries, documents, slice(2048, 3072))
     mask = time.perf_counter() - began
     own, everyone = (
         torch.randn(1024, 384, requires_grad=True),
         torch.randn(65_536, 384, requires_grad=True),
     )
     began = time.perf_counter()
-    in_batch_negatives(own, everyone, first=2048).backward()
+    info_nce_loss(own, everyone, first=2048).backward()
     scores = time.perf_counter() - began
     vectors = [chance.standard_normal((16_384, 384), np.float32) for _ in range(12)]
     began = time.perf_counter()

@@ -22,7 +22,6 @@ import pytest
 import torch
 
 from minilm_retriever import Encoder
-from minilm_retriever.encoding import encode_files as encode_files_module
 from minilm_retriever.encoding import resumable_output
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.encoding.encode_files import encode_files
@@ -44,7 +43,7 @@ def opened_once(monkeypatch, tiny, tiny_folder):
     real = Encoder.from_pretrained
     known = str(tiny_folder)
     monkeypatch.setattr(
-        encode_files_module.Encoder,
+        Encoder,
         "from_pretrained",
         lambda model, **device: tiny if model == known else real(model, **device),
     )
@@ -118,7 +117,7 @@ def test_order_ids_and_texts_are_exact_on_shuffled_repeated_empty_and_very_long_
     run(write_rows("in.jsonl.gz", texts), text="body", id="doc_id", shard_size=50)
     vectors = open_vectors(Path("v"))
     assert list(vectors) == [(f"a{i}", text) for i, text in enumerate(texts)]
-    assert vectors.row(101) == ("a101", texts[101]) and len(vectors) == len(texts)
+    assert vectors.rows([101]) == [("a101", texts[101])] and len(vectors) == len(texts)
     assert np.abs(whole(vectors) - tiny.encode(texts)).max() <= 1e-6
     assert [len(shard) for shard in vectors.shards] == [50, 50, 50, 50, len(texts) - 200]
     assert vectors.info["distinct"] < len(texts)
@@ -421,7 +420,7 @@ def test_killed_between_shards_the_same_command_ends_in_the_same_bytes(run, monk
     )
     for done in (0, 1, 3):
         killed_after(monkeypatch, done, lambda: run(source, shard_size=4, **flags))
-    with pytest.raises(UserError, match="v: no such folder; is not finished"):
+    with pytest.raises(UserError, match="v: is not finished"):
         open_vectors(Path("v"))
     with pytest.raises(UserError, match="v.run: is not finished"):
         open_vectors(Path("v.run"))

@@ -345,7 +345,8 @@ class TestBadFiles:
     def test_a_quote_closed_rows_later_leaves_doubt_and_stops(self, tmp_path):
         path = put(tmp_path, 'a,b\n1,"x\n2,y\n3,"z"\n4,w\n')
         assert mistake(lambda: readers.read_rows(path, on_bad=print)).startswith(
-            f"{path}:2: the field that opens here has text after the closing quote of a field (line 4)"
+            f"{path}:2: the field that opens here has text after the closing quote of a field "
+            "(line 4)"
         )
 
     def test_rows_that_would_fill_the_memory(self, tmp_path, monkeypatch):

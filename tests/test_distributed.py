@@ -22,8 +22,10 @@ from minilm_retriever.encoding.resumable_output import UnfinishedRun
 from minilm_retriever.errors import run_command
 from minilm_retriever.storage import atomic_files
 from minilm_retriever.training import checkpoint
+from minilm_retriever.training.callbacks import read_loss
 from minilm_retriever.training.config import TrainConfig
-from minilm_retriever.training.run import prepare, train
+from minilm_retriever.training.prepare import prepare
+from minilm_retriever.training.run import train
 from tests.conftest import ROOT
 from tests.ranks import launch
 from tests.test_bulk import contents
@@ -92,13 +94,13 @@ def float64_steps(configs: list[TrainConfig], place: Path, name: str) -> None:
     with join("cpu") as ranks:
         found = {}
         for number, config in enumerate(configs):
-            _, trainer = prepare(config, ranks)
-            trainer.encoder.double()
-            steps = enumerate(trainer.plan.steps(0, trainer.total))
-            losses = [trainer.step(step, batches).loss for step, batches in steps]
+            run = prepare(config, ranks)
+            run.base.encoder.double()
+            steps = enumerate(run.batches(0, run.total))
+            losses = [read_loss(run, n + 1, run.trainer.step(n, batches)) for n, batches in steps]
             found[f"{number} losses"] = torch.tensor(losses, dtype=torch.float64)
             found |= {
-                f"{number} {key}": t.clone() for key, t in trainer.encoder.state_dict().items()
+                f"{number} {key}": t.clone() for key, t in run.base.encoder.state_dict().items()
             }
         save_file(found, place / f"{name}-{ranks.rank}")
         ranks.finish()
@@ -216,7 +218,7 @@ def test_another_number_of_ranks_goes_on_within_rounding_and_evaluates_alike(con
     assert launch(2, run, config(**flags), place=tmp_path / "said").statuses == [0, 0]
     for name, tensor in weights_of(alone).items():
         if name.endswith("key.bias"):
-            continue  # its true gradient is zero: what AdamW makes of rounding is as large as a step
+            continue  # its true gradient is zero, and AdamW makes whole steps of rounding
         torch.testing.assert_close(weights_of(config())[name], tensor, atol=1e-5, rtol=0)
     for ours, theirs in zip(log_rows(config().out), log_rows(alone.out), strict=True):
         assert ours.get("loss", 0) == pytest.approx(theirs.get("loss", 0), abs=1e-5)

@@ -10,6 +10,7 @@ import pytest
 from minilm_retriever import Encoder
 from minilm_retriever.data.pairs import SCORED_COLUMNS
 from minilm_retriever.errors import UserError
+from minilm_retriever.evaluation.config import EvaluateConfig
 from minilm_retriever.evaluation.evaluate import (
     compare,
     evaluate_models,
@@ -41,6 +42,11 @@ def test_sts_is_the_correlation_of_cosine():
     assert found["spearman"] == pytest.approx(1.0)
 
 
+def measure(data, models, **flags):
+    flags = {name: tuple(v) if isinstance(v, list) else v for name, v in flags.items()}
+    return evaluate_models(EvaluateConfig(data, model=tuple(models), **flags))
+
+
 @pytest.fixture()
 def pairs_file(tmp_path):
     path = tmp_path / "pairs.csv"
@@ -49,9 +55,9 @@ def pairs_file(tmp_path):
 
 
 def test_one_model_and_two_models(tiny_folder, pairs_file, tmp_path):
-    one = evaluate_models(pairs_file, [str(tiny_folder)]).as_json()
+    one = measure(pairs_file, [str(tiny_folder)]).as_json()
     assert {"ndcg@10", "mrr@10", "accuracy@1", "recall@10", "intervals"} <= set(one)
-    two = evaluate_models(pairs_file, [str(tiny_folder), str(tiny_folder)])
+    two = measure(pairs_file, [str(tiny_folder), str(tiny_folder)])
     (other,) = two.as_json()["others"]
     assert (
         other["gain"]["mrr@10"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
@@ -67,27 +73,25 @@ def test_a_corpus_makes_it_harder_and_sts_files_are_known_by_their_columns(
 ):
     corpus = tmp_path / "corpus.csv"
     corpus.write_text("id,document\n1,bread\n2,stone\n3,glass\n")
-    assert evaluate_models(pairs_file, [str(tiny_folder)], corpus=str(corpus)).title.endswith(
-        "5 documents"
-    )
+    assert measure(pairs_file, [str(tiny_folder)], corpus=str(corpus)).title.endswith("5 documents")
     sts = tmp_path / "sts.jsonl"
     rows = [("a cook", "a chef", 4.5), ("a cook", "a stone", 0.5), ("glass", "glass", 5.0)]
     sts.write_text(
         "".join(json.dumps(dict(zip(SCORED_COLUMNS, row, strict=True))) + "\n" for row in rows)
     )
-    found = evaluate_models(str(sts), [str(tiny_folder)] * 2).as_json()
+    found = measure(str(sts), [str(tiny_folder)] * 2).as_json()
     assert {"spearman", "pearson"} <= set(found) and found["intervals"]["spearman"]["low"] <= found[
         "spearman"
     ]
     assert found["others"][0]["gain"]["pearson"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
-    for mistake in ({"models": ["bm25"]}, {"models": [str(tiny_folder)], "runs": ["run"]}):
+    for mistake in ({"models": ["bm25"]}, {"models": [str(tiny_folder)], "run": ["run"]}):
         with pytest.raises(UserError, match="scored pairs"):
-            evaluate_models(str(sts), **mistake)
+            measure(str(sts), **mistake)
 
 
 def test_three_models_are_compared_in_turn_and_bm25_is_one(tiny_folder, pairs_file):
     pytest.importorskip("bm25s")
-    report = evaluate_models(pairs_file, ["bm25", str(tiny_folder), "bm25"])
+    report = measure(pairs_file, ["bm25", str(tiny_folder), "bm25"])
     first, second = (other["gain"]["mrr@10"]["mean"] for other in report.as_json()["others"])
     assert (
         first == -second and first > 0
@@ -99,7 +103,7 @@ def test_three_models_are_compared_in_turn_and_bm25_is_one(tiny_folder, pairs_fi
 
 def test_runs_are_written_as_trec_eval_reads_them(tiny_folder, pairs_file, tmp_path):
     run = tmp_path / "tiny.trec"
-    evaluate_models(pairs_file, [str(tiny_folder)], runs=[str(run)])
+    measure(pairs_file, [str(tiny_folder)], run=[str(run)])
     lines = [line.split(" ") for line in run.read_text().splitlines()]
     assert (
         len(lines) == 9
@@ -109,10 +113,10 @@ def test_runs_are_written_as_trec_eval_reads_them(tiny_folder, pairs_file, tmp_p
     assert [line[3] for line in lines] == ["1", "2", "3"] * 3
     for runs, message in (([str(run)], "exists"), (["a", "b"], "2 files for 1 model")):
         with pytest.raises(UserError, match=message):
-            evaluate_models(pairs_file, [str(tiny_folder)], runs=runs)
-    evaluate_models(pairs_file, [str(tiny_folder)], runs=[str(run)], overwrite=True)
+            measure(pairs_file, [str(tiny_folder)], run=runs)
+    measure(pairs_file, [str(tiny_folder)], run=[str(run)], overwrite=True)
     with pytest.raises(UserError, match="stands twice"):
-        evaluate_models(pairs_file, [str(tiny_folder)] * 2, runs=[str(run)] * 2)
+        measure(pairs_file, [str(tiny_folder)] * 2, run=[str(run)] * 2)
 
 
 def test_prompts_and_similarity_are_the_folders_own(tiny_copy, pairs_file):

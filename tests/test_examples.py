@@ -92,7 +92,8 @@ def test_it_is_hard_enough_for_bm25_and_neither_hopeless_nor_easy_for_the_base_m
         ("clustering", r"( *\d+  [^\n]+, [^\n]+\n){12}"),
         (
             "classification",
-            r"accuracy on 282 descriptions, 282 occupations: 0\.\d{4}\nby the nearest .*: 0\.\d{4}\n",
+            r"accuracy on 282 descriptions, 282 occupations: 0\.\d{4}\n"
+            r"by the nearest .*: 0\.\d{4}\n",
         ),
     ],
 )

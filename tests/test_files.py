@@ -334,9 +334,9 @@ class TestFolder:
         with (
             pytest.raises(UserError) as error,
             atomic_folders.staged_folder(tmp_path / "out") as temp,
-        ):  # noqa: SIM117
-            with FaultyDisk(0, errno.ENOSPC).installed():
-                atomic_files.write_bytes(temp / "weights", b"1")
+            FaultyDisk(0, errno.ENOSPC).installed(),
+        ):
+            atomic_files.write_bytes(temp / "weights", b"1")
         assert (
             str(error.value)
             == f"{tmp_path}/out/weights: cannot be written: No space left on device"

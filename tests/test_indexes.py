@@ -13,7 +13,7 @@ import pytest
 from minilm_retriever.errors import UserError
 from minilm_retriever.search import faiss_index
 from minilm_retriever.search.exact import nearest_bits, top_k
-from minilm_retriever.search.faiss_index import choose
+from minilm_retriever.search.faiss_index import choose_plan
 from minilm_retriever.search.index import ExactIndex, InMemory, find
 from minilm_retriever.search.index_folder import make_index, open_index
 from minilm_retriever.storage.manifest import verify_folder
@@ -117,7 +117,7 @@ def test_binary_vectors_may_be_ranked_by_finer_ones(tmp_path, dtype):
     np.testing.assert_allclose(scores, expected, atol=1e-6)
     with pytest.raises(UserError, match="only binary vectors"):
         open_index(tmp_path / "fine", finer=tmp_path / "bits")
-    with pytest.raises(UserError, match="searched exactly, which is no matter of effort"):
+    with pytest.raises(UserError, match="searched exactly: --effort is for hnsw and ivfpq"):
         open_index(tmp_path / "fine", effort=5)
     save(tmp_path / "fewer", x[:90])
     with pytest.raises(UserError, match="90 rows, not 95"):
@@ -301,30 +301,32 @@ def test_a_crash_leaves_the_old_index_or_the_new_one(tmp_path):
 
 def test_the_kind_follows_from_the_size_and_the_memory():
     gigabytes = 1 << 30
-    assert [choose(rows, 384, memory=32 * gigabytes).kind for rows in (1, 49_999, 50_000, 5_000_000, 5_000_001)] == [
-        "exact", "exact", "hnsw", "hnsw", "ivfpq",
-    ]  # fmt: skip
-    assert choose(1_000_000, 384, memory=2 * gigabytes).kind == "ivfpq"
-    plan = choose(1_000_000, 384, "ivfpq")
+    sizes = (1, 49_999, 50_000, 5_000_000, 5_000_001)
+    kinds = [choose_plan(rows, 384, memory=32 * gigabytes).kind for rows in sizes]
+    assert kinds == ["exact", "exact", "hnsw", "hnsw", "ivfpq"]
+    assert choose_plan(1_000_000, 384, memory=2 * gigabytes).kind == "ivfpq"
+    plan = choose_plan(1_000_000, 384, "ivfpq")
     assert (
         plan.parameters == {"lists": 4096, "code_bytes": 96, "effort": 256}
         and 1e8 < plan.bytes < 1.2e8
     )
     assert str(plan) == "ivfpq: lists 4,096, code_bytes 96, effort 256; about 110 MB"
     with pytest.raises(UserError, match="no index is called 'flat'"):
-        choose(10, 384, "flat")
+        choose_plan(10, 384, "flat")
 
 
 def test_codes_are_learned_from_a_sample_and_documents_come_in_blocks(monkeypatch):
     monkeypatch.setattr(faiss_index, "BLOCK", 64)
     x = unit_rows(0, 1000)
     documents = InMemory(x, [], [])
-    parts = list(faiss_index.blocks([documents, documents], without=np.array([0, 1500]), first=5))
+    parts = list(
+        faiss_index.read_blocks([documents, documents], without=np.array([0, 1500]), first=5)
+    )
     assert max(len(rows) for rows, _ in parts) <= 64
     rows = np.concatenate([rows for rows, _ in parts])
     assert len(rows) == 2000 - 1 and rows[0] == 5 and 1500 not in rows
     np.testing.assert_array_equal(
         np.concatenate([v for _, v in parts]), np.concatenate([x, x])[rows - 5]
     )
-    sampled = np.concatenate([rows for rows, _ in faiss_index.blocks([documents], step=7)])
+    sampled = np.concatenate([rows for rows, _ in faiss_index.read_blocks([documents], step=7)])
     np.testing.assert_array_equal(sampled, np.arange(0, 1000, 7))

@@ -82,9 +82,8 @@ def test_a_sample_stands_for_all_rows(tiny, monkeypatch):
     monkeypatch.setattr("minilm_retriever.curation.inspect.SAMPLE", 500)
     sample = Sample(tiny.model.tokenizer)
     for row in range(20_000):  # ever longer: a biased sample would show
-        sample.offer(row, ["a " * (row // 1000 + 1), "bread"])
-    sample.settle()
-    lengths = np.array(sample.lengths)
+        sample.add(row, ["a " * (row // 1000 + 1), "bread"])
+    lengths = sample.token_counts()
     assert lengths.shape == (500, 2)
     assert lengths[:, 0].mean() == pytest.approx(12.5, abs=1.0)
 

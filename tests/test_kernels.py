@@ -1,4 +1,4 @@
-"""kernels.py, packed.py and layout.py: every faster path against the plain one."""
+"""kernels/: every faster path against the plain one."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def test_packed_layers_give_the_plain_numbers(activation):
         for mode in (torch.inference_mode, torch.no_grad):
             with mode():
                 states = bert(IDS[:rows], MASK[:rows])
+            assert len(bert.packed.packed) == 2
             torch.testing.assert_close(
                 states, plain(bert, IDS[:rows], MASK[:rows]), atol=5e-6, rtol=0
             )
-    assert len(bert.packed.packed) == 2
 
 
 def test_with_gradients_and_in_training_nothing_is_packed():
@@ -65,12 +65,35 @@ def optimizer_step(bert):
     torch.optim.AdamW(bert.parameters(), lr=0.1, fused=True).step()
 
 
+def optimizer_step_after_inference(bert):
+    bert(IDS, MASK).square().sum().backward()
+    with torch.inference_mode():
+        bert(IDS, MASK)
+    torch.optim.AdamW(bert.parameters(), lr=0.1, fused=True).step()
+
+
+def optimizer_step_from_elsewhere(bert):
+    for parameter in bert.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    torch.optim.AdamW(bert.parameters(), lr=0.1, fused=True).step()
+    bert.zero_grad()
+
+
+def training(bert):
+    bert.train()
+    optimizer_step(bert)
+    bert.eval()
+
+
 def first_dense(bert):
     return bert.encoder["layer"][0].output.dense
 
 
 CHANGES = {
     "a step of the optimizer": optimizer_step,
+    "a step after inference": optimizer_step_after_inference,
+    "a step with gradients from elsewhere": optimizer_step_from_elsewhere,
+    "training": training,
     "load_state_dict": lambda bert: bert.load_state_dict(tiny_bert(5).state_dict()),
     "load_state_dict that assigns": lambda bert: bert.load_state_dict(
         tiny_bert(6).state_dict(), assign=True
@@ -79,6 +102,7 @@ CHANGES = {
         first_dense(bert), "weight", nn.Parameter(torch.ones(32, 64))
     ),
     "other memory": lambda bert: setattr(first_dense(bert).weight, "data", torch.ones(32, 64)),
+    "a write that is not counted": lambda bert: first_dense(bert).weight.data.mul_(-1),
     "the bias alone": lambda bert: first_dense(bert).bias.detach()[:9].add_(3),
     "a norm": lambda bert: bert.encoder["layer"][1].output.LayerNorm.weight.detach().mul_(2),
     "another module": lambda bert: setattr(
@@ -98,6 +122,13 @@ def test_a_change_to_the_weights_is_seen(change):
         after = bert(IDS, MASK)
     assert not torch.allclose(before, after, atol=1e-3)
     torch.testing.assert_close(after, plain(bert), atol=1e-4, rtol=0)
+
+
+def test_no_hook_is_set_on_all_optimizers():
+    from torch.optim import optimizer
+
+    assert not optimizer._global_optimizer_pre_hooks
+    assert not optimizer._global_optimizer_post_hooks
 
 
 def test_other_types_and_autocast_are_left_to_torch():
@@ -194,7 +225,7 @@ def test_mkl_is_slow_on_amd_with_wide_vectors(vendor, family, capability, slow, 
 
 
 @pytest.mark.parametrize("lengths", [[24] * 5, [24, 20, 19, 24]], ids=["full", "padded"])
-def test_attention_by_hand_is_torchs(lengths, monkeypatch):
+def test_own_attention_is_torchs(lengths, monkeypatch):
     mask = (torch.arange(24) < torch.tensor(lengths)[:, None]).long()
     layout = make_layout(mask, 0.25, on_cpu=True)
     projected = torch.randn(
@@ -202,7 +233,7 @@ def test_attention_by_hand_is_torchs(lengths, monkeypatch):
     )
     results = []
     for by_hand in (True, False):
-        monkeypatch.setattr(ops, "faster_by_hand", lambda *_, by_hand=by_hand: by_hand)
+        monkeypatch.setattr(ops, "own_attention_is_faster", lambda *_, by_hand=by_hand: by_hand)
         with torch.inference_mode():
             results.append(ops.attention(projected, layout, 4))
     torch.testing.assert_close(*results, atol=1e-6, rtol=0)
@@ -271,16 +302,11 @@ def test_every_real_token_is_in_one_group_and_comes_back_to_its_place(mask, slac
     states = torch.arange(1.0, mask.numel() + 1).view(batch, width)
     x = layout.unpad(states)[:, None]
     assert len(x) == len(layout.positions)
-    assert (
-        len(x) - layout.spare
-        == mask.sum()
-        == sum(group.stop - group.start for group in layout.groups)
-    )
-    assert torch.equal(layout.pad(x, batch, width)[..., 0], states * mask)
+    assert len(x) - layout.spare == mask.sum() == sum(group.tokens for group in layout.groups)
+    assert torch.equal(layout.pad(x)[..., 0], states * mask)
     start = 0
     for group in layout.groups:
-        assert group.start == start
-        start, tokens = group.stop, x[group.start : group.stop]
+        start, tokens = start + group.tokens, x[start : start + group.tokens]
         rectangle = group.pad(tokens)
         assert rectangle.shape == (group.rows, group.width, 1) and group.width > 0
         assert torch.equal(group.unpad(rectangle), tokens)

@@ -10,7 +10,7 @@ import pytest
 
 from minilm_retriever.__main__ import main
 from minilm_retriever.curation.config import MineConfig
-from minilm_retriever.curation.hard_negatives import Known, choose
+from minilm_retriever.curation.hard_negatives import choose
 from minilm_retriever.data.pairs import read_pairs
 
 
@@ -24,7 +24,7 @@ def by_hand(queries, documents, query_of, own, known, first, last, margin, count
     chosen = []
     for query, document in zip(query_of, own, strict=True):
         scores = documents.astype(np.float64) @ queries[query].astype(np.float64)
-        order = [d for d in np.argsort(-scores, kind="stable") if d not in known.documents[query]]
+        order = [d for d in np.argsort(-scores, kind="stable") if d not in known[query]]
         kept = [d for d in order[first - 1 : last] if scores[d] <= scores[document] - margin]
         chosen.append(kept[:count])
     return chosen
@@ -39,19 +39,19 @@ def test_what_is_chosen_is_what_brute_force_chooses(monkeypatch, first, last, ma
     rng = np.random.default_rng(2)
     query_of = np.concatenate([np.arange(40), rng.integers(0, 40, 60)])
     own = rng.integers(0, 90, 100)
-    known = Known([set() for _ in queries])
+    known = [set() for _ in queries]
     for query, document in zip(query_of, own, strict=True):
-        known.documents[query].add(int(document))
+        known[query].add(int(document))
     config = MineConfig(pairs="-", out="x.csv", ranks=(first, last), margin=margin, negatives=count)
     found = choose(queries, documents, query_of, own, known, config)
     expected = by_hand(queries, documents, query_of, own, known, first, last, margin, count)
-    assert found.drawn == sum(count - len(kept) for kept in expected)
+    assert found.random == sum(count - len(kept) for kept in expected)
     for row, kept in enumerate(expected):
         assert found.rows[row, : len(kept)].tolist() == kept
         assert (
             len(set(found.rows[row])) == count
         )  # also what was drawn at random is nothing known, and nothing twice
-        assert known.documents[query_of[row]].isdisjoint(found.rows[row].tolist())
+        assert known[query_of[row]].isdisjoint(found.rows[row].tolist())
 
 
 @pytest.fixture()

@@ -36,8 +36,8 @@ def by_hand(vectors):
 )
 def test_the_best_pairs_are_brute_forces(monkeypatch, blocks, count, threshold):
     left, right = blocks
-    monkeypatch.setattr(paraphrases, "LEFT", left)
-    monkeypatch.setattr(paraphrases, "RIGHT", max(left, right))
+    monkeypatch.setattr(paraphrases, "BLOCK_ROWS", left)
+    monkeypatch.setattr(paraphrases, "BLOCK_COLUMNS", max(left, right))
     vectors = unit(90, 0)
     vectors[40:44] = vectors[3]  # ties, at 1
     found = closest_pairs(vectors, count, threshold)
@@ -55,7 +55,7 @@ def test_the_best_pairs_are_brute_forces(monkeypatch, blocks, count, threshold):
 
 
 def test_what_is_kept_is_bounded(monkeypatch):
-    monkeypatch.setattr(paraphrases, "MOST", 1000)
+    monkeypatch.setattr(paraphrases, "MAX_PAIRS", 1000)
     with pytest.raises(UserError, match="more than 1,000 pairs reach the threshold"):
         closest_pairs(unit(100, 1), None, -1.0)
     assert len(closest_pairs(unit(100, 1), 10, -1.0).scores) == 10

@@ -17,7 +17,7 @@ from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.encoder import length_batches
 from minilm_retriever.errors import UserError
 from minilm_retriever.storage import atomic_folders, manifest
-from minilm_retriever.training.batches import Plan
+from minilm_retriever.training.batches import BatchSampler
 
 fixed = settings(derandomize=True, deadline=None, max_examples=60, database=None)
 few = settings(fixed, max_examples=30)
@@ -58,9 +58,9 @@ class TestBatching:
     def test_an_epoch_takes_no_row_twice_and_resuming_anywhere_changes_nothing(
         self, sizes, size, accumulation, seed
     ):
-        plan = Plan(tuple(sizes), size, accumulation, seed)
-        total = 2 * plan.steps_per_epoch
-        whole = list(plan.steps(0, total))
+        sampler = BatchSampler(tuple(sizes), size, accumulation, seed)
+        total = 2 * sampler.steps_per_epoch
+        whole = list(sampler.steps(0, total))
         first = [
             (source, int(row))
             for step in whole[: total // 2]
@@ -69,7 +69,7 @@ class TestBatching:
         ]
         assert len(set(first)) == len(first) and (len(sizes) > 1 or len(first) == sizes[0])
         middle = seed % total
-        again = list(plan.steps(middle, total))
+        again = list(sampler.steps(middle, total))
         for mine, theirs in zip(again, whole[middle:], strict=True):
             assert [(s, batch.tolist()) for s, batch in mine] == [
                 (s, batch.tolist()) for s, batch in theirs

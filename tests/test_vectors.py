@@ -43,7 +43,7 @@ def test_rows_are_found_by_number(made, name):
     assert len(vectors) == 5 and vectors.starts[-1] == 5
     assert vectors.rows([4, 0, 2]) == [("4", "five"), ("0", "one"), ("2", "three")]
     with pytest.raises(IndexError):
-        vectors.row(5)
+        vectors.rows([5])
 
 
 def test_shards_are_mapped_and_not_loaded(made):

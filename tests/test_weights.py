@@ -272,7 +272,7 @@ class Session:
 def test_a_silent_hub_is_given_up_soon(monkeypatch, answer, silence):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: Session(answer))
-    monkeypatch.setattr(hub, "PATIENCE", 0.01)
+    monkeypatch.setattr(hub, "TIMEOUT_SECONDS", 0.01)
     assert hub._hub_silence("org/name") == silence
     if isinstance(answer, threading.Event):
         answer.set()  # let the thread end

@@ -28,12 +28,13 @@ from minilm_retriever.data.readers import file_format
 from minilm_retriever.data.rows import BadRow
 from minilm_retriever.data.texts import Record, input_files, read_texts
 from minilm_retriever.distributed import Ranks
-from minilm_retriever.encoder import Encoder
+from minilm_retriever.encoder import open_for_command
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.encoding.input_survey import Source, survey
 from minilm_retriever.encoding.resumable_output import UnfinishedRun
 from minilm_retriever.encoding.shard_encoder import Counts, ShardEncoder
 from minilm_retriever.errors import UserError
+from minilm_retriever.flags import flag_values
 from minilm_retriever.kernels.memory import give_back_memory
 from minilm_retriever.pretrained.prompts import DOCUMENT, find_prompt
 from minilm_retriever.progress import Progress, duration, say
@@ -46,22 +47,6 @@ from minilm_retriever.vectors.shards import (
     row_lines,
     sidecar_paths,
 )
-
-# What does not decide a vector or its place: an unfinished run goes on with another.
-FREE_FLAGS = {
-    "inputs",
-    "model",
-    "prompt_name",
-    "device",
-    "threads",
-    "out",
-    "skip_bad",
-    "max_bad",
-    "overwrite",
-    "dry_run",
-    "engine",
-    "workers",
-}
 
 Maker = Callable[
     ["Job", UnfinishedRun, Ranks], int
@@ -198,7 +183,7 @@ class Job:
 
     def asked(self) -> dict[str, Any]:
         """All that decides the output's bytes: an unfinished run only goes on with the same."""
-        flags = {name: value for name, value in vars(self.config).items() if name not in FREE_FLAGS}
+        flags = flag_values(self.config, may_change=False)
         calibrated = manifest.sha256_file(self.config.calibrate) if self.config.calibrate else None
         return {
             **flags,
@@ -398,7 +383,7 @@ def open_worker(config: EncodeConfig, device: str | None) -> ShardEncoder:
     """The model, and what becomes of its vectors."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    encoder = Encoder.from_pretrained(config.model, device=device)
+    encoder = open_for_command(config.model, device)
     stored_width(config.dimensions or encoder.dimension, config.dtype)
     if (config.dimensions or 0) > encoder.dimension:
         raise UserError(

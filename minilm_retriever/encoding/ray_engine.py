@@ -37,7 +37,7 @@ from minilm_retriever.encoding.resumable_output import UnfinishedRun
 from minilm_retriever.encoding.shard_encoder import Counts
 from minilm_retriever.errors import UserError, require
 from minilm_retriever.progress import Progress
-from minilm_retriever.vectors.shards import Shard, import_arrow
+from minilm_retriever.vectors.shards import Shard
 
 SECONDS = 10  # for a cluster to answer
 
@@ -155,7 +155,7 @@ def room(ray: Any, asked: int | None, threads: int, gpu: bool) -> int:
 def read_shards(batch: dict[str, Any], config: EncodeConfig) -> Iterator[Any]:
     """In a task: a table of one row for each shard; the last one says what stopped the reading, and
     the bad rows."""
-    arrow = import_arrow()
+    arrow = require("pyarrow.parquet", "parquet", "Parquet")
 
     def row(
         said: dict[str, Any], number: int, start: int = 0, ids: Any = (), texts: Any = ()
@@ -209,7 +209,7 @@ class ShardWorker:
         said = json.loads(given["said"]) or self.make(
             Shard(given["number"], given["start"], given["ids"], given["texts"])
         )
-        return import_arrow().table({"said": [json.dumps(said)]})
+        return require("pyarrow.parquet", "parquet", "Parquet").table({"said": [json.dumps(said)]})
 
     def make(self, shard: Shard) -> dict[str, Any]:
         """One shard, unless it is there; what the driver has to know."""

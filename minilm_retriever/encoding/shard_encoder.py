@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from minilm_retriever.data.distinct import deduplicate
-from minilm_retriever.encoder import Encoder, Vectors, encode_tokens, refuse_non_finite
+from minilm_retriever.encoder import Encoder, check_finite, encode_tokens
 from minilm_retriever.encoding.vector_cache import VectorCache
 from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained.prompts import Prompt
-from minilm_retriever.types import Array
+from minilm_retriever.types import Array, FloatArray
 from minilm_retriever.vectors.quantization import (
     Ranges,
     calibrate,
@@ -72,7 +72,7 @@ class ShardEncoder:
     ) -> tuple[Array, Counts]:
         """What is kept of the shard's vectors, (N, width) of the dtype, and the counts."""
         vectors, counts = self.floats(shard.texts, progress)
-        refuse_non_finite(vectors, lambda row: f"row {shard.ids[row]!r}")
+        check_finite(vectors, lambda row: f"row {shard.ids[row]!r}")
         if self.dtype == "int8" and self.ranges is None:
             if shard.number:
                 raise UserError(
@@ -85,7 +85,7 @@ class ShardEncoder:
 
     def floats(
         self, texts: Sequence[str], progress: Callable[[Counts], Any] | None = None
-    ) -> tuple[Vectors, Counts]:
+    ) -> tuple[FloatArray, Counts]:
         """Vectors (N, dimensions) float32 of N texts, each distinct text computed once or taken
         from the cache."""
         distinct, inverse = deduplicate(texts)

@@ -16,10 +16,11 @@ import numpy as np
 from minilm_retriever.data.pairs import SCORED_COLUMNS, read_pairs, read_scored_pairs
 from minilm_retriever.data.readers import read_rows
 from minilm_retriever.data.texts import read_texts
-from minilm_retriever.encoder import Encoder, encode_texts
+from minilm_retriever.encoder import encode_texts, open_for_command
 from minilm_retriever.errors import UserError
 from minilm_retriever.evaluation import bm25
 from minilm_retriever.evaluation.comparison_table import CHANGED_BY, SHOWN, Column, Report, name_of
+from minilm_retriever.evaluation.config import EvaluateConfig
 from minilm_retriever.evaluation.metrics import (
     Floats,
     Interval,
@@ -33,6 +34,7 @@ from minilm_retriever.evaluation.metrics import (
 )
 from minilm_retriever.evaluation.ranking import Encode, Run, Vectors, rank_documents
 from minilm_retriever.evaluation.tasks import RetrievalTask, read_beir, retrieval_from_pairs
+from minilm_retriever.pretrained.config import BASE_FOLDER
 from minilm_retriever.pretrained.prompts import DOCUMENT, find_prompt
 from minilm_retriever.progress import Progress
 from minilm_retriever.search.trec_run import check_trec_fields, trec_line
@@ -43,28 +45,19 @@ Correlation = Callable[[Floats, Floats], float]
 CORRELATIONS: dict[str, Correlation] = {"spearman": spearman, "pearson": pearson}
 
 
-def evaluate_models(
-    data: str,
-    models: Sequence[str],
-    *,
-    columns: Sequence[str] | None = None,
-    corpus: str | None = None,
-    split: str = "test",
-    runs: Sequence[str] = (),
-    overwrite: bool = False,
-) -> Report:
-    """Measure models on pairs, a BEIR-style folder or an STS file, each beside the one before it.
-
-    A model is a folder, a hub name, or `bm25`. runs: a file for each model's ranking, in TREC's
-    format."""
-    path = Path(data)
-    if not path.is_dir() and columns is None and is_sts(data):
-        if runs:
-            raise UserError(f"--run: {data} has scored pairs, so there is no ranking to write")
+def evaluate_models(config: EvaluateConfig) -> Report:
+    """Measure models on pairs, a BEIR-style folder or an STS file, side by side."""
+    data, models, runs = config.data, config.model or (BASE_FOLDER,), config.run
+    if Path(data).is_dir():
+        task = read_beir(Path(data), config.split)
+    elif config.columns or not is_sts(data):
+        task = task_of_pairs(data, config.columns or None, config.corpus)
+    elif runs:
+        raise UserError(f"--run: {data} has scored pairs, so there is no ranking to write")
+    else:
         return similarity_report(data, models)
-    task = read_beir(path, split) if path.is_dir() else task_of_pairs(data, columns, corpus)
     if runs:
-        check_runs(task, models, runs, overwrite)
+        check_runs(task, models, runs, config.overwrite)
     results = []
     for number, model in enumerate(models):
         results.append(judge(task, rank(task, model, max(KS))))
@@ -124,7 +117,7 @@ def rank(task: RetrievalTask, model: str, depth: int) -> Run:
     its folder has."""
     if model == bm25.NAME:
         return bm25.rank_by_terms(task, depth)
-    encoder = Encoder.from_pretrained(model)
+    encoder = open_for_command(model)
     similarity = encoder.model.settings.similarity
     if similarity not in ("cosine", "dot"):
         raise UserError(
@@ -215,7 +208,7 @@ def similarity_report(data: str, models: Sequence[str]) -> Report:
     columns: list[Column] = []
     before: Floats | None = None
     for model in models:
-        cosines = similarities(left, right, Encoder.from_pretrained(model).encode)
+        cosines = similarities(left, right, open_for_command(model).encode)
         intervals = {
             name: correlation_interval(f, scores, cosines) for name, f in CORRELATIONS.items()
         }

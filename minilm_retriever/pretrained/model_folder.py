@@ -12,10 +12,14 @@ from typing import Any
 
 import torch
 
-from minilm_retriever.core.model import BertConfig, SentenceEncoder
+from minilm_retriever.core.model import SentenceEncoder
 from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained.hub import resolve
-from minilm_retriever.pretrained.load_weights import bert_from_tensors, bert_tensors
+from minilm_retriever.pretrained.load_weights import (
+    bert_from_tensors,
+    bert_tensors,
+    parse_bert_config,
+)
 from minilm_retriever.pretrained.settings import (
     POOLINGS,
     Settings,
@@ -74,7 +78,7 @@ def load_pretrained(name_or_folder: StrPath) -> LoadedModel:
         manifest.verify_folder(folder)
     root, modules = read_modules(folder)
     config = read_json(root / "config.json")
-    bert_config = BertConfig.from_dict(config, str(root / "config.json"))
+    bert_config = parse_bert_config(config, str(root / "config.json"))
     limits = read_limits(root, bert_config.max_position_embeddings)
     settings = Settings(**modules, **limits, **read_prompts(folder))
     tokenizer_files = {

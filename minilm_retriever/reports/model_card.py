@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 TAGS = ["sentence-transformers", "sentence-similarity", "feature-extraction"]
 TAGS += ["generated_from_trainer", "minilm_retriever"]
+LOSS_SETTINGS = {"scale", "label_smoothing"}
+LOSS_VARIANTS = {"false_negatives", "guide", "guide_margin", "symmetric", "matryoshka"}
 
 
 def model_card(record: RunRecord) -> str:
@@ -76,13 +78,16 @@ def code_blocks(facts: dict[str, Any]) -> dict[str, str]:
     """What the template's code blocks need: literals of one line each, so that none can end a
     block."""
     texts = [text for source, others in facts["widget"][:1] for text in (source, *others)]
+    settings = {k: v for k, v in facts["settings"].items() if k in LOSS_SETTINGS}
+    variants = {k: v for k, v in facts["changed"].items() if k in LOSS_VARIANTS}
+    loss_parameters = {"similarity_fct": "cos_sim", **settings, **variants}
     return {
         "sentences": "sentences = [\n" + "".join(f"    {text!r},\n" for text in texts) + "]",
         "shape": f"({len(texts)}, {facts['dimension']})",
         "similarities": facts["similarities"].replace("\n", "\n# "),
         "model": repr(facts["name"]),
         "shell_model": shlex.quote(" ".join(facts["name"].split())),
-        "loss_parameters": json.dumps(facts["loss_parameters"], indent=2),
+        "loss_parameters": json.dumps(loss_parameters, indent=2),
     }
 
 

@@ -48,7 +48,6 @@ class RunRecord:
     samples: Sequence[Sequence[str]]  # a few rows, a text for each column
 
     # The run
-    loss_parameters: Mapping[str, object]
     settings: Mapping[str, object]  # every setting, with the value that ran
     defaults: Mapping[str, object]  # the same names
     steps: int

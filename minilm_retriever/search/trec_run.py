@@ -10,7 +10,7 @@ from minilm_retriever.errors import UserError
 def trec_line(
     query: str, document: str, rank: int, score: float, tag: str = "minilm-retriever"
 ) -> str:
-    """One document of a ranking; UserError for a name that cannot be a field.
+    """One document of a ranking.
 
     With nine digits a float32 reads back as itself, so trec_eval, which sorts by score, sees the
     same ranking."""
@@ -20,8 +20,7 @@ def trec_line(
 
 
 def check_trec_fields(fields: Iterable[str]) -> None:
-    """UserError for the first that is empty or holds white space, which parts the fields of a
-    line."""
+    """UserError for the first that is empty or holds white space, which separates the fields."""
     for field in fields:
         if len(field.split()) != 1:
             raise UserError(

@@ -10,24 +10,23 @@ from typing import Any
 from minilm_retriever.errors import UserError, require
 from minilm_retriever.reports.run_record import MetricRow
 from minilm_retriever.storage import atomic_files
-from minilm_retriever.training.batches import Plan
 from minilm_retriever.training.checkpoint import LOG, Position
-from minilm_retriever.training.config import TrainConfig
+from minilm_retriever.training.prepare import TrainingRun
 
 
 class RunLog:
-    """Appends to run/metrics.jsonl where `enabled` (one rank is). A resumed run first cuts off what
+    """Appends to metrics.jsonl of the unfinished run, on rank 0. A resumed run first cuts off what
     was logged after its position."""
 
-    def __init__(
-        self, config: TrainConfig, position: Position, plan: Plan, total: int, enabled: bool = True
-    ) -> None:
-        run = Path(f"{config.out}.run")
-        self.path, self.plan, self.total, self.enabled = run / LOG, plan, total, enabled
+    def __init__(self, run: TrainingRun, position: Position) -> None:
+        config, folder = run.config, Path(f"{run.config.out}.run")
+        self.path = folder / LOG
+        self.steps_per_epoch = run.sampler.steps_per_epoch
         # Steps between loss lines: the published recipe's 500, or a tenth of a short run.
-        self.every = config.log_steps or min(500, max(1, total // 10))
+        self.every = config.log_steps or min(500, max(1, run.total // 10))
+        self.enabled = run.trainer.ranks.is_first
         self.events: Any = None
-        if not enabled:
+        if not self.enabled:
             return
         if atomic_files.truncate_lines(self.path, position.log_lines) < position.log_lines:
             raise UserError(
@@ -36,7 +35,7 @@ class RunLog:
         if config.tensorboard:
             torch = require("torch.utils.tensorboard", "tensorboard", "--tensorboard")
             writer = torch.utils.tensorboard.SummaryWriter
-            self.events = writer(str(run / "tensorboard"), purge_step=position.step + 1)
+            self.events = writer(str(folder / "tensorboard"), purge_step=position.step + 1)
 
     def loss(self, position: Position, learning_rate: float) -> str:
         """Log the means since the last such line; returns a line for people."""
@@ -56,7 +55,7 @@ class RunLog:
     def write(self, position: Position, kind: str, values: dict[str, float]) -> float:
         """One line, and the same values as events; returns the epoch, to four places as the
         published card prints it."""
-        epoch = round(position.step / self.plan.steps_per_epoch, 4)
+        epoch = round(position.step / self.steps_per_epoch, 4)
         if self.enabled:
             figures = {"eval": values} if kind == "eval" else values
             row = {"step": position.step, "epoch": epoch, **figures}

@@ -1,7 +1,7 @@
 """The whole campaign: every fault of every row, two rows at a time, and the scorecard of what came
 of them.
 
-    python -m tests.faults.campaign                          all of it; writes tests/faults/scorecard.json
+    python -m tests.faults.campaign                          all of it; writes scorecard.json here
     python -m tests.faults.campaign --share 0.05             a twentieth of each row
     python -m tests.faults.campaign --rows power-loss fuzz   some rows
 
@@ -174,7 +174,8 @@ def in_a_process(row: Row, seed: int, share: float) -> dict[str, Any]:
         if result.exists():
             return dict(json.loads(result.read_bytes()))
         words = said.read_text("utf-8", "replace").strip().splitlines()
-        reason = f"no result after {row.minutes:g} minutes, or ended with {process.returncode}: {' '.join(words[-3:])}"
+        ended = f"no result after {row.minutes:g} minutes, or ended with {process.returncode}"
+        reason = f"{ended}: {' '.join(words[-3:])}"
         empty = {
             "fault": row.fault,
             "must hold": row.holds,
@@ -263,9 +264,8 @@ def campaign(names: list[str], seed: int, share: float, scorecard: Path | None) 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(one, sorted(names, key=lambda name: -ROWS[name].minutes)))
     rows = {name: rows[name] for name in ROWS if name in rows}
-    print(
-        f"\n{table(rows)}\n\nseed {seed}, {made_from}, {(time.monotonic() - began) / 60:.1f} minutes"
-    )
+    minutes = (time.monotonic() - began) / 60
+    print(f"\n{table(rows)}\n\nseed {seed}, {made_from}, {minutes:.1f} minutes")
     said = [line for name, found in rows.items() for line in failures(name, found)]
     print("\n".join(said) or "nothing silent, nothing skipped, every mutation noticed")
     return 1 if said else 0

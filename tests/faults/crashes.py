@@ -248,7 +248,8 @@ def refusals(scene: Scene, count: int) -> Iterator[Outcome]:
                 job.act()
             except Exception as fault:
                 raised = fault
-        where = f"{job.name}: {errno.errorcode[reason]} at {at}, stuck {stuck}, {disk.log[min(at, len(disk.log) - 1)]}"
+        operation = disk.log[min(at, len(disk.log) - 1)]
+        where = f"{job.name}: {errno.errorcode[reason]} at {at}, stuck {stuck}, {operation}"
         loud = raised is None or (isinstance(raised, UserError) and "\n" not in str(raised))
         problem = "" if loud else f"{type(raised).__name__}: {raised}"
         problem = problem or problem_of(job)
@@ -302,7 +303,8 @@ def nothing_cleaned() -> object:
 ROWS = (
     Row(
         "crash-at-every-operation",
-        "death before, in the middle of and after every file operation of save, rotate, publish, train and encode",
+        "death before, in the middle of and after every file operation of save, rotate, publish, "
+        "train and encode",
         "old or new, never neither, never mixed",
         900,
         crashes,

@@ -476,7 +476,8 @@ def archives_unguarded() -> object:
 ROWS = (
     Row(
         "damage-under-manifest",
-        "truncation, single flipped bits and their like in every file that we wrote under a manifest",
+        "truncation, single flipped bits and their like in every file that we wrote under a "
+        "manifest",
         "every one detected, and the file named",
         10_000,
         damage_under_a_manifest,

@@ -120,7 +120,8 @@ ROWS = (
     Row(
         "full-file-system",
         "a small file system that is really full, at random points of training and encoding",
-        "a one-line error, the earlier checkpoint intact; with room the same command ends in the same bytes",
+        "a one-line error, the earlier checkpoint intact; with room the same command ends in the "
+        "same bytes",
         24,
         full_disks,
         {"a refused write taken for done": unheard},

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 
-from minilm_retriever.core import trainer
 from minilm_retriever.encoding import resumable_output
 from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained.model_folder import load_pretrained
@@ -24,7 +23,8 @@ from tests.faults.processes import finished, fresh, patient, start, wait_until, 
 from tests.faults.row import Outcome, Row, Scene, contents, judge, patched
 from tests.faults.scenes import encode_flags, tiny_model, train_flags
 
-FRESH_SHARE = 10  # one in so many kills strikes a process that was started anew, interpreter and imports included
+# One in so many kills strikes a process that was started anew, interpreter and imports included.
+FRESH_SHARE = 10
 
 
 @dataclass
@@ -192,7 +192,7 @@ def states_in_place() -> Iterator[None]:
 
 def no_random_state() -> object:
     """Mutation: the random generators are not put back."""
-    return patched((trainer.checkpoint, "restore_random", lambda folder: None))
+    return patched((checkpoint, "restore_random", lambda folder: None))
 
 
 # --- encoding -------------------------------------------------------------------------------------

@@ -16,14 +16,14 @@ from safetensors.torch import load_file, save_file
 
 from minilm_retriever import encoder
 from minilm_retriever.core.model import SentenceEncoder
-from minilm_retriever.core.trainer import Trainer
+from minilm_retriever.core.trainer import Batch, Trainer
 from minilm_retriever.encoder import Encoder
 from minilm_retriever.encoding import shard_encoder
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.encoding.encode_files import encode_files
 from minilm_retriever.errors import UserError
 from minilm_retriever.storage import atomic_folders
-from minilm_retriever.training import checkpoint
+from minilm_retriever.training import callbacks, checkpoint
 from minilm_retriever.training.run import train
 from tests.faults.row import Outcome, Row, Scene, judge, patched
 from tests.faults.scenes import texts_file, tiny_model, train_config
@@ -56,16 +56,19 @@ def in_training(
     )
     seen, real, steps = [0], Trainer.batch_loss, [0]
 
-    def batch_loss(self: Trainer, *args: Any) -> torch.Tensor:
+    def batch_loss(self: Trainer, batch: Batch) -> torch.Tensor:
         seen[0] += 1
-        loss = real(self, *args)
+        loss = real(self, batch)
         return poison(loss) if seen[0] == at else loss
 
     optimizer_step = torch.optim.AdamW.step
 
     def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
-        steps[0] += 1
-        return optimizer_step(self, *args, **kwargs)
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        before = [p.detach().clone() for p in parameters]
+        result = optimizer_step(self, *args, **kwargs)
+        steps[0] += any(not torch.equal(p, old) for p, old in zip(parameters, before, strict=True))
+        return result
 
     with patched((Trainer, "batch_loss", batch_loss), (torch.optim.AdamW, "step", counted)):
         said = error_of(lambda: train(config))
@@ -223,15 +226,13 @@ def non_finite(scene: Scene, count: int) -> Iterator[Outcome]:
 
 def steps_unchecked() -> object:
     """Mutation: losses and gradients are taken as they are."""
-    return patched((Trainer, "refuse_non_finite", lambda *_: None))
+    return patched((callbacks, "check_finite", lambda *_: None))
 
 
 def vectors_unchecked() -> object:
     """Mutation: and so are vectors."""
     unchecked = lambda *_: None  # noqa: E731
-    return patched(
-        (encoder, "refuse_non_finite", unchecked), (shard_encoder, "refuse_non_finite", unchecked)
-    )
+    return patched((encoder, "check_finite", unchecked), (shard_encoder, "check_finite", unchecked))
 
 
 ROWS = (

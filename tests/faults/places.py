@@ -221,7 +221,8 @@ def nothing_cleaned() -> object:
 ROWS = (
     Row(
         "places",
-        "two runs in one output folder, a read-only folder, the clock set back, stale temporary files, no manifest",
+        "two runs in one output folder, a read-only folder, the clock set back, stale temporary "
+        "files, no manifest",
         "refused or right",
         24,
         places,

@@ -26,6 +26,7 @@ from minilm_retriever.encoding.encode_files import encode_files
 from minilm_retriever.errors import UserError
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest
 from minilm_retriever.training import checkpoint
+from minilm_retriever.training.checkpoint import Position
 from minilm_retriever.training.run import train
 from tests.faults.row import Outcome, Row, Scene, contents, judge, left_behind, patched
 from tests.faults.scenes import texts_file, tiny_model, train_config
@@ -294,13 +295,13 @@ def training(scene: Scene) -> Job:
         return train(train_config(scene.place, out, steps=6, save=2, keep=1))
 
     def mark(recorder: Recorder) -> Any:
-        save = Trainer.save
+        save = checkpoint.save
 
-        def marked(self: Trainer, position: Any) -> None:
-            save(self, position)
+        def marked(run: Path, trainer: Trainer, position: Position, keep: int) -> None:
+            save(run, trainer, position, keep)
             recorder.log.append(("mark", position.step))
 
-        return patched((Trainer, "save", marked))
+        return patched((checkpoint, "save", marked))
 
     recorder = recorded(scene, "train", act, mark)
     expected = (Path(recorder.place) / "out" / "model.safetensors").read_bytes()
@@ -457,7 +458,8 @@ def log_unsure() -> object:
 ROWS = (
     Row(
         "power-loss",
-        "power loss simulated from the operation log: what was not fsynced is dropped, cut, zeroed or reordered",
+        "power loss simulated from the operation log: what was not fsynced is dropped, cut, zeroed "
+        "or reordered",
         "old or new, never neither, never mixed; what was said to be saved is there",
         500,
         power_losses,

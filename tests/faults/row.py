@@ -61,7 +61,7 @@ class Row:
     name: str
     fault: str
     holds: str
-    volume: int  # of the whole campaign; where the faults are all there are, the least that this has to come to
+    volume: int  # faults of the whole campaign; of a complete list, how many it has at least
     inject: Inject
     mutations: Mapping[str, Mutation]  # a check switched off: then the row must show silent ones
     sample: int  # of the sample in the tests

@@ -9,7 +9,10 @@ import json
 from collections.abc import Callable
 
 CSV = b'sentence_0,sentence_1\na nurse,care\n"a ""cook""\nand more",soup\n'
-JSONL = b'{"sentence_0": "a nurse", "sentence_1": "care", "n": 1.5}\n{"text": "x", "sentence_1": null}\n'
+JSONL = (
+    b'{"sentence_0": "a nurse", "sentence_1": "care", "n": 1.5}\n'
+    b'{"text": "x", "sentence_1": null}\n'
+)
 
 
 def parquet() -> list[bytes]:

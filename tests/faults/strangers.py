@@ -205,7 +205,8 @@ def vectors_of_a_huge_shape(folder: Path) -> None:
 
 
 def vectors_with_code_in_the_header(folder: Path) -> None:
-    header = f"{{'descr': __import__('os').system('touch {folder.parent / CANARY}'), 'fortran_order': False, 'shape': (1,)}}"
+    code = f"__import__('os').system('touch {folder.parent / CANARY}')"
+    header = f"{{'descr': {code}, 'fortran_order': False, 'shape': (1,)}}"
     raw = header.encode().ljust(245) + b"\n"
     of_vectors(folder, b"\x93NUMPY\x01\x00" + struct.pack("<H", 246) + raw + bytes(128))
 
