@@ -1,4 +1,4 @@
-"""encoder.py and encoding.py: what people import."""
+"""encoder.py: what people import."""
 
 from __future__ import annotations
 

@@ -267,7 +267,6 @@ SAVERS = (
 )  # of numpy, json, safetensors, ...
 HARMLESS = {
     "atomic_files",
-    "_os",
     "atomic_folders",
     "dict",
     "self",

@@ -36,12 +36,10 @@ class MineConfig:
     out: str = flag("", "where to write the pairs with their negatives: .csv, .tsv or .jsonl")
     overwrite: bool = flag(False, "replace what is there")
 
-    model: str = flag(
-        BASE_FOLDER, "the model that ranks: best the one that is trained next", "mining"
-    )
+    model: str = flag(BASE_FOLDER, "the model that ranks: best the one to be trained", "mining")
     negatives: int = flag(1, "hard negatives a row", at_least=1)
     ranks: tuple[int, ...] = flag(
-        (1, 50), "first and last rank to choose from, without known answers"
+        (1, 50), "first and last rank to choose from, known answers left out"
     )
     margin: float = flag(
         0.05, "how much lower (cosine) than the row's own document a negative must be", at_least=0
@@ -68,18 +66,12 @@ class ParaphrasesConfig:
     """Find the closest pairs of texts within one file."""
 
     file: str = flag("", "texts: lines, CSV, TSV, JSONL or Parquet", name="FILE")
-    text: str | None = flag(None, "the column that holds the text", metavar="COLUMN")
-    id: str | None = flag(
-        None, "the column that holds the id (default: the row's number)", metavar="COLUMN"
-    )
+    text: str | None = flag(None, "the column that holds the text")
+    id: str | None = flag(None, "the column that holds the id (default: the row's number)")
     n: int | None = flag(None, "the best N pairs (default 100, or all with --threshold)")
     threshold: float | None = flag(None, "pairs with a cosine of at least X")
-    duplicates: bool = flag(
-        False, "pair copies of a text, too, each with the first", action="store_true"
-    )
+    duplicates: bool = flag(False, "pair copies of a text with the first, too", action="store_true")
     model: str = flag(BASE_FOLDER, MODEL_HELP)
     device: str | None = flag(None, DEVICE_HELP)
-    out: str | None = flag(
-        None, "write .csv, .tsv or .jsonl (default: a table on stdout)", metavar="FILE"
-    )
+    out: str | None = flag(None, "write .csv, .tsv or .jsonl (default: a table on stdout)")
     overwrite: bool = flag(False, "replace what is there", action="store_true")

@@ -16,7 +16,7 @@ class EncodeConfig:
 
     inputs: tuple[str, ...] = flag(
         (),
-        "text, CSV, TSV, JSONL, Parquet files (also .gz), folders of them, or - for stdin",
+        "text, CSV, TSV, JSONL or Parquet files (also .gz), folders of them, or - for stdin",
         "input",
         name="INPUT",
         may_change=True,
@@ -27,26 +27,16 @@ class EncodeConfig:
     format: Literal["csv", "tsv", "jsonl", "txt", "parquet"] | None = flag(
         None, "format of stdin (default txt), or of odd suffixes"
     )
-    skip_bad: str | None = flag(
-        None, "set rows that cannot be used aside in this file, and go on", may_change=True
-    )
+    skip_bad: str | None = flag(None, "set unusable rows aside in this file", may_change=True)
     max_bad: int = flag(1000, "stop at more bad rows than this", at_least=0, may_change=True)
 
     model: str = flag(shared.BASE_FOLDER, shared.MODEL_HELP, "model", may_change=True)
-    prompt: str | None = flag(
-        None, "words before each text (default: the model folder's own for documents, if any)"
-    )
-    prompt_name: str | None = flag(
-        None, "or the name of one of the model folder's prompts", may_change=True
-    )
-    batch_size: int | None = flag(
-        None, "at most so many texts a batch (default: a budget of tokens decides)", at_least=1
-    )
+    prompt: str | None = flag(None, "words before each text (default: the model's for documents)")
+    prompt_name: str | None = flag(None, "or the name of one of the model's", may_change=True)
+    batch_size: int | None = flag(None, "texts a batch, at most (default: by tokens)", at_least=1)
     device: str | None = flag(None, shared.DEVICE_HELP, may_change=True)
     threads: int | None = flag(None, shared.THREADS_HELP, at_least=1, may_change=True)
-    cache: str | None = flag(
-        None, "a folder to keep vectors in, for texts that come again in other shards and runs"
-    )
+    cache: str | None = flag(None, "a folder to keep vectors in, for texts that come again")
 
     out: str = flag("", "a folder of shards, or FILE.npy", "output", may_change=True)
     dtype: Literal["float32", "float16", "int8", "binary"] = flag("float32", "type of the vectors")
@@ -57,22 +47,14 @@ class EncodeConfig:
     shard_format: Literal["npy", "safetensors", "parquet"] = flag("npy", "files of a shard")
     shard_size: int = flag(16384, "rows a shard", at_least=1)
     texts: bool = flag(True, "store the texts beside the ids, for search to show")
-    overwrite: bool = flag(
-        False, "replace what is there, also an unfinished run of something else", may_change=True
-    )
+    overwrite: bool = flag(False, "replace what is there, finished or not", may_change=True)
     dry_run: bool = flag(False, shared.DRY_RUN_HELP, may_change=True)
 
     engine: Literal["local", "ray"] = flag(
-        "local",
-        "local: this process, or torchrun's; ray: a cluster (extra)",
-        "engine",
-        may_change=True,
+        "local", "in this process, or on a Ray cluster (extra)", "engine", may_change=True
     )
     workers: int | None = flag(
-        None,
-        "actors on the Ray cluster (default: what it has room for)",
-        at_least=1,
-        may_change=True,
+        None, "actors on Ray (default: as many as it has room for)", at_least=1, may_change=True
     )
 
     def __post_init__(self) -> None:

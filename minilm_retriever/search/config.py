@@ -19,8 +19,8 @@ class IndexConfig:
     kind: Literal["exact", "hnsw", "ivfpq"] | None = flag(
         None, "build it anew of this kind (default: by the number of rows)"
     )
-    add: tuple[str, ...] = flag((), "further folders that encode.py wrote", metavar="DIR")
-    delete: tuple[str, ...] = flag((), "ids to leave out, or @FILE with an id a line", metavar="ID")
+    add: tuple[str, ...] = flag((), "further folders that encode.py wrote")
+    delete: tuple[str, ...] = flag((), "ids to leave out, or @FILE with an id a line")
     overwrite: bool = flag(False, "replace what is there", action="store_true")
 
 
@@ -32,23 +32,17 @@ class SearchConfig:
     queries: tuple[str, ...] = flag(
         (), "texts to search for (default: standard input)", name="QUERY", nargs="*"
     )
-    file: str | None = flag(
-        None, "a file of queries: text, CSV, TSV, JSONL, ...", name="--queries", metavar="FILE"
-    )
-    text: str | None = flag(None, "its column of texts", metavar="COLUMN")
-    id: str | None = flag(None, "its column of ids", metavar="COLUMN")
+    file: str | None = flag(None, "a file of queries: text, CSV, TSV, JSONL, ...", name="--queries")
+    text: str | None = flag(None, "its column of texts")
+    id: str | None = flag(None, "its column of ids")
     k: int = flag(10, "results a query", at_least=1)
     model: str = flag(BASE_FOLDER, "the model it was encoded with")
-    out: str | None = flag(None, "where to write (default: standard output)", metavar="FILE")
+    out: str | None = flag(None, "where to write (default: standard output)")
     format: Literal["text", "jsonl", "trec"] | None = flag(
         None, "of the results (default: by --out's ending, else text)"
     )
-    rescore: str | None = flag(
-        None, "binary vectors: rank the candidates by these, of more bits", metavar="DIR"
-    )
-    effort: int | None = flag(
-        None, "hnsw, ivfpq: candidates kept, or lists looked through, while searching"
-    )
+    rescore: str | None = flag(None, "for binary vectors: rescore the candidates by this folder's")
+    effort: int | None = flag(None, "candidates (hnsw) or lists (ivfpq) to look through")
 
     def __post_init__(self) -> None:
         check_bounds(self)

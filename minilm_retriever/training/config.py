@@ -67,9 +67,7 @@ class TrainConfig:
         0.0, "by how much (cosine) the guide must find it closer", at_least=0
     )
     symmetric: bool = flag(False, "also tell each document's query apart from the others")
-    matryoshka: tuple[int, ...] = flag(
-        (), "mean loss over vectors cut to these lengths: 384 256 128 64"
-    )
+    matryoshka: tuple[int, ...] = flag((), "mean loss over vectors cut to these lengths")
 
     gradient_accumulation_steps: int = flag(
         1, "batches a step, losses averaged; it adds no negatives", "machine", at_least=1
@@ -86,9 +84,7 @@ class TrainConfig:
         None, "evaluate every so many steps (default: each epoch's end)", "evaluation", at_least=1
     )
     metric: str = flag("mrr@10", "the metric that decides which weights are published")
-    patience: int | None = flag(
-        None, "stop after so many evaluations without a better metric", at_least=1
-    )
+    patience: int | None = flag(None, "evaluations without a better metric, then stop", at_least=1)
 
     log_steps: int | None = flag(
         None, "steps between logged mean losses (default 500, or a tenth)", "output", at_least=1
@@ -112,7 +108,7 @@ class TrainConfig:
     )
     tensorboard: bool = flag(False, "also write TensorBoard events (extra)", may_change=True)
     overwrite: bool = flag(
-        False, "replace what is there, be it finished or not", may_change=True, on_card=False
+        False, "replace what is there, finished or not", may_change=True, on_card=False
     )
     dry_run: bool = flag(False, shared.DRY_RUN_HELP, may_change=True, on_card=False)
 
