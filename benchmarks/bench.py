@@ -163,10 +163,10 @@ def queries(bench: Bench, texts: list[str], contestants: list[str]) -> dict[str,
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
     for number in range(2 * bench.rounds):
         for worker in turned(workers, number):
-            said = worker.ask(texts=str(file), one_by_one=True)
-            p50, p95 = np.percentile(said["each"], [50, 95])
+            answer = worker.ask(texts=str(file), one_by_one=True)
+            p50, p95 = np.percentile(answer["each"], [50, 95])
             rounds[worker.name].append(
-                {"p50": float(p50), "p95": float(p95), "memory": said["memory"]}
+                {"p50": float(p50), "p95": float(p95), "memory": answer["memory"]}
             )
     for worker in workers:
         worker.stop()

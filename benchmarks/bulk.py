@@ -261,15 +261,15 @@ def recall(args: argparse.Namespace) -> dict[str, Any]:
     queries, documents = distinct_texts(args.data)
     queries = queries[:: max(1, len(queries) // args.queries)]
     encoder = Encoder.from_pretrained(args.model)
-    asked, held = encoder.encode(queries), encoder.encode(documents)
+    query_vectors, document_vectors = encoder.encode(queries), encoder.encode(documents)
     same = np.array(queries)[:, None] == np.array(documents)[None, :]
-    exact = asked @ held.T
+    exact = query_vectors @ document_vectors.T
     truth = top(np.where(same, -np.inf, exact), 10)
     result: dict[str, Any] = {"queries": len(queries), "documents": len(documents)}
-    for dimensions in (held.shape[1], 256, 128):
+    for dimensions in (document_vectors.shape[1], 256, 128):
         cut = [
             v[:, :dimensions] / np.linalg.norm(v[:, :dimensions], axis=1, keepdims=True)
-            for v in (asked, held)
+            for v in (query_vectors, document_vectors)
         ]
         result[f"{dimensions} dimensions"] = quantised(*cut, exact, same, truth)
     return result

@@ -60,15 +60,15 @@ def main() -> None:
     run = {query: scores for query, (scores, _) in drawn.items()}
     judgements = {query: grades for query, (_, grades) in drawn.items()}
     cuts = ",".join(map(str, KS))
-    given = {
+    question = {
         "run": run,
         "judgements": judgements,
         "names": ["recip_rank", *(f"{n}.{cuts}" for n in THEIRS.values())],
     }
     try:
-        told = subprocess.run(
+        process = subprocess.run(
             [args.peer, "-c", MEASURE],
-            input=json.dumps(given),
+            input=json.dumps(question),
             capture_output=True,
             text=True,
             check=True,
@@ -78,7 +78,7 @@ def main() -> None:
             f"{args.peer} has no pytrec_eval: see --help "
             f"({getattr(fault, 'stderr', None) or fault})"
         )
-    theirs = json.loads(told.stdout)
+    theirs = json.loads(process.stdout)
     ranked = {
         query: [list(s)[i] for i in trec_order(list(s), list(s.values()))]
         for query, s in run.items()

@@ -100,8 +100,8 @@ def main() -> None:
                     str(args.threads),
                     str(args.n),
                 ]
-                told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-                theirs.append(json.loads(told.splitlines()[-1]))
+                output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+                theirs.append(json.loads(output.splitlines()[-1]))
     print(
         f"{args.texts:,} vectors of {vectors.shape[1]}, the best {args.n:,} pairs, "
         f"{args.threads} threads"
@@ -119,8 +119,8 @@ def main() -> None:
         same = {(i, j) for _, i, j in theirs[0]["pairs"]} == set(
             zip(found.left.tolist(), found.right.tolist(), strict=True)
         )
-        told = f"{statistics.median(seconds):8.1f} s{peak:8.0f} MB   ours is {ratio:.2f} x as fast"
-        print(f"{'sentence-transformers':<24}{told}")
+        line = f"{statistics.median(seconds):8.1f} s{peak:8.0f} MB   ours is {ratio:.2f} x as fast"
+        print(f"{'sentence-transformers':<24}{line}")
         print(f"the same pairs: {'yes' if same else 'no'}")
 
 

@@ -1,12 +1,12 @@
 """Data parallelism: rank, world size, all-gather of embeddings with gradient, all-reduce.
 
 Started by torchrun (or by whatever sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT): gloo
-between CPUs, NCCL between GPUs. In a single process nothing here does anything, and
-torch.distributed is never imported."""
+between CPUs, NCCL between GPUs. A single process never imports torch.distributed."""
 
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import sys
@@ -26,9 +26,7 @@ from minilm_retriever.errors import UserError
 from minilm_retriever.progress import say
 from minilm_retriever.types import FloatArray
 
-TIMEOUT = timedelta(
-    minutes=30
-)  # for a machine that vanished; a process that ends is noticed at once
+TIMEOUT = timedelta(minutes=30)  # for a machine that vanished; the end of a process is seen at once
 EXIT_WAIT_SECONDS = 5.0  # for the other ranks to learn why this one ends
 
 
@@ -44,19 +42,16 @@ class NullStream(io.TextIOBase):
 
 
 class Ranks:
-    """The ranks of a run, seen from one of them. `Ranks()` is a single process."""
+    """The ranks of a run, seen from one of them. `Ranks()` is a single process.
+
+    restarts: how often torchrun has restarted the run; store: a torch.distributed.Store."""
 
     def __init__(
         self, rank: int = 0, world_size: int = 1, restarts: int = 0, store: Any = None
     ) -> None:
-        """restarts: how often torchrun has restarted this run; store: a torch.distributed.Store."""
         self.rank, self.world_size, self.restarts, self.store = rank, world_size, restarts, store
-        self.tasks = 0  # given out by next_task in a single process
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this is rank 0, which writes files and messages."""
-        return self.rank == 0
+        self.is_first = rank == 0  # the rank that writes files and messages
+        self.tasks = itertools.count()  # of a single process
 
     def split_sizes(self, count: int) -> list[int]:
         """How many of `count` rows each rank has: equal, or one more on the first ranks."""
@@ -70,7 +65,7 @@ class Ranks:
         return slice(start, start + sizes[self.rank])
 
     def seed(self, seed: int, step: int) -> None:
-        """Seed torch for a step: a function of seed, step and rank, so no state has to be saved.
+        """Seed torch for a step as a function of seed, step and rank, so no state has to be saved.
 
         A single process leaves its generator running, and saves its state."""
         if self.world_size > 1:
@@ -87,10 +82,8 @@ class Ranks:
         most, own = sizes[0], sizes[self.rank]  # all ranks send the same size, some with padding
         by_column = vectors.view(columns, own, -1 if own else vectors.shape[1])
         padded = F.pad(by_column, (0, 0, 0, most - own))
-        gathered: Tensor = _AllGather.apply(  # type: ignore[no-untyped-call]
-            padded, self.world_size
-        )  # (ranks, C, most, H)
-        by_column = gathered.transpose(0, 1).flatten(1, 2)  # (C, ranks * most, H)
+        parts: Tensor = _AllGather.apply(padded, self.world_size)  # type: ignore[no-untyped-call]
+        by_column = parts.transpose(0, 1).flatten(1, 2)  # (C, ranks * most, H)
         if rows < self.world_size * most:
             real = [rank * most + row for rank, size in enumerate(sizes) for row in range(size)]
             by_column = by_column[:, torch.tensor(real, device=vectors.device)]
@@ -102,7 +95,7 @@ class Ranks:
             return
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        _collective(lambda dist: dist.all_reduce(flat))
+        _collective("all_reduce", flat)
         parts = torch.split(flat, [p.numel() for p in parameters])
         for parameter, gradient in zip(parameters, parts, strict=True):
             parameter.grad = gradient.view_as(parameter)
@@ -119,15 +112,13 @@ class Ranks:
         if self.world_size == 1:
             return numbers
         tensor = torch.tensor(numbers, dtype=torch.float64)
-        _collective(lambda dist: dist.all_reduce(tensor, getattr(dist.ReduceOp, operation)))
+        _collective("all_reduce", tensor, operation)
         return list(tensor.tolist())
 
     def split_work(
         self, encode: Callable[[Sequence[Any]], FloatArray], items: Sequence[Any]
     ) -> FloatArray:
         """encode(items) (N, H) on every rank, each of which computes its own rows."""
-        if self.world_size == 1:
-            return encode(items)
         own = torch.from_numpy(encode(items[self.own_rows(len(items))]))
         rows: FloatArray = self.all_gather(own, 1, len(items)).numpy()
         return rows
@@ -137,11 +128,11 @@ class Ranks:
         if self.world_size == 1:
             return data
         size = torch.tensor([len(data)])
-        _collective(lambda dist: dist.broadcast(size, src=0))
+        _collective("broadcast", size, 0)
         buffer = torch.empty(int(size), dtype=torch.uint8)
         if self.is_first:
             buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        _collective(lambda dist: dist.broadcast(buffer, src=0))
+        _collective("broadcast", buffer, 0)
         return buffer.numpy().tobytes()
 
     def broadcast_json(self, value: Any) -> Any:
@@ -149,7 +140,9 @@ class Ranks:
         return json.loads(self.broadcast_bytes(json.dumps(value).encode()))
 
     def broadcast_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rank 0's tensors on all ranks' CPUs; what other ranks pass is ignored."""
+        """Rank 0's tensors on all ranks' CPUs."""
+        if self.world_size == 1:
+            return dict(tensors)
         own = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         return load(self.broadcast_bytes(save(own) if self.is_first else b""))
 
@@ -171,10 +164,7 @@ class Ranks:
 
     def next_task(self) -> int:
         """The next number, from 0, that no rank has taken yet."""
-        if self.world_size > 1:
-            return int(self.store.add("tasks", 1)) - 1
-        self.tasks += 1
-        return self.tasks - 1
+        return next(self.tasks) if self.world_size == 1 else self.store.add("tasks", 1) - 1
 
     def finish(self) -> None:
         """Barrier, then destroy the process group."""
@@ -186,29 +176,26 @@ class Ranks:
 
     def report_failure(self, error: BaseException) -> None:
         """Print a user's mistake unless another rank has, and let the others know that we end."""
-        is_mistake = isinstance(error, UserError)
+        import torch.distributed as dist
+
+        is_mistake, is_echo = isinstance(error, UserError), isinstance(error, RankLost)
         try:
             printed = self.store.add("mistakes", 1) > 1
             self.store.add("left", 1)
         except RuntimeError:  # the store ended with the rank that holds it
             printed = False
         if is_mistake and not printed:
-            where = f"rank {self.rank}: " if self.rank and not isinstance(error, RankLost) else ""
+            where = f"rank {self.rank}: " if self.rank and not is_echo else ""
             say(f"error: {where}{error}")
-        import torch.distributed as dist
-
         if dist.is_initialized() and dist.get_backend() == "gloo":
             dist.destroy_process_group()  # closes its sockets; NCCL's peers see the process end
         # torchrun holds the store and ends all ranks once one has ended; else rank 0 holds it.
         holds_store = self.is_first or "TORCHELASTIC_USE_AGENT_STORE" in os.environ
-        if is_mistake and holds_store and (printed or not isinstance(error, RankLost)):
+        if is_mistake and holds_store and (printed or not is_echo):
             end = time.monotonic() + EXIT_WAIT_SECONDS
             with suppress(RuntimeError):
                 while self.store.add("left", 0) < self.world_size and time.monotonic() < end:
                     time.sleep(0.05)
-
-
-ALONE = Ranks()
 
 
 @contextmanager
@@ -223,11 +210,10 @@ def join(device: str | None) -> Iterator[Ranks]:
     try:
         with redirect_stderr(sys.stderr if ranks.is_first else NullStream()):
             yield ranks
-    except UserError as mistake:
-        ranks.report_failure(mistake)
-        raise SystemExit(2) from mistake
     except BaseException as error:
         ranks.report_failure(error)
+        if isinstance(error, UserError):
+            raise SystemExit(2) from error
         raise
 
 
@@ -238,34 +224,32 @@ def _connect(device: str | None) -> Ranks:
 
     on_gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
     if on_gpu:
-        local_rank, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        local_rank, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
         if ":" in (device or ""):
-            raise UserError(
-                f"--device {device}: each rank has a GPU of its own; give --device cuda"
-            )
-        if local_rank >= count:
-            raise UserError(f"local rank {local_rank} has no GPU: there are {count}; start fewer")
+            raise UserError(f"--device {device}: each rank has its own GPU; give --device cuda")
+        if local_rank >= gpus:
+            raise UserError(f"local rank {local_rank} has no GPU: there are {gpus}; start fewer")
         torch.cuda.set_device(local_rank)
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     try:
-        store, rank, world_size = next(rendezvous("env://", timeout=TIMEOUT))
+        store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
         # torchrun's store outlives a restart: addresses of ended processes must not be read again.
         store = PrefixStore(f"attempt {restarts}", store)
-        dist.init_process_group(
-            backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT
-        )
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     except (ValueError, RuntimeError) as fault:
         raise UserError(f"the ranks cannot connect ({fault}); start them with torchrun") from None
-    return Ranks(rank, world_size, restarts, PrefixStore("run", store))
+    return Ranks(rank, size, restarts, PrefixStore("run", store))
 
 
-def _collective(call: Callable[[Any], Any]) -> None:
-    """An operation that all ranks take part in; RankLost where one of them is gone."""
+def _collective(operation: str, tensor: Any, argument: Any = None) -> None:
+    """An operation of torch.distributed, by all ranks; RankLost where one of them is gone."""
     import torch.distributed as dist
 
+    if operation == "all_reduce":
+        argument = getattr(dist.ReduceOp, argument or "SUM")
     try:
-        call(dist)
+        getattr(dist, operation)(tensor, argument)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as fault:
@@ -282,13 +266,12 @@ class _AllGather(torch.autograd.Function):
     def forward(ctx: Any, own: Tensor, world_size: int) -> Tensor:
         """(C, b, H) -> (ranks, C, b, H)."""
         out = own.new_empty(world_size, *own.shape)
-        _collective(lambda dist: dist.all_gather(list(out.unbind(0)), own.contiguous()))
+        _collective("all_gather", list(out.unbind(0)), own.contiguous())
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         """(ranks, C, b, H) -> (C, b, H)."""
-        (gradient,) = gradients
-        out = torch.empty_like(gradient[0])
-        _collective(lambda dist: dist.reduce_scatter(out, list(gradient.contiguous().unbind(0))))
+        out = torch.empty_like(gradients[0][0])
+        _collective("reduce_scatter", out, list(gradients[0].contiguous().unbind(0)))
         return out, None

@@ -14,7 +14,7 @@ from minilm_retriever.errors import UserError
 from minilm_retriever.search import faiss_index
 from minilm_retriever.search.exact import nearest_bits, top_k
 from minilm_retriever.search.faiss_index import choose_plan
-from minilm_retriever.search.index import ExactIndex, InMemory, find
+from minilm_retriever.search.index import find
 from minilm_retriever.search.index_folder import make_index, open_index
 from minilm_retriever.storage.manifest import verify_folder
 from minilm_retriever.vectors.vector_folder import open_vectors, save_vectors
@@ -136,10 +136,10 @@ def test_rows_left_out_are_never_found():
     assert top_k(queries, x, 5, without=np.arange(300))[0].shape == (20, 0)
 
 
-def test_documents_at_hand_are_an_index_too():
-    index = ExactIndex(
-        InMemory(np.eye(3, dtype=np.float32), ["a", "b", "c"], ["an apple", "a bee", "a cat"])
-    )
+def test_a_folder_of_vectors_is_an_index_too(tmp_path):
+    texts = ["an apple", "a bee", "a cat"]
+    save_vectors(tmp_path / "v", ["a", "b", "c"], texts, np.eye(3, dtype=np.float32), model=MODEL)
+    index = open_index(tmp_path / "v")
     hits = find(index, np.array([[0, 1, 0.5]], np.float32), 2)
     assert [(hit.id, hit.text, hit.score) for hit in hits[0]] == [
         ("b", "a bee", 1),
@@ -315,10 +315,10 @@ def test_the_kind_follows_from_the_size_and_the_memory():
         choose_plan(10, 384, "flat")
 
 
-def test_codes_are_learned_from_a_sample_and_documents_come_in_blocks(monkeypatch):
+def test_codes_are_learned_from_a_sample_and_documents_come_in_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(faiss_index, "BLOCK", 64)
     x = unit_rows(0, 1000)
-    documents = InMemory(x, [], [])
+    documents = open_vectors(save(tmp_path / "v", x))
     parts = list(
         faiss_index.read_blocks([documents, documents], without=np.array([0, 1500]), first=5)
     )

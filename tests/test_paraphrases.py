@@ -1,4 +1,4 @@
-"""paraphrases.py against all pairs in float64, and the command from file to file."""
+"""The closest pairs against all pairs in float64, and the command from file to file."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from minilm_retriever.core.trainer import Hyperparameters, Trainer, linear_sched
 from minilm_retriever.distributed import Ranks
 from minilm_retriever.errors import UserError
 from minilm_retriever.storage import tensors
-from minilm_retriever.training import callbacks, checkpoint, prepare, run
+from minilm_retriever.training import checkpoint, prepare, run
 from minilm_retriever.training.config import TrainConfig
 from minilm_retriever.training.run import train
 from minilm_retriever.training.sparse_embedding import SparseEmbedding
@@ -368,13 +368,13 @@ def late(self, *args):
     self.lag = 1
 
 
-INIT = callbacks.Callbacks.__init__
+INIT = run.Callbacks.__init__
 
 
 def test_losses_that_are_read_late_are_the_same(config, monkeypatch, tmp_path):
     flags = {"log_steps": 5, "eval": config().train[0], "eval_steps": 4}
     train(config(out=str(tmp_path / "whole"), **flags))
-    monkeypatch.setattr(callbacks.Callbacks, "__init__", late)
+    monkeypatch.setattr(run.Callbacks, "__init__", late)
     stopped = config(out=str(tmp_path / "late"), **flags)
     run_killed(stopped, monkeypatch, at_step=7)
     train(stopped)
@@ -385,7 +385,7 @@ def test_losses_that_are_read_late_are_the_same(config, monkeypatch, tmp_path):
 
 
 def test_a_non_finite_loss_that_is_read_late_names_its_own_step(config, monkeypatch):
-    monkeypatch.setattr(callbacks.Callbacks, "__init__", late)
+    monkeypatch.setattr(run.Callbacks, "__init__", late)
     calls, loss = [], Trainer.batch_loss
 
     def poisoned(self, batch):

@@ -18,8 +18,8 @@ from minilm_retriever.encoder import Encoder, open_for_command
 from minilm_retriever.errors import UserError
 from minilm_retriever.progress import say
 from minilm_retriever.search.config import IndexConfig, SearchConfig
-from minilm_retriever.search.index import Hit, find
-from minilm_retriever.search.index_folder import IndexFolder, make_index, open_index
+from minilm_retriever.search.index import Hit, Index, find
+from minilm_retriever.search.index_folder import make_index, open_index
 from minilm_retriever.search.trec_run import trec_line
 from minilm_retriever.storage import atomic_files
 
@@ -62,7 +62,7 @@ class Query(NamedTuple):
 class Searcher:
     """What each query goes through."""
 
-    index: IndexFolder
+    index: Index
     encoder: Encoder
     k: int
     format: str

@@ -1,16 +1,12 @@
 """Exact top-k of inner products, by blocks: neither documents nor score matrix are held whole.
 
-    scores, rows = top_k(queries, documents, k)      best first, equal scores by the lower row
-    rows = nearest_bits(queries, documents, k)       binary vectors, by Hamming distance
-
-The documents may be memory-mapped, in one array or in several shards, as float32, float16 or int8;
-they are read in order, once for each QUERIES queries. A block of them is multiplied with the
-queries, and only what beats a query's k-th best so far is looked at: first the maximum of each
-group of scores, then the few groups that hold such a score. At the end the candidates, a few more
-than k, are scored once more one by one in float64. So ids and scores depend neither on the block
-size nor on the other queries nor on threads, and equal documents have equal scores; only of more
-than MARGIN documents that equal the k-th best within float32's rounding may others than the first
-ones be kept.
+The documents may be memory-mapped, in one array or in several shards; they are read in order, once
+for each QUERIES queries. A block of them is multiplied with the queries, and only what beats a
+query's k-th best so far is looked at: first the maximum of each group of scores, then the few
+groups that hold such a score. At the end the candidates, a few more than k, are scored once more in
+float64. So ids and scores depend neither on the block size nor on the other queries nor on threads,
+and equal documents have equal scores; only of more than MARGIN documents that equal the k-th best
+within float32's rounding may others than the first ones be kept.
 
 Shapes: B queries, H hidden, N documents, n documents of one block, K top-k, C candidates."""
 
@@ -61,8 +57,7 @@ def top_k(
     rows that do not count, ascending. `block` is the number of documents at a time."""
     check_k(k)
     shards = [documents] if isinstance(documents, (np.ndarray, Tensor)) else documents
-    queries = _tensor(queries).float()
-    _check_queries(queries)
+    queries = _check_queries(_tensor(queries).float())
     k = min(k, sum(lengths(shards)) - len(without))
     scores, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
     if k == 0:
@@ -115,7 +110,7 @@ def check_k(k: int) -> None:
 
 
 def lengths(shards: Sequence[Array | Tensor]) -> Sequence[int]:
-    """Rows of each shard; mapped ones know them and are not opened for it."""
+    """Rows of each shard; MappedShards know them without being opened."""
     known: Sequence[int] | None = getattr(shards, "rows", None)
     return [len(shard) for shard in shards] if known is None else known
 
@@ -130,12 +125,13 @@ def _tensor(array: Array | Tensor) -> Tensor:
         return torch.from_numpy(np.asarray(array))
 
 
-def _check_queries(queries: Tensor) -> None:
+def _check_queries(queries: Tensor) -> Tensor:
     if queries.ndim != 2:
         raise UserError(f"queries of shape {tuple(queries.shape)}, not (B, H)")
-    if not queries.isfinite().all():
-        row = int((~queries.isfinite()).any(dim=1).nonzero()[0])
+    if not (finite := queries.isfinite().all(dim=1)).all():
+        row = int((~finite).nonzero()[0])
         raise UserError(f"query {row} holds a value that is not a finite number")
+    return queries
 
 
 def _check_documents(shard: Tensor, dimension: int) -> Tensor:
@@ -205,9 +201,8 @@ def _agreements(queries: Tensor, size: int) -> Multiply:
             distance = np.zeros(len(documents), np.int32)
             for place, bits in enumerate(query):
                 distance += _count_bits(document_words[:, place] ^ bits)
-            products[: len(documents), number] = torch.from_numpy(
-                queries.shape[1] * 8 - 2 * distance
-            )
+            agreements = queries.shape[1] * 8 - 2 * distance
+            products[: len(documents), number] = torch.from_numpy(agreements)
         return products[: len(documents)]
 
     return count

@@ -13,7 +13,7 @@ Shapes: B queries, H hidden, N documents, C candidates."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from minilm_retriever.errors import UserError, require
-from minilm_retriever.search.exact import NO_ROWS, lengths
-from minilm_retriever.search.index import Collection
+from minilm_retriever.search.exact import NO_ROWS
 from minilm_retriever.types import FloatArray, IntArray
+from minilm_retriever.vectors.vector_folder import VectorFolder
 
 KINDS = ("exact", "hnsw", "ivfpq")
 EXACT_BELOW = 50_000  # documents: one query takes a few milliseconds
@@ -87,8 +87,10 @@ def import_faiss() -> Any:
 # --- building -------------------------------------------------------------------------------------
 
 
-def train_empty(plan: IndexPlan, dimension: int, sample: FloatArray) -> Any:
-    """A faiss index without documents, its codes learned from a sample (S, H)."""
+def train(
+    plan: IndexPlan, dimension: int, folders: Sequence[VectorFolder], without: IntArray
+) -> Any:
+    """A faiss index without documents, its codes learned from an evenly spaced sample."""
     faiss = import_faiss()
     if plan.kind == "hnsw":
         factory = f"IDMap,HNSW{plan.parameters['links']}_SQ8"
@@ -98,42 +100,28 @@ def train_empty(plan: IndexPlan, dimension: int, sample: FloatArray) -> Any:
     if plan.kind == "hnsw":
         graph = faiss.downcast_index(index.index).hnsw
         graph.efConstruction = plan.parameters["ef_construction"]
-    index.train(sample)
+    size = max(MIN_SAMPLE, SAMPLE_PER_LIST * plan.parameters.get("lists", 0))
+    step = max(1, sum(len(folder) for folder in folders) // size)
+    blocks = read_blocks(folders, without, step=step)
+    index.train(np.concatenate([vectors for _, vectors in blocks]))
     return index
 
 
-def draw_sample(
-    collections: Sequence[Collection], without: IntArray, plan: IndexPlan
-) -> FloatArray:
-    """Vectors (S, H), evenly spaced, as many as the plan's codes are learned from."""
-    size = max(MIN_SAMPLE, SAMPLE_PER_LIST * plan.parameters.get("lists", 0))
-    rows = sum(sum(lengths(collection.shards)) for collection in collections)
-    sampled = read_blocks(collections, without, step=max(1, rows // size))
-    return np.concatenate([vectors for _, vectors in sampled])
-
-
 def read_blocks(
-    collections: Sequence[Collection], without: IntArray = NO_ROWS, *, step: int = 1, first: int = 0
+    folders: Sequence[VectorFolder], without: IntArray = NO_ROWS, *, step: int = 1, first: int = 0
 ) -> Iterator[tuple[IntArray, FloatArray]]:
     """Rows (n,), counted from `first` on, and vectors (n, H) of every `step`-th document, in order,
     all but those `without`."""
-    for collection in collections:
-        for shard in collection.shards:
+    for folder in folders:
+        for shard in folder.shards:
             for start in range(0, len(shard), BLOCK * step):
                 stop = min(start + BLOCK * step, len(shard))
                 rows = np.arange(first + start, first + stop, dtype=np.int64)
                 rows = rows[(rows % step == 0) & ~np.isin(rows, without)]
                 if len(rows):
-                    vectors = collection.floats(shard[rows - first])
+                    vectors = folder.floats(shard[rows - first])
                     yield rows, np.ascontiguousarray(vectors, np.float32)
             first += len(shard)
-
-
-def add(index: Any, documents: Iterable[tuple[IntArray, FloatArray]]) -> Iterator[int]:
-    """Add documents, and yield after each block how many rows have been passed."""
-    for rows, vectors in documents:
-        index.add_with_ids(vectors, rows)
-        yield int(rows[-1]) + 1
 
 
 # --- searching ------------------------------------------------------------------------------------
@@ -148,10 +136,9 @@ def find_candidates(
     alive: int,
     effort: int | None = None,
 ) -> IntArray:
-    """Rows (B, C) that are likely to hold the best k of the `alive` documents, none of them
-    deleted; -1 for none.
+    """Rows (B, C) likely to hold the best k of the `alive` documents, none deleted; -1 for none.
 
-    The more of what faiss holds was deleted, the longer it has to look for the others."""
+    The larger the share of deleted documents in faiss, the longer it looks for the others."""
     faiss = import_faiss()
     effort = -(-(effort or plan.parameters["effort"]) * index.ntotal // alive)
     settings: dict[str, Any] = {}
@@ -167,14 +154,6 @@ def find_candidates(
         parameters = faiss.SearchParametersIVF(nprobe=effort, **settings)
     _, rows = index.search(np.ascontiguousarray(queries, np.float32), count, params=parameters)
     return rows  # type: ignore[no-any-return]
-
-
-# --- files ----------------------------------------------------------------------------------------
-
-
-def write(index: Any, path: Path) -> None:
-    """Write a faiss index into a staged folder."""
-    import_faiss().write_index(index, str(path))
 
 
 def read(path: Path, plan: IndexPlan, dimension: int) -> Any:

@@ -1,154 +1,136 @@
-"""Indexes over collections of documents: `search(queries, k) -> scores, rows`; `find` adds ids and
-texts.
+"""Search over folders of vectors, exact or approximate: `find(index, queries, k)`.
 
-    find(ExactIndex(open_vectors(Path("vectors"))), encoder.encode_query(["who bakes bread?"]), 10)
-
-A collection is vectors by shard with the ids and texts of their rows: what encode.py wrote, or
-arrays in memory. Approximate indexes are in faiss_index.py, and those on disk, which may span
-several folders of vectors, in index_folder.py.
-
-Shapes: B queries, H hidden, N documents, C candidates, K top-k."""
+Shapes: B queries, H hidden, C candidates, K top-k. Rows count on from one folder to the next."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from minilm_retriever.errors import UserError
+from minilm_retriever.search import faiss_index
 from minilm_retriever.search.exact import (
     NO_ROWS,
     check_k,
     gather,
     gather_parts,
-    lengths,
     nearest_bits,
     rank,
     top_k,
 )
-from minilm_retriever.types import Array, FloatArray, IntArray
-from minilm_retriever.vectors.quantization import Ranges, fold_scale, quantize
+from minilm_retriever.types import FloatArray, IntArray
+from minilm_retriever.vectors.quantization import fold_scale, quantize
+from minilm_retriever.vectors.vector_folder import VectorFolder
 
 OVERSAMPLE = 10  # times k: the candidates that binary vectors are searched for
 MIN_CANDIDATES = 100
 
 
-class Collection(Protocol):
-    """Documents; rows count on from shard to shard. `open_vectors` returns one."""
-
-    @property
-    def shards(self) -> Sequence[Array]:
-        """Vectors as they are stored, (rows, width) each, memory-mapped or not."""
-
-    @property
-    def dtype(self) -> str:
-        """One of quantization.DTYPES."""
-
-    @property
-    def ranges(self) -> Ranges | None:
-        """Of int8."""
-
-    def floats(self, codes: Array) -> FloatArray:
-        """Some rows of a shard as float32 vectors (N, H)."""
-
-    def truncate_queries(self, queries: FloatArray) -> FloatArray:
-        """Query vectors (B, H) with as many dimensions as the documents."""
-
-    def rows(self, numbers: Sequence[int]) -> Sequence[tuple[str, str]]:
-        """(id, text) of these rows."""
-
-
 @dataclass(frozen=True)
-class InMemory:
-    """A collection of arrays and lists."""
+class Index:
+    """An open index; a folder of vectors without one is searched exactly."""
 
-    vectors: FloatArray  # (N, H)
-    ids: Sequence[str]
-    texts: Sequence[str]
-    dtype = "float32"
-    ranges = None
+    folder: Path
+    plan: faiss_index.IndexPlan
+    sources: Sequence[VectorFolder]
+    deleted: IntArray = field(default_factory=lambda: NO_ROWS)  # ascending
+    engine: Any = None  # faiss's index; None: exact
+    finer: VectorFolder | None = None  # ranks the candidates of binary vectors
+    effort: int | None = None  # candidates of hnsw, or lists that ivfpq looks through
 
     @property
-    def shards(self) -> Sequence[Array]:
-        return [self.vectors]
+    def info(self) -> Mapping[str, Any]:
+        """What the manifest of the vectors says of them: model, dimension, ..."""
+        return self.sources[0].info
 
-    def floats(self, codes: Array) -> FloatArray:
-        return codes.astype(np.float32, copy=False)
+    @property
+    def starts(self) -> list[int]:
+        """The first row of each folder, and the number of rows at the end."""
+        return [0, *accumulate(len(source) for source in self.sources)]
 
-    def truncate_queries(self, queries: FloatArray) -> FloatArray:
-        return queries
-
-    def rows(self, numbers: Sequence[int]) -> list[tuple[str, str]]:
-        return [(self.ids[number], self.texts[number]) for number in numbers]
-
-
-class Index(Protocol):
-    """What searches a collection, exactly or not."""
+    def __len__(self) -> int:
+        """Documents that are not deleted."""
+        return self.starts[-1] - len(self.deleted)
 
     def search(self, queries: FloatArray, k: int) -> tuple[FloatArray, IntArray]:
-        """Scores (B, K) and rows (B, K), best first; row -1 where fewer were found."""
+        """Scores (B, K) and rows (B, K) for a model's query vectors (B, H), best first; row -1
+        where fewer were found."""
+        check_k(k)
+        k = min(k, len(self))
+        if self.engine is not None:
+            truncated = self.sources[0].truncate_queries(queries)
+            chosen = faiss_index.find_candidates(
+                self.engine, self.plan, truncated, k, self.deleted, len(self), self.effort
+            )
+            return exact_scores(self.sources, queries, chosen, k)
+        # Each folder by itself, for each has its own dtype and ranges.
+        found = [(np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64))]
+        for start, source in zip(self.starts, self.sources, strict=False):
+            ends = np.searchsorted(self.deleted, (start, start + len(source)))
+            deleted = self.deleted[slice(*ends)] - start
+            if len(deleted) < len(source):
+                scores, rows = search_folder(source, queries, k, deleted, self.finer)
+                found.append((scores, rows + start))
+        scores, rows = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
-    def rows(self, numbers: Sequence[int]) -> Sequence[tuple[str, str]]:
+    def rows(self, numbers: Sequence[int]) -> list[tuple[str, str]]:
         """(id, text) of these rows."""
+        pairs = []
+        for number in numbers:
+            owner = int(np.searchsorted(self.starts, number, side="right")) - 1
+            pairs += self.sources[owner].rows([number - self.starts[owner]])
+        return pairs
+
+    def ids(self) -> Iterator[tuple[int, str]]:
+        """Row and id of every document that is not deleted."""
+        deleted = set(self.deleted.tolist())
+        for start, source in zip(self.starts, self.sources, strict=False):
+            for row, (name, _) in enumerate(source, start):
+                if row not in deleted:
+                    yield row, name
 
 
-@dataclass(frozen=True)
-class ExactIndex:
-    """Compares each query with every document.
+def search_folder(
+    folder: VectorFolder,
+    queries: FloatArray,
+    k: int,
+    deleted: IntArray,
+    finer: VectorFolder | None,
+) -> tuple[FloatArray, IntArray]:
+    """Compare each query with every document that is not deleted.
 
     Binary vectors: the OVERSAMPLE * k documents (MIN_CANDIDATES at least) with the smallest Hamming
     distance are ranked by inner products of the query itself with the vectors of `finer`, the same
     documents at more than a bit a dimension, or else with the bits as +-1 / sqrt(H)."""
-
-    collection: Collection
-    without: IntArray = field(default_factory=lambda: NO_ROWS)  # rows left out, ascending
-    finer: Collection | None = None
-
-    def __post_init__(self) -> None:
-        if self.finer is None:
-            return
-        if self.collection.dtype != "binary":
-            raise UserError(
-                f"only binary vectors are ranked anew by others; these are {self.collection.dtype}"
-            )
-        stored, finer = (sum(lengths(c.shards)) for c in (self.collection, self.finer))
-        if stored != finer:
-            raise UserError(
-                f"the vectors to rank by have {finer:,} rows, not {stored:,}: encode the same texts"
-            )
-
-    def search(self, queries: FloatArray, k: int) -> tuple[FloatArray, IntArray]:
-        check_k(k)
-        one = self.collection
-        truncated = one.truncate_queries(queries)
-        if one.dtype == "binary":
-            candidates = max(MIN_CANDIDATES, OVERSAMPLE * k)
-            bits = quantize(truncated, "binary")
-            chosen = nearest_bits(bits, one.shards, candidates, without=self.without)
-            return exact_scores([self.finer or one], queries, chosen, k)
-        scaled, offsets = fold_scale(truncated, one.ranges)
-        scores, rows = top_k(scaled, one.shards, k, without=self.without)
-        return scores + offsets[:, None], rows
-
-    def rows(self, numbers: Sequence[int]) -> Sequence[tuple[str, str]]:
-        return self.collection.rows(numbers)
+    truncated = folder.truncate_queries(queries)
+    if folder.dtype == "binary":
+        candidates, bits = max(MIN_CANDIDATES, OVERSAMPLE * k), quantize(truncated, "binary")
+        chosen = nearest_bits(bits, folder.shards, candidates, without=deleted)
+        return exact_scores([finer or folder], queries, chosen, k)
+    scaled, offsets = fold_scale(truncated, folder.ranges)
+    scores, rows = top_k(scaled, folder.shards, k, without=deleted)
+    return scores + offsets[:, None], rows
 
 
 def exact_scores(
-    collections: Sequence[Collection], queries: FloatArray, chosen: IntArray, k: int
+    folders: Sequence[VectorFolder], queries: FloatArray, chosen: IntArray, k: int
 ) -> tuple[FloatArray, IntArray]:
-    """The best k of the candidates (B, C) of queries (B, H), by inner products with the vectors as
-    floats. Rows count on from one collection to the next; -1 is none."""
-    counts = [sum(lengths(collection.shards)) for collection in collections]
+    """The best k of the candidates (B, C; -1 for none) of queries (B, H), by inner products with
+    the vectors as floats."""
+    counts = [len(folder) for folder in folders]
 
     def read(number: int, rows: Tensor) -> Tensor:
-        return gather(collections[number].shards, rows, collections[number].floats)
+        return gather(folders[number].shards, rows, folders[number].floats)
 
-    truncated = torch.from_numpy(collections[0].truncate_queries(queries))
+    truncated = torch.from_numpy(folders[0].truncate_queries(queries))
     return rank(truncated, lambda r: gather_parts(counts, r, read), torch.from_numpy(chosen), k)
 
 

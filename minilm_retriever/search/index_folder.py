@@ -1,22 +1,18 @@
-"""An index on disk: the folders of vectors it spans, deleted documents, and what faiss built.
+"""An index on disk, built over folders of vectors; adding and deleting make a new one.
 
     INDEX/manifest.json      checksums, and under "index": kind, parameters, model, folders
           faiss.index        hnsw and ivfpq: the graph or the lists
           deleted.npy        deleted rows, ascending, where there are any
 
 Vectors, ids and texts stay where encode.py put them. They are known by the checksum of their
-manifest and found by their path relative to the index: moved together, both work on. Rows count on
-from one folder to the next.
-
-Nothing is changed in place: adding and deleting make a new index, written atomically."""
+manifest and found by their path relative to the index: moved together, both work on."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +21,11 @@ import numpy as np
 from minilm_retriever.errors import UserError
 from minilm_retriever.progress import Progress, say
 from minilm_retriever.search import faiss_index
-from minilm_retriever.search.exact import NO_ROWS, check_k
+from minilm_retriever.search.exact import NO_ROWS
 from minilm_retriever.search.faiss_index import EXACT, IndexPlan
-from minilm_retriever.search.index import ExactIndex, exact_scores
+from minilm_retriever.search.index import Index
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest
-from minilm_retriever.types import FloatArray, IntArray
+from minilm_retriever.types import IntArray
 from minilm_retriever.vectors.shards import sidecar_paths
 from minilm_retriever.vectors.vector_folder import VectorFolder, open_vectors
 
@@ -37,110 +33,32 @@ FAISS, DELETED = "faiss.index", "deleted.npy"
 SHARED = ("model", "dimension", "unit", "similarity")  # what all folders of an index have in common
 
 
-@dataclass(frozen=True)
-class IndexFolder:
-    """An open index; a folder of vectors without one is searched exactly."""
-
-    folder: Path
-    plan: IndexPlan
-    sources: Sequence[VectorFolder]
-    deleted: IntArray = field(default_factory=lambda: NO_ROWS)  # ascending
-    engine: Any = None  # faiss's index; None: exact
-    finer: VectorFolder | None = None  # ranks the candidates of binary vectors
-    effort: int | None = None  # candidates of hnsw, or lists that ivfpq looks through
-
-    @property
-    def info(self) -> Mapping[str, Any]:
-        """What the manifest of the vectors says of them: model, dimension, ..."""
-        return self.sources[0].info
-
-    @property
-    def starts(self) -> list[int]:
-        """The first row of each folder of vectors, and the number of rows at the end."""
-        return [0, *accumulate(len(source) for source in self.sources)]
-
-    def __len__(self) -> int:
-        """Documents that are not deleted."""
-        return self.starts[-1] - len(self.deleted)
-
-    def search(self, queries: FloatArray, k: int) -> tuple[FloatArray, IntArray]:
-        """Scores (B, K) and rows (B, K) for a model's query vectors (B, H), best first; row -1
-        where fewer were found."""
-        check_k(k)
-        k = min(k, len(self))
-        if self.engine is None:
-            return self._search_each(queries, k)
-        truncated = self.sources[0].truncate_queries(queries)
-        chosen = faiss_index.find_candidates(
-            self.engine, self.plan, truncated, k, self.deleted, len(self), self.effort
-        )
-        return exact_scores(self.sources, queries, chosen, k)
-
-    def _search_each(self, queries: FloatArray, k: int) -> tuple[FloatArray, IntArray]:
-        """Exactly, each folder by itself, for each has its own dtype and ranges."""
-        found = [(np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64))]
-        for start, source in zip(self.starts, self.sources, strict=False):
-            ends = np.searchsorted(self.deleted, (start, start + len(source)))
-            without = self.deleted[slice(*ends)] - start
-            if k and len(without) < len(source):
-                scores, rows = ExactIndex(source, without, self.finer).search(queries, k)
-                found.append((scores, rows + start))
-        scores, rows = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
-
-    def rows(self, numbers: Sequence[int]) -> list[tuple[str, str]]:
-        """(id, text) of these rows."""
-        pairs = []
-        for number in numbers:
-            owner = int(np.searchsorted(self.starts, number, side="right")) - 1
-            pairs += self.sources[owner].rows([number - self.starts[owner]])
-        return pairs
-
-    def ids(self) -> Iterable[tuple[int, str]]:
-        """Row and id of every document that is not deleted."""
-        deleted = set(self.deleted.tolist())
-        for start, source in zip(self.starts, self.sources, strict=False):
-            for row, (name, _) in enumerate(source, start):
-                if row not in deleted:
-                    yield row, name
-
-
 # --- opening --------------------------------------------------------------------------------------
 
 
-def open_index(path: Path, *, effort: int | None = None, finer: Path | None = None) -> IndexFolder:
+def open_index(path: Path, *, effort: int | None = None, finer: Path | None = None) -> Index:
     """Open an index, or a folder of vectors (or the .npy) to be searched exactly.
 
-    Every byte of an index is checked before it is read, and every byte of vectors without one; of
-    the vectors that an index belongs to the manifest is, and the size when a shard is opened.
-    `verify` checks them all."""
+    effort: candidates of hnsw, or lists of ivfpq. finer: vectors of the same documents, which rank
+    the candidates of binary ones. Every byte of an index is checked before it is read, and every
+    byte of vectors without one; of the vectors behind an index the manifest is, and the size when a
+    shard is opened."""
     if effort is not None and effort < 1:
         raise UserError(f"the effort must be at least 1, not {effort}")
     info = None
     if not path.is_file() and manifest.has_manifest(path):
         info = manifest.read_manifest(path).get("index")
-    index = read_index(path, info) if isinstance(info, dict) else bare_index(path)
+    if isinstance(info, dict):
+        index = read_index(path, info)
+    else:
+        index = Index(path, EXACT, [open_vectors(path)])
     if effort is not None and index.engine is None:
         raise UserError(f"{path}: is searched exactly: --effort is for hnsw and ivfpq indexes")
-    if finer is None:
-        return replace(index, effort=effort)
-    if index.plan.kind != "exact" or len(index.sources) > 1:
-        raise UserError(
-            f"{path}: only one folder of binary vectors, searched exactly, can be ranked by others"
-        )
-    ranking = open_vectors(finer)
-    check_same(index.sources[0], ranking, ("model",))
-    ExactIndex(index.sources[0], finer=ranking)  # checks the rest
-    return replace(index, finer=ranking)
+    ranking = check_finer(index, open_vectors(finer)) if finer else None
+    return replace(index, effort=effort, finer=ranking)
 
 
-def bare_index(path: Path) -> IndexFolder:
-    """A folder of vectors without an index."""
-    return IndexFolder(path, EXACT, [open_vectors(path)])
-
-
-def read_index(path: Path, info: Mapping[str, Any]) -> IndexFolder:
+def read_index(path: Path, info: Mapping[str, Any]) -> Index:
     manifest.verify_folder(path)
     plan = IndexPlan(info["kind"], info["parameters"], info["bytes"])
     sources = [open_source(path, source) for source in info["sources"]]
@@ -148,7 +66,7 @@ def read_index(path: Path, info: Mapping[str, Any]) -> IndexFolder:
     engine = None
     if plan.kind != "exact":
         engine = faiss_index.read(path / FAISS, plan, info["dimension"])
-    return IndexFolder(path, plan, sources, deleted, engine)
+    return Index(path, plan, sources, deleted, engine)
 
 
 def open_source(index: Path, info: Mapping[str, Any]) -> VectorFolder:
@@ -181,6 +99,21 @@ def check_same(first: VectorFolder, other: VectorFolder, names: Sequence[str] = 
             )
 
 
+def check_finer(index: Index, finer: VectorFolder) -> VectorFolder:
+    binary = index.sources[0]
+    if index.plan.kind != "exact" or len(index.sources) > 1 or binary.dtype != "binary":
+        raise UserError(
+            f"{index.folder}: only binary vectors, in one folder searched exactly, can be ranked "
+            f"by others; these are {binary.dtype}, the index {index.plan.kind}"
+        )
+    check_same(binary, finer, ("model",))
+    if len(binary) != len(finer):
+        raise UserError(
+            f"{finer.folder}: has {len(finer):,} rows, not {len(binary):,}: encode the same texts"
+        )
+    return finer
+
+
 # --- making ---------------------------------------------------------------------------------------
 
 
@@ -192,7 +125,7 @@ def make_index(
     add: Sequence[Path] = (),
     delete: Sequence[str] = (),
     overwrite: bool = False,
-) -> IndexFolder:
+) -> Index:
     """Build an index over a folder of vectors, or change one: `base` is either. Returns it, written
     to `out`.
 
@@ -221,7 +154,7 @@ def make_index(
     return index
 
 
-def delete_ids(index: IndexFolder, ids: Sequence[str]) -> IntArray:
+def delete_ids(index: Index, ids: Sequence[str]) -> IntArray:
     """The deleted rows together with those of these ids; UserError for an unknown id."""
     if not ids:
         return index.deleted
@@ -236,7 +169,7 @@ def delete_ids(index: IndexFolder, ids: Sequence[str]) -> IntArray:
     return np.union1d(index.deleted, np.array(rows, np.int64))
 
 
-def check_new_ids(index: IndexFolder, new: Sequence[VectorFolder]) -> None:
+def check_new_ids(index: Index, new: Sequence[VectorFolder]) -> None:
     """UserError where a new document has the id of another."""
     owner: dict[str, Path] = {}
     for source in new:
@@ -250,30 +183,28 @@ def check_new_ids(index: IndexFolder, new: Sequence[VectorFolder]) -> None:
     for _, name in index.ids() if new else ():
         if name in owner:
             raise UserError(
-                f"{owner[name]}: {index.folder} has a document {name!r} already; delete that one "
-                "with --delete in the same command, or give the new ones ids of their own "
-                "(encode.py --id)"
+                f"{owner[name]}: {index.folder} has a document {name!r} already: --delete that one "
+                "in the same command, or give the new ones other ids (encode.py --id)"
             )
 
 
-def build(index: IndexFolder, new: Sequence[VectorFolder], first: int) -> IndexFolder:
-    """The index with the documents of the last sources, whose rows count from `first`, in faiss."""
+def build(index: Index, new: Sequence[VectorFolder], first: int) -> Index:
+    """The index with the documents of `new`, its last sources from row `first` on, in faiss."""
     plan, dimension = index.plan, int(index.info["dimension"])
     if plan.kind == "exact":
         return index
     say(f"{plan}, for {len(index):,} vectors of {dimension}")
     engine = index.engine
     if engine is None:
-        sample = faiss_index.draw_sample(index.sources, index.deleted, plan)
-        engine = faiss_index.train_empty(plan, dimension, sample)
-    documents = faiss_index.read_blocks(new, index.deleted, first=first)
+        engine = faiss_index.train(plan, dimension, index.sources, index.deleted)
     with Progress("index", index.starts[-1], "vectors", start=first) as progress:
-        for done in faiss_index.add(engine, documents):
-            progress.at(done)
+        for rows, vectors in faiss_index.read_blocks(new, index.deleted, first=first):
+            engine.add_with_ids(vectors, rows)
+            progress.at(int(rows[-1]) + 1)
     return replace(index, engine=engine)
 
 
-def write_index(index: IndexFolder, overwrite: bool) -> None:
+def write_index(index: Index, overwrite: bool) -> None:
     target = atomic_files.resolve(index.folder)
     sources = [
         {
@@ -294,7 +225,7 @@ def write_index(index: IndexFolder, overwrite: bool) -> None:
     extra = {"index": info}
     with atomic_folders.staged_folder(index.folder, overwrite=overwrite, extra=extra) as staged:
         if index.engine is not None:
-            faiss_index.write(index.engine, staged / FAISS)
+            faiss_index.import_faiss().write_index(index.engine, str(staged / FAISS))
         if len(index.deleted):
             stream = io.BytesIO()
             np.save(stream, index.deleted, allow_pickle=False)

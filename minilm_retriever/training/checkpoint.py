@@ -48,7 +48,7 @@ def save(run: Path, trainer: Trainer, position: Position, keep: int) -> None:
     """Write a checkpoint and remove old ones; rank 0 does it.
 
     UserError on every rank where a weight is not finite."""
-    if name := non_finite_weight(trainer.encoder):
+    if name := first_non_finite(trainer.encoder.state_dict()):
         raise UserError(
             f"the weights after step {position.step} are not finite, the first is {name}; "
             f"{describe_latest(run)}; try a lower --learning-rate"
@@ -64,9 +64,7 @@ def save(run: Path, trainer: Trainer, position: Position, keep: int) -> None:
 
 
 def restore(folder: Path | None, trainer: Trainer) -> Position:
-    """Resume every rank from the checkpoint of rank 0, or begin where it is None.
-
-    UserError where the checkpoint is of another model, or a weight is not finite."""
+    """Resume every rank from the checkpoint of rank 0, or begin where it is None."""
     encoder, ranks = trainer.encoder, trainer.ranks
     if not ranks.broadcast_json(folder is not None):
         return Position()
@@ -77,11 +75,6 @@ def restore(folder: Path | None, trainer: Trainer) -> Position:
     if position.loss_scale is not None:
         scale = {"scale": position.loss_scale, "_growth_tracker": position.scale_growth}
         trainer.scaler.load_state_dict({**trainer.scaler.state_dict(), **scale})
-    if name := non_finite_weight(encoder):
-        raise UserError(
-            f"the weights in {folder} are not finite, the first is {name}; "
-            "remove that state, or start anew with --overwrite"
-        )
     if folder:
         restore_random(folder)  # last: nothing may draw random numbers before the next step
     return position
@@ -92,10 +85,9 @@ def describe_latest(run: Path) -> str:
     return f"the last good state is {latest(run).path or 'the base model'}"
 
 
-def non_finite_weight(encoder: nn.Module) -> str | None:
-    """The name of the first parameter with a value that is not finite."""
-    names = (n for n, p in encoder.named_parameters() if not bool(p.isfinite().all()))
-    return next(names, None)
+def first_non_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor with a value that is not finite."""
+    return next((name for name, t in tensors.items() if not bool(t.isfinite().all())), None)
 
 
 def save_state(
@@ -114,11 +106,18 @@ def save_state(
 
 
 def load_state(folder: Path, encoder: nn.Module) -> tuple[Tensors, Tensors, dict[str, Any]]:
-    """Weights, optimizer tensors and position of a checkpoint; the run's log becomes its copy."""
+    """Weights, optimizer tensors and position of a checkpoint; the run's log becomes its copy.
+
+    UserError where it is of another model, or a weight is not finite."""
     weights = load_tensors(folder / "model.safetensors")
     own = encoder.state_dict()
     if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in own.items()}:
         raise UserError(f"{folder}: the state of another model")
+    if name := first_non_finite(weights):
+        raise UserError(
+            f"the weights in {folder} are not finite, the first is {name}; "
+            "remove that state, or start anew with --overwrite"
+        )
     moments = load_tensors(folder / "optimizer.safetensors")
     if (folder / LOG).exists():
         atomic_files.write_bytes(folder.parent / LOG, (folder / LOG).read_bytes())

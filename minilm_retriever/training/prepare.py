@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,6 @@ from minilm_retriever.training.dataset import TrainingData
 from minilm_retriever.training.gradient_caching import encode_in_pieces
 from minilm_retriever.training.objective import Objective, check_negatives
 from minilm_retriever.training.sparse_embedding import SparseEmbedding
-from minilm_retriever.types import FloatArray
 
 
 class TrainingRun(NamedTuple):
@@ -71,11 +70,11 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None) -> TrainingRun:
     encoder.bert.checkpoint_layers = config.gradient_checkpointing
     encode = partial(encode_in_pieces, encoder, size=config.cache_batch)
     sparse = train_used_words(encoder, data.tokens, config)
-    settings = hyperparameters(config, sampler)
+    total = config.max_steps or sampler.steps_per_epoch * config.epochs
+    settings = hyperparameters(config, sampler, total)
     trainer = Trainer(encoder, objective.loss, settings, encode=encode, ranks=ranks)
     if sparse is not None:
         trainer.optimizer.register_step_post_hook(sparse.update_table)
-    total = config.max_steps or sampler.steps_per_epoch * config.epochs
     return TrainingRun(config, base, data, sampler, objective, trainer, total)
 
 
@@ -106,11 +105,8 @@ def guide_vectors(
     guide = base if config.guide == "base" else load_pretrained(config.guide)
     guide.encoder.to(torch.device(config.device or default_device()))
     with Progress("guide", ranks.own_rows(len(data.texts)).stop, "texts") as progress:
-
-        def encode(texts: Sequence[str]) -> FloatArray:
-            model = (guide.encoder, guide.tokenizer)
-            return encode_texts(*model, texts, normalize=True, progress=progress.at)
-
+        model = (guide.encoder, guide.tokenizer)
+        encode = partial(encode_texts, *model, normalize=True, progress=progress.at)
         return torch.from_numpy(ranks.split_work(encode, data.texts))
 
 
@@ -126,9 +122,8 @@ def train_used_words(
     return sparse
 
 
-def hyperparameters(config: TrainConfig, sampler: BatchSampler) -> Hyperparameters:
-    """The settings of a step: the flags of the same names, and when the schedule ends."""
-    steps = config.max_steps or sampler.steps_per_epoch * config.epochs
+def hyperparameters(config: TrainConfig, sampler: BatchSampler, steps: int) -> Hyperparameters:
+    """The flags of the same names, and the step at which the schedule ends."""
     if config.recipe == "fit" and not config.max_steps:
         # fit() leaves ragged batches out of its schedule: its last steps have a learning rate of 0.
         steps = sampler.full_batches_per_epoch * config.epochs

@@ -1,14 +1,18 @@
 """A fine-tuning run in the order in which it happens: prepare, resume, train, publish.
 
-The step is core/trainer.py's and the loop core/loop.py's. What can be computed from a step's number
-(learning rate, batches) is not saved, so a run that was killed resumes from its newest intact
-checkpoint and ends in the same bits."""
+core/trainer.py has the step and core/loop.py the loop. What follows from a step's number (learning
+rate, batches) is not saved, so a run that was killed resumes from its newest intact checkpoint and
+ends in the same bits."""
 
 from __future__ import annotations
 
+import math
+import signal
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -16,6 +20,7 @@ import torch
 
 from minilm_retriever import distributed
 from minilm_retriever.core.loop import loop
+from minilm_retriever.core.trainer import Batch, Step
 from minilm_retriever.curation.duplicates import count_repeats
 from minilm_retriever.curation.inspect import summary
 from minilm_retriever.distributed import Ranks
@@ -26,7 +31,6 @@ from minilm_retriever.progress import Progress, duration, say
 from minilm_retriever.storage import atomic_files
 from minilm_retriever.storage.resume import RunFolder
 from minilm_retriever.training import checkpoint
-from minilm_retriever.training.callbacks import Callbacks, read_loss
 from minilm_retriever.training.checkpoint import Position
 from minilm_retriever.training.config import TrainConfig
 from minilm_retriever.training.metrics_log import RunLog
@@ -40,8 +44,7 @@ KEPT_BYTES = (1 << 31) - 1  # of freed memory, for the next step: its backward p
 def train(config: TrainConfig) -> int:
     """Start or resume a fine-tuning run; returns 0, or 128 + the signal that stopped it.
 
-    Raises UserError on anything that the user can mend: data, model, flags, memory, a non-finite
-    loss."""
+    Raises UserError on what the user can mend: data, model, flags, memory, a non-finite loss."""
     with distributed.join(config.device) as ranks:
         try:
             return train_on(ranks, config)
@@ -65,13 +68,13 @@ def train_on(ranks: Ranks, config: TrainConfig) -> int:
         say(f"estimate: {estimate(run)}; nothing was written")
         ranks.finish()
         return 0
-    folder = RunFolder(Path(config.out))
-    with atomic_files.lock(folder.folder) if ranks.is_first else nullcontext():
-        if ranks.restarts and ranks.broadcast_json(folder.out.exists() and not config.overwrite):
-            say(f"{folder.out} was published before the restart")
+    files = RunFolder(Path(config.out))
+    with atomic_files.lock(files.folder) if ranks.is_first else nullcontext():
+        if ranks.restarts and ranks.broadcast_json(files.out.exists() and not config.overwrite):
+            say(f"{files.out} was published before the restart")
             ranks.finish()
             return 0
-        newest = begin_or_resume(run, folder) if ranks.is_first else None
+        newest = begin_or_resume(run, files) if ranks.is_first else None
         position = checkpoint.restore(newest, run.trainer)
         if newest:
             say(f"going on from {newest} at step {position.step} of {run.total}")
@@ -80,51 +83,6 @@ def train_on(ranks: Ranks, config: TrainConfig) -> int:
         ranks.finish()
         if status == 0 and ranks.is_first:
             say(publish(run, position, log, validation))
-    return status
-
-
-def begin_or_resume(run: TrainingRun, folder: RunFolder) -> Path | None:
-    """The newest intact checkpoint of an unfinished run with the same settings, if there is one."""
-    config, ranks = run.config, run.trainer.ranks
-    folder.remove_leftovers()
-    folder.check_not_finished(config.overwrite)
-    if config.overwrite and not ranks.restarts:  # after a restart it is our own run
-        folder.discard()
-    last_bits: dict[str, Any] = {
-        "ranks": ranks.world_size,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-    record = folder.begin_or_resume(run_settings(config, run.base), **last_bits)
-    if record is None:
-        return None
-    newest = checkpoint.latest(folder.folder)
-    for path, reason in newest.skipped:
-        say(f"left out a damaged state, {path.name}: {reason}")
-    if newest.path and any(record.get(name, value) != value for name, value in last_bits.items()):
-        say(
-            "the run began with another number of ranks or threads or version of torch: "
-            "its last bits will differ"
-        )
-    return newest.path
-
-
-def take_steps(
-    run: TrainingRun, position: Position, log: RunLog, validation: Validation | None
-) -> int:
-    """The steps from `position` on; returns 0, or 128 + the signal that stopped them."""
-    config, total = run.config, run.total
-    if config.patience and position.stale_evaluations >= config.patience:
-        return 0  # it had stopped early, and was killed before its model was published
-    with Progress("training", total, "steps", start=position.step) as progress:
-        callbacks = Callbacks(run, position, log, validation, progress)
-        with callbacks.stop_on_signals():
-            if position.step == 0:
-                callbacks.evaluate(0)
-            batches = run.batches(position.step, total)
-            status = loop(run.trainer, batches, callbacks, position.step, total)
-    if status:
-        say(f"stopped after step {position.step}; the same command goes on from there")
     return status
 
 
@@ -167,3 +125,157 @@ def estimate(run: TrainingRun) -> str:
         read_loss(run, number + 1, run.trainer.step(number, batches))
     seconds = (time.monotonic() - start) / max(1, count - 1)
     return f"{duration(seconds * run.total)} for {run.total} steps on this machine"
+
+
+def begin_or_resume(run: TrainingRun, files: RunFolder) -> Path | None:
+    """The newest intact checkpoint of an unfinished run with the same settings, if there is one."""
+    config, ranks = run.config, run.trainer.ranks
+    files.remove_leftovers()
+    files.check_not_finished(config.overwrite)
+    if config.overwrite and not ranks.restarts:  # after a restart it is our own run
+        files.discard()
+    last_bits: dict[str, Any] = {
+        "ranks": ranks.world_size,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    record = files.begin_or_resume(run_settings(config, run.base), **last_bits)
+    if record is None:
+        return None
+    newest = checkpoint.latest(files.folder)
+    for path, reason in newest.skipped:
+        say(f"left out a damaged state, {path.name}: {reason}")
+    if newest.path and any(record.get(name, value) != value for name, value in last_bits.items()):
+        say(
+            "the run began with another number of ranks or threads or version of torch: "
+            "its last bits will differ"
+        )
+    return newest.path
+
+
+def take_steps(
+    run: TrainingRun, position: Position, log: RunLog, validation: Validation | None
+) -> int:
+    """The steps from `position` on; returns 0, or 128 + the signal that stopped them."""
+    patience = run.config.patience
+    if patience and position.stale_evaluations >= patience:
+        return 0  # it had stopped early, and was killed before its model was published
+    with Progress("training", run.total, "steps", start=position.step) as progress:
+        callbacks = Callbacks(run, position, log, validation, progress)
+        with callbacks.stop_on_signals():
+            if position.step == 0:
+                callbacks.evaluate(0)
+            batches = run.batches(position.step, run.total)
+            status = loop(run.trainer, batches, callbacks, position.step, run.total)
+    if status:
+        say(f"stopped after step {position.step}; the same command goes on from there")
+    return status
+
+
+class Callbacks:
+    """What happens between steps: see core/loop.py. `position` is kept up to date."""
+
+    def __init__(
+        self,
+        run: TrainingRun,
+        position: Position,
+        log: RunLog,
+        validation: Validation | None,
+        progress: Progress,
+    ) -> None:
+        self.run, self.position, self.run_log = run, position, log
+        self.validation, self.progress = validation, progress
+        self.signal, self.saved_at = 0, time.monotonic()
+        self.unread = list[tuple[int, Step]]()
+        # A GPU may still be at work on the newest step: it is read after the next one has begun.
+        self.lag = 0 if run.trainer.device.type == "cpu" else 1
+
+    def log(self, done: int, batches: Sequence[Batch], step: Step, seconds: float) -> None:
+        position, floor = self.position, 0.0
+        for batch in batches:
+            lengths = self.run.data.tokens.lengths_of(batch.text_ids.reshape(-1))
+            position.tokens += int(lengths.sum())
+            floor += self.run.objective.floor(batch.text_ids) / len(batches)
+        position.step = done
+        position.seconds += seconds
+        position.floor_sum += floor
+        self.unread.append((done, step))
+        is_due = done % self.run_log.every == 0 or done == self.run.total
+        self.read_losses(lag=0 if is_due else self.lag)
+        if is_due:
+            say(self.run_log.loss(position, step.learning_rate))
+
+    def read_losses(self, lag: int = 0) -> None:
+        """Add the losses of all steps but the newest `lag` to the position."""
+        position = self.position
+        while len(self.unread) > lag:
+            position.loss_sum += read_loss(self.run, *self.unread.pop(0))
+            position.loss_count += 1
+            mean = position.loss_sum / position.loss_count
+            self.progress.at(position.step, loss=f"{mean:.4f}")
+
+    def requests(self, done: int) -> tuple[int, bool]:
+        config = self.run.config
+        minutes = (time.monotonic() - self.saved_at) / 60
+        by_steps = config.save_steps is not None and done % config.save_steps == 0
+        return self.signal, by_steps or minutes > config.save_minutes
+
+    def evaluate(self, done: int) -> tuple[bool, bool]:
+        config, position = self.run.config, self.position
+        every = config.eval_steps or self.run.sampler.steps_per_epoch
+        if self.validation is None or not (done % every == 0 or done == self.run.total):
+            return False, False
+        self.read_losses()
+        values = self.validation.evaluate(self.run.base.encoder, self.run.trainer.ranks)
+        self.run_log.evaluation(position, values)
+        loss = f", held-out loss {values['loss']:.4f}" if "loss" in values else ""
+        say(f"step {done}: {config.metric} {values[config.metric]:.4f}{loss}")
+        is_best = done > 0 and self.validation.is_best(values, position)
+        return is_best, position.stale_evaluations >= (config.patience or math.inf)
+
+    def save(self, done: int) -> None:
+        self.read_losses()
+        config = self.run.config
+        checkpoint.save(Path(f"{config.out}.run"), self.run.trainer, self.position, config.keep)
+        self.saved_at = time.monotonic()
+
+    @contextmanager
+    def stop_on_signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM stop the run after a checkpoint; a second one stops it at once."""
+
+        def receive(number: int, frame: FrameType | None) -> None:
+            if self.signal:
+                raise KeyboardInterrupt
+            self.signal = number
+
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, receive) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+
+def read_loss(run: TrainingRun, done: int, step: Step) -> float:
+    """The mean loss of a step over all ranks; waits for the device.
+
+    UserError, naming the rows, where loss or gradient is not finite: the step changed nothing."""
+    own = sum(step.losses.tolist())
+    check_finite(run, "loss", own, done)
+    loss = run.trainer.ranks.all_reduce_sum(own)  # a rank with a finite loss waits here for others
+    if not run.trainer.scaler.is_enabled():  # fp16 expects overflows, and leaves such steps out
+        check_finite(run, "gradient", float(step.gradient_norm), done)
+    return loss
+
+
+def check_finite(run: TrainingRun, name: str, value: float, done: int) -> None:
+    if math.isfinite(value):
+        return
+    (batches,) = run.sampler.steps(done - 1, done)
+    rows = [run.data.sources[source].where(int(row)) for source, rows in batches for row in rows]
+    raise UserError(
+        f"the {name} of step {done} is not finite, so the step was not taken; its rows: "
+        f"{', '.join(rows)}; {checkpoint.describe_latest(Path(f'{run.config.out}.run'))}; "
+        "try a lower --learning-rate or --precision fp32"
+    )

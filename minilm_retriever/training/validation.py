@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -46,21 +47,15 @@ class Validation:
         """The retrieval metrics, and for pairs the mean loss of batches in file order.
 
         Raises UserError where the metric that is to decide is not among them."""
-
-        def encode_own(texts: Sequence[str]) -> FloatArray:
-            return encode_texts(encoder, self.tokenizer, texts)
-
-        def encode(texts: list[str]) -> FloatArray:
-            return ranks.split_work(encode_own, texts)
-
+        encode_own = partial(encode_texts, encoder, self.tokenizer)
+        encode = partial(ranks.split_work, encode_own)
         values = dict(evaluate_retrieval(self.task, encode).metrics)
         if self.pairs is not None:
             queries, documents = (encode(column) for column in self.pairs.texts[:2])
             values["loss"] = self.loss(queries, documents)
         if self.config.metric not in values:
             raise UserError(f"--metric {self.config.metric!r} is none of {', '.join(values)}")
-        first: dict[str, float] = ranks.broadcast_json(values)
-        return first
+        return dict(ranks.broadcast_json(values))
 
     def loss(self, queries: FloatArray, documents: FloatArray) -> float:
         """The mean over rows (N, H), in batches of the training batch size."""
@@ -81,11 +76,9 @@ class Validation:
         return True
 
     def count_in(self, training: Sequence[Pairs]) -> int:
-        """How many held-out rows are also in the training data, counted for each source."""
+        """How many held-out rows are also in the training data."""
         if self.pairs is None:
             return 0
-        count = 0
-        for pairs in training:
-            seen = set(zip(pairs.texts[0], pairs.texts[1], strict=True))
-            count += sum(row in seen for row in zip(*self.pairs.texts[:2], strict=True))
-        return count
+        rows = list(zip(*self.pairs.texts[:2], strict=True))
+        sources = [set(zip(*pairs.texts[:2], strict=True)) for pairs in training]
+        return sum(row in source for source in sources for row in rows)

@@ -1,5 +1,5 @@
-"""A process that dies, and a disk that refuses, at every single file operation of saving, rotating
-and publishing."""
+"""A process that dies, or a disk that fails, at every single file operation of saving, rotating and
+publishing."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ def saving(scene: Scene) -> Job:
     def finish() -> str:
         atomic_files.clean_stale(run)
         act()
-        found = {path.name for path in run.iterdir()}
-        return "" if found == {"step-00000003"} else f"{sorted(found)} stand there in the end"
+        names = {path.name for path in run.iterdir()}
+        return "" if names == {"step-00000003"} else f"{sorted(names)} stand there in the end"
 
     return Job("save and rotate", prepare, act, problem, finish)
 
 
 def publishing(scene: Scene) -> Job:
-    """A model takes the place of another."""
+    """A model replaces another."""
     place = scene.room("publishing")
     out = place / "here" / "out"
     old, new = (Encoder.from_pretrained(tiny_model(scene.place), device="cpu") for _ in range(2))
@@ -152,9 +152,9 @@ def whole_run(
     def finish() -> str:
         try:
             act(out)
-        except UserError as told:
-            if "is already finished" not in str(told):
-                return f"the same command does not go on: {told}"
+        except UserError as error:
+            if "is already finished" not in str(error):
+                return f"the same command does not go on: {error}"
             Path(f"{out}.run").exists() and shutil.rmtree(f"{out}.run")
         left = left_behind(out.parent)
         return (
@@ -271,7 +271,7 @@ def chosen(scene: Scene, faults: list[Any], count: int) -> list[Any]:
 
 @contextmanager
 def in_place() -> Iterator[None]:
-    """Mutation: folders are filled where they will stand."""
+    """Mutation: folders are written in place, not staged and renamed."""
 
     @contextmanager
     def staged_folder(path: Path, *, overwrite: bool = False, **_: object) -> Iterator[Path]:
@@ -286,7 +286,7 @@ def in_place() -> Iterator[None]:
 
 
 def raw_errors() -> object:
-    """Mutation: what the system refuses is passed on as it comes."""
+    """Mutation: an OSError is raised as it is."""
 
     @contextmanager
     def bare(path: object) -> Iterator[None]:
@@ -296,7 +296,7 @@ def raw_errors() -> object:
 
 
 def nothing_cleaned() -> object:
-    """Mutation: what a dead process left is never removed."""
+    """Mutation: leftovers of dead processes are never removed."""
     return patched((atomic_files, "clean_stale", lambda *_: []))
 
 

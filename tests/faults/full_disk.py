@@ -46,12 +46,12 @@ def full_disks(scene: Scene, count: int) -> Iterator[Outcome]:
     """Training and encoding with little room, up to the error; then room is made, and the same
     command goes on."""
     undisturbed = scene.room("undisturbed")
-    said = scene.place / "said"
+    output = scene.place / "output"
     jobs = []
     for name, flags in (("train", train_flags), ("encode", encode_flags)):
         out = undisturbed / name
         warm_up(flags(scene.place, undisturbed / f"warm-{name}"))
-        status, words = run(flags(scene.place, out), said)
+        status, words = run(flags(scene.place, out), output)
         assert status == 0, words
         jobs.append((name, flags, result_of(out)))
     with small_file_system(scene.place / "small") as disk:
@@ -63,14 +63,14 @@ def full_disks(scene: Scene, count: int) -> Iterator[Outcome]:
             ballast = disk / "ballast"
             ballast.write_bytes(bytes(disk_free(disk) - room))
             out = disk / "out"
-            status, words = run(flags(scene.place, out), said)
+            status, words = run(flags(scene.place, out), output)
             where = f"{name} with {room >> 10} KiB left: "
             problem = check_full(out, status, words) if status else ""
             if not status and result_of(out) != expected:
                 problem = "the output that seems made is not right"
             ballast.unlink()
             if status and not problem:
-                again, words_again = run(flags(scene.place, out), said)
+                again, words_again = run(flags(scene.place, out), output)
                 if again or result_of(out) != expected:
                     problem = f"with room, the same command ends with {again}: {words_again[-300:]}"
                 problem = problem or str(left_behind(disk) or "")
@@ -96,13 +96,13 @@ def result_of(out: Path) -> object:
 
 
 def disk_free(disk: Path) -> int:
-    found = os.statvfs(disk)
-    return found.f_bavail * found.f_bsize
+    statistics = os.statvfs(disk)
+    return statistics.f_bavail * statistics.f_bsize
 
 
 @contextmanager
 def unheard() -> Iterator[None]:
-    """Mutation: a write that the disk refuses is taken for done."""
+    """Mutation: a failed write counts as done."""
 
     class Believing(io.FileIO):
         def write(self, data: Any) -> int:

@@ -97,7 +97,7 @@ def main(kind: str, seconds: str, seed: str) -> None:
 
 
 def unguarded() -> None:
-    """Mutation: what the readers cannot decode is passed on as it comes."""
+    """Mutation: errors of decoding are not turned into a user's error."""
     import zlib
 
     from minilm_retriever import errors
@@ -106,7 +106,7 @@ def unguarded() -> None:
     from minilm_retriever.storage import manifest
 
     class Other(Exception):
-        """Nothing that a user is told."""
+        """Not a UserError."""
 
     for module in (lines, parquet, readers, manifest, settings):
         module.UserError = Other  # type: ignore[attr-defined]
@@ -134,12 +134,12 @@ def fuzz_all(scene: Scene, count: int, environment: dict[str, str]) -> Iterator[
         runs = re.findall(r"Done (\d+) runs|#(\d+)", done.stderr)
         executions[kind] = int(next((a or b for a, b in reversed(runs)), 0))
         if done.returncode:
-            found = [
+            errors = [
                 line
                 for line in (done.stdout + done.stderr).splitlines()
                 if re.match(r"\w*(Error|Exception|Other)\b|==\d+== ERROR", line.strip())
             ]
-            yield Outcome("silent", f"{kind}: {' '.join(found[:2]) or done.stderr[-300:]}")
+            yield Outcome("silent", f"{kind}: {' '.join(errors[:2]) or done.stderr[-300:]}")
         else:
             for _ in range(seconds):
                 yield Outcome("survived")
@@ -150,7 +150,7 @@ MUTATED = False
 
 
 def readers_unguarded() -> object:
-    """Mutation: the readers' errors are not users' mistakes."""
+    """Mutation: the readers' errors are no UserErrors."""
     return patched((sys.modules[__name__], "MUTATED", True))
 
 

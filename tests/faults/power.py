@@ -1,4 +1,4 @@
-"""Power loss: what was not yet brought to disk is lost, cut, zeroed, or there in another order.
+"""Power loss: what was not fsynced is lost, cut, zeroed, or written in another order.
 
 `Recorder` keeps the log of a run's file operations. `Disk` replays a beginning of it and knows, for
 every file and every folder, what an fsync has made sure of and what not. `Disk.after_power_loss`
@@ -54,7 +54,7 @@ class Disk:
 
     def __init__(self) -> None:
         self.root = new_folder()
-        self.marks: list[Any] = []  # what the run has said to be finished so far
+        self.marks: list[Any] = []  # what the run has reported as finished so far
 
     def find(self, path: str) -> tuple[Node, str]:
         """The folder that a path lies in, and its name there."""
@@ -73,8 +73,8 @@ class Disk:
         """One operation."""
         getattr(self, f"do_{what}")(*args)
 
-    def do_mark(self, said: Any) -> None:
-        self.marks.append(said)
+    def do_mark(self, mark: Any) -> None:
+        self.marks.append(mark)
 
     def do_create(self, path: str) -> None:
         self._set(path, Node(False))
@@ -274,7 +274,7 @@ class Job:
     log: list[tuple[Any, ...]]
     problem: Callable[
         [Path, list[Any]], str
-    ]  # the folder, and what was said to be finished before the power went
+    ]  # the folder, and what was reported as finished before the power went
 
 
 def recorded(
@@ -323,9 +323,9 @@ def training(scene: Scene) -> Job:
         try:
             with redirect_stderr(io.StringIO()):
                 act(out)
-        except UserError as told:
-            if "is already finished" not in str(told):
-                return f"the same command does not go on: {told}"
+        except UserError as error:
+            if "is already finished" not in str(error):
+                return f"the same command does not go on: {error}"
         manifest.verify_folder(out)
         left = left_behind(place)
         same = (out / "model.safetensors").read_bytes() == expected
@@ -336,7 +336,7 @@ def training(scene: Scene) -> Job:
 
 @contextmanager
 def unmarked(recorder: Recorder) -> Iterator[None]:
-    """Nothing is said before the end."""
+    """Reports nothing before the end."""
     yield
 
 
@@ -361,9 +361,9 @@ def encoding(scene: Scene) -> Job:
         try:
             with redirect_stderr(io.StringIO()):
                 act(out)
-        except UserError as told:
-            if "is already finished" not in str(told):
-                return f"the same command does not go on: {told}"
+        except UserError as error:
+            if "is already finished" not in str(error):
+                return f"the same command does not go on: {error}"
         left = left_behind(place)
         return f"{left} are left" if left else "" if contents(out) == expected else "other bytes"
 
@@ -431,12 +431,12 @@ def power_losses(scene: Scene, count: int) -> Iterator[Outcome]:
 
 
 def names_unsure() -> object:
-    """Mutation: files and folders are not brought to disk."""
+    """Mutation: neither files nor folders are fsynced."""
     return patched((atomic_files, "fsync", lambda path: None))
 
 
 def bytes_unsure() -> object:
-    """Mutation: whole files are renamed into place before their bytes are on disk."""
+    """Mutation: files are renamed into place before their bytes are fsynced."""
 
     @contextmanager
     def writing(path: Path) -> Iterator[io.BufferedWriter]:
@@ -451,7 +451,7 @@ def bytes_unsure() -> object:
 
 
 def log_unsure() -> object:
-    """Mutation: a state counts lines of the log, and does not hold them."""
+    """Mutation: a state holds the number of lines of the log, not the lines."""
     return patched((checkpoint, "LOG", "nothing"))
 
 
@@ -460,7 +460,7 @@ ROWS = (
         "power-loss",
         "power loss simulated from the operation log: what was not fsynced is dropped, cut, zeroed "
         "or reordered",
-        "old or new, never neither, never mixed; what was said to be saved is there",
+        "old or new, never neither, never mixed; what was reported as saved is there",
         500,
         power_losses,
         {

@@ -1,4 +1,4 @@
-"""Small jobs to disturb: a tiny model, pairs, texts, and the commands over them."""
+"""Small jobs to inject faults into: a tiny model, pairs, texts, and the commands over them."""
 
 from __future__ import annotations
 

@@ -19,13 +19,13 @@ def parquet() -> list[bytes]:
     import pyarrow
     import pyarrow.parquet
 
-    made = []
+    files = []
     for compression in ("none", "snappy"):
         stream = io.BytesIO()
         table = pyarrow.table({"sentence_0": ["a", "b"], "sentence_1": ["c", "d"], "n": [1, None]})
         pyarrow.parquet.write_table(table, stream, compression=compression)
-        made.append(stream.getvalue())
-    return made
+        files.append(stream.getvalue())
+    return files
 
 
 def manifests() -> list[bytes]:

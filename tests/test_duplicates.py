@@ -1,4 +1,4 @@
-"""repeats.py: the closed forms against counting every batch, and against batches that are drawn."""
+"""The closed forms against counting every batch, and against batches that are drawn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""inspection.py and `minilm-retriever inspect`."""
+"""What `minilm-retriever inspect` reports."""
 
 from __future__ import annotations
 

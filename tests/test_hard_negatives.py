@@ -1,4 +1,4 @@
-"""mining.py against brute force, and `minilm-retriever mine` from file to file."""
+"""Hard negatives against brute force, and `minilm-retriever mine` from file to file."""
 
 from __future__ import annotations
 
