@@ -186,7 +186,7 @@ def test_a_crash_while_publishing_costs_no_training(config, monkeypatch, tmp_pat
     whole = end_of(config(out=str(tmp_path / "whole")), monkeypatch)
     stopped = config(out=str(tmp_path / "stopped"))
     with monkeypatch.context() as patch:
-        patch.setattr(run.FinishedRun, "publish", lambda _: (_ for _ in ()).throw(Killed))
+        patch.setattr(run, "publish", lambda *a: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             train(stopped)
     with monkeypatch.context() as patch:
