@@ -1,10 +1,10 @@
 """Figures of bulk encoding, as JSON: memory, throughput, kills, recall of int8 and binary.
 
-    python benchmarks/bulk.py memory                    peak memory, 10,000 to 1,000,000 rows, tiny
-    python benchmarks/bulk.py throughput --data TEXTS   against Encoder.encode, tiny and real model
-    python benchmarks/bulk.py kills --kills 100         real processes, SIGKILL at random points
-    python benchmarks/bulk.py recall --data TEXTS       int8 and binary against float32, real model
-    python benchmarks/bulk.py texts                     a 10 MB line, and 10,040 hostile strings
+    python benchmarks/bulk.py memory                      peak memory from 10,000 to 1,000,000 rows, tiny model
+    python benchmarks/bulk.py throughput --data TEXTS     against Encoder.encode on a list, tiny and real model
+    python benchmarks/bulk.py kills --kills 100           real processes, SIGKILL at random points
+    python benchmarks/bulk.py recall --data TEXTS         int8 and binary against float32, real model
+    python benchmarks/bulk.py texts                       a 10 MB line, and 10,040 hostile strings
 
 TEXTS: files with columns of text (JSONL, CSV, ...); the first column's texts are the queries of
 `recall`."""
@@ -31,12 +31,14 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from minilm_retriever import Encoder, UserError  # noqa: E402
+from minilm_retriever import Encoder, UserError
 from minilm_retriever.__main__ import main as command  # noqa: E402
 from minilm_retriever.data.readers import read_rows  # noqa: E402
 from minilm_retriever.data.texts import input_files  # noqa: E402
+from minilm_retriever.distributed import Ranks  # noqa: E402
 from minilm_retriever.encoding.config import EncodeConfig  # noqa: E402
-from minilm_retriever.encoding.encode_files import Job  # noqa: E402
+from minilm_retriever.encoding.encode_files import encode_shards  # noqa: E402
+from minilm_retriever.encoding.job import EncodingJob  # noqa: E402
 from minilm_retriever.encoding.resumable_output import UnfinishedRun  # noqa: E402
 from minilm_retriever.pretrained.config import BASE_FOLDER  # noqa: E402
 from minilm_retriever.vectors import shards  # noqa: E402
@@ -122,12 +124,13 @@ def throughput(args: argparse.Namespace) -> dict[str, Any]:
             config = EncodeConfig(
                 inputs=(str(source),), model=str(model), out=str(work / f"{name}{n}")
             )
-            job = Job.plan(config, [str(source)])
             run = UnfinishedRun(Path(config.out))
+            job = EncodingJob(config, [str(source)], run)
             with bulk:
-                asked = job.asked()
-                run.begin_or_resume(asked)
-                job.make(run, asked)
+                settings = job.run_settings()
+                run.begin_or_resume(settings)
+                encode_shards(job, Ranks())
+                run.finish(job.manifest_info(settings))
                 run.publish(False)
         result[name] = {
             "texts": len(texts),
@@ -261,15 +264,15 @@ def recall(args: argparse.Namespace) -> dict[str, Any]:
     queries, documents = distinct_texts(args.data)
     queries = queries[:: max(1, len(queries) // args.queries)]
     encoder = Encoder.from_pretrained(args.model)
-    query_vectors, document_vectors = encoder.encode(queries), encoder.encode(documents)
+    asked, held = encoder.encode(queries), encoder.encode(documents)
     same = np.array(queries)[:, None] == np.array(documents)[None, :]
-    exact = query_vectors @ document_vectors.T
+    exact = asked @ held.T
     truth = top(np.where(same, -np.inf, exact), 10)
     result: dict[str, Any] = {"queries": len(queries), "documents": len(documents)}
-    for dimensions in (document_vectors.shape[1], 256, 128):
+    for dimensions in (held.shape[1], 256, 128):
         cut = [
             v[:, :dimensions] / np.linalg.norm(v[:, :dimensions], axis=1, keepdims=True)
-            for v in (query_vectors, document_vectors)
+            for v in (asked, held)
         ]
         result[f"{dimensions} dimensions"] = quantised(*cut, exact, same, truth)
     return result

@@ -43,7 +43,8 @@ from minilm_retriever.data.pairs import read_pairs  # noqa: E402
 from minilm_retriever.distributed import join  # noqa: E402
 from minilm_retriever.encoding import ray_engine  # noqa: E402
 from minilm_retriever.encoding.config import EncodeConfig  # noqa: E402
-from minilm_retriever.encoding.encode_files import RowReader, encode_files  # noqa: E402
+from minilm_retriever.encoding.encode_files import encode_files  # noqa: E402
+from minilm_retriever.encoding.row_reader import RowReader  # noqa: E402
 from minilm_retriever.kernels.memory import keep_freed_memory  # noqa: E402
 from minilm_retriever.pretrained.config import BASE_FOLDER  # noqa: E402
 from minilm_retriever.search.exact import top_k  # noqa: E402
@@ -145,10 +146,10 @@ def parity(args: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
                     config,
                     str(place / "many"),
                     double,
-                    place=place / "said",
+                    place=place / "logs",
                     seconds=900,
                 )
-                assert ended.statuses == [0] * world, ended.said
+                assert ended.statuses == [0] * world, ended.stderr
                 apart = {
                     key: float((t - alone[key]).abs().max())
                     for key, t in load_file(place / "many").items()
@@ -204,7 +205,7 @@ def kills(args: argparse.Namespace, place: Path) -> dict[str, Any]:
     }
     flags |= {"max_steps": 18, "batch_size": 16, "log_steps": 6}
     whole = TrainConfig(**flags, out=str(place / "whole"))
-    assert launch(2, mortal, whole, {}, place=place / "said", seconds=600).statuses == [0, 0]
+    assert launch(2, mortal, whole, {}, place=place / "logs", seconds=600).statuses == [0, 0]
     expected = load_file(f"{whole.out}/model.safetensors")
     chance, seconds, found = (
         random.Random(0),
@@ -216,14 +217,14 @@ def kills(args: argparse.Namespace, place: Path) -> dict[str, Any]:
         step = number % 2 == 0
         dies = {"rank": chance.randrange(2), "step": chance.randrange(3, 18)}
         dies = dies if step else {"rank": 0, "file": chance.randrange(4, 27)}
-        ended = launch(2, mortal, config, dies, place=place / "said", seconds=600)
+        ended = launch(2, mortal, config, dies, place=place / "logs", seconds=600)
         seconds.append(ended.apart)
         assert ended.statuses[dies["rank"]] == -signal.SIGKILL, ended
         assert ended.statuses[1 - dies["rank"]] not in (0, None), ended
         found["in a step" if step else "in a save"] += 1
         found["damaged"] += len(checkpoint.latest(f"{config.out}.run").skipped)
         assert launch(
-            2, mortal, config, {}, place=place / "said", restarts=1, seconds=600
+            2, mortal, config, {}, place=place / "logs", restarts=1, seconds=600
         ).statuses == [0, 0]
         weights = load_file(f"{config.out}/model.safetensors")
         found["same bits"] += all(torch.equal(t, expected[name]) for name, t in weights.items())
@@ -289,10 +290,10 @@ def speed(args: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
                     config,
                     str(place / "time"),
                     2 // world,
-                    place=place / "said",
+                    place=place / "logs",
                     seconds=600,
                 )
-                assert ended.statuses == [0] * world, ended.said
+                assert ended.statuses == [0] * world, ended.stderr
                 seen[world].append(json.loads((place / "time").read_text("utf-8")))
         one, two = (
             [statistics.median(column) for column in zip(*seen[world], strict=True)]
@@ -330,7 +331,8 @@ def reading(args: argparse.Namespace, place: Path) -> dict[str, float]:
         config = EncodeConfig(inputs=(str(place / name),), out="nowhere")
         began = time.perf_counter()
         rows = sum(
-            len(shard.ids) for shard in RowReader(config, config.inputs).shards(keep_aside=False)
+            len(shard.ids)
+            for shard in RowReader(config, config.inputs).shards(write_bad_rows=False)
         )
         found[name] = round(rows / (time.perf_counter() - began))
     return found
@@ -364,12 +366,12 @@ def encoding(args: argparse.Namespace, place: Path) -> dict[str, Any]:
             )
             began = time.perf_counter()
             if "Ray" in name:
-                ray_engine.encode_files(config)
+                ray_engine.encode_files_on_ray(config)
             else:
                 ended = launch(
-                    2 // (config.threads or 1), encoded, config, place=place / "said", seconds=600
+                    2 // (config.threads or 1), encoded, config, place=place / "logs", seconds=600
                 )
-                assert set(ended.statuses) == {0}, ended.said
+                assert set(ended.statuses) == {0}, ended.stderr
             times.append(time.perf_counter() - began)
     first = [p.read_bytes() for p in sorted((place / "2 ranks, 1 thread0").glob("vectors-*"))]
     other = [p.read_bytes() for p in sorted((place / "2 Ray actors, 1 thread0").glob("vectors-*"))]

@@ -18,12 +18,7 @@ from minilm_retriever.core.model import SentenceEncoder, l2_normalize
 from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.errors import UserError
 from minilm_retriever.kernels.memory import keep_freed_memory
-from minilm_retriever.pretrained.model_folder import (
-    LoadedModel,
-    load_pretrained,
-    plain_card,
-    write_model,
-)
+from minilm_retriever.pretrained.model_folder import LoadedModel, load_pretrained, write_model
 from minilm_retriever.pretrained.prompts import DOCUMENT, QUERY, find_prompt
 from minilm_retriever.pretrained.tokenizer import TextTokenizer, TokenizedTexts, check_texts
 from minilm_retriever.progress import Progress
@@ -210,7 +205,7 @@ class Encoder:
 
         Raises UserError where the folder exists and `overwrite` is not given."""
         with atomic_folders.staged_folder(Path(folder), overwrite=overwrite) as staging:
-            write_model(staging, self.model, card=plain_card(self.model))
+            write_model(staging, self.model)
 
 
 def open_for_command(model: str, device: str | None = None) -> Encoder:

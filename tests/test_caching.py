@@ -53,12 +53,12 @@ def gradients(encoder, vectors_of, repeat=1, dtype=None):
         )
         loss.backward()
         losses.append(float(loss.detach()))
-    found = {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
-    return losses, found, torch.get_rng_state()
+    parameters = {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
+    return losses, parameters, torch.get_rng_state()
 
 
 def all_at_once(encoder, ids, mask, size):
-    """The same pieces, longest texts first, with their graphs kept: the plain step with the same
+    """The same pieces, longest texts first, with their graphs stored: the plain step with the same
     dropout."""
     order = mask.sum(1).argsort(descending=True, stable=True)
     pieces = [order[start : start + size] for start in range(0, len(ids), size)]
@@ -113,12 +113,12 @@ def test_it_works_under_autocast_and_with_layers_checkpointed(tiny, batch):
 
 
 def test_no_piece_keeps_its_activations(tiny, batch):
-    kept = []
+    stored = []
     with torch.autograd.graph.saved_tensors_hooks(
-        lambda x: kept.append(x.numel()) or x, lambda x: x
+        lambda x: stored.append(x.numel()) or x, lambda x: x
     ):
         encode_in_pieces(copy.deepcopy(tiny.model.encoder).train(), *batch, 8)
-        whole = sum(kept)
-        kept.clear()
+        whole = sum(stored)
+        stored.clear()
         encode_in_pieces(copy.deepcopy(tiny.model.encoder).train(), *batch, None)
-    assert whole < sum(kept) / 100
+    assert whole < sum(stored) / 100

@@ -89,10 +89,10 @@ class TestRows:
 
     def test_a_row_knows_the_line_where_it_starts(self, tmp_path):
         path = put(tmp_path, 'a,b\r\n\r\n1,"x\r\ny"\r\n\r\n2,z\n')
-        found = list(readers.read_rows(path))
-        assert [row.where for row in found] == [f"{path}:3", f"{path}:6"]
-        assert [row.values["b"] for row in found] == ["x\r\ny", "z"]
-        assert found[0].raw == '1,"x\r\ny"\r\n'
+        rows = list(readers.read_rows(path))
+        assert [row.where for row in rows] == [f"{path}:3", f"{path}:6"]
+        assert [row.values["b"] for row in rows] == ["x\r\ny", "z"]
+        assert rows[0].raw == '1,"x\r\ny"\r\n'
         path = put(tmp_path, '\n{"a": 1}\n \n{"a": 2}', "a.jsonl")
         assert [row.line for row in readers.read_rows(path)] == [2, 4]
 
@@ -377,7 +377,7 @@ class TestBadFiles:
         )
 
 
-#: One bad row each: format, the row, and what is said about it.
+#: One bad row each: format, the row, and a part of the message.
 BAD_ROWS = {
     "too few fields": ("csv", b"x", "1 field, but the header has 2"),
     "too many fields": ("csv", b"x,y,z", "3 fields, but the header has 2: is there a comma"),
@@ -453,9 +453,9 @@ class TestBadRows:
         )
         where = f"{path}:{before + 1 + len(head[:1])}"
 
-        said = mistake(lambda: read_texts(path, text="text"))
-        assert said.startswith(f"{where}: ")
-        assert reason in said
+        message = mistake(lambda: read_texts(path, text="text"))
+        assert message.startswith(f"{where}: ")
+        assert reason in message
 
         bad: list[BadRow] = []
         kept = list(read_texts(path, text="text", on_bad=bad.append))
@@ -662,9 +662,9 @@ class TestScoredPairs:
     )
     def test_what_is_no_score(self, tmp_path, score):
         path = put(tmp_path, f'{{"sentence1": "a", "sentence2": "b", "score": {score}}}', "a.jsonl")
-        said = mistake(lambda: read_scored_pairs(path))
-        assert said.startswith(f"{path}:1: column 'score' holds ")
-        assert said.endswith("instead of a number")
+        message = mistake(lambda: read_scored_pairs(path))
+        assert message.startswith(f"{path}:1: column 'score' holds ")
+        assert message.endswith("instead of a number")
 
     def test_missing_columns_are_named(self, tmp_path):
         path = put(tmp_path, "sentence1,sentence2,label\na,b,1\n")

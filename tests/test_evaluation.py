@@ -12,11 +12,12 @@ from minilm_retriever.data.pairs import SCORED_COLUMNS
 from minilm_retriever.errors import UserError
 from minilm_retriever.evaluation.config import EvaluateConfig
 from minilm_retriever.evaluation.evaluate import (
-    compare,
+    CORRELATIONS,
+    cosine_similarities,
     evaluate_models,
     evaluate_retrieval,
-    evaluate_sts,
     rank,
+    retrieval_table,
 )
 from minilm_retriever.evaluation.tasks import RetrievalTask, retrieval_from_pairs
 from tests.letters import one_hot
@@ -37,9 +38,11 @@ def test_metrics_by_hand():
 def test_sts_is_the_correlation_of_cosine():
     left, right = ["a", "a", "a b", "c"], ["a", "b", "a c", "c c"]
     cosine = [1.0, 0.0, 0.5, 1.0]
-    found = evaluate_sts(left, right, [5, 0, 2, 5], one_hot)
-    assert found["pearson"] == pytest.approx(np.corrcoef(cosine, [5, 0, 2, 5])[0, 1])
-    assert found["spearman"] == pytest.approx(1.0)
+    found = cosine_similarities(left, right, one_hot)
+    assert found == pytest.approx(cosine)
+    expected = np.corrcoef(cosine, [5, 0, 2, 5])[0, 1]
+    assert CORRELATIONS["pearson"](found, [5, 0, 2, 5]) == pytest.approx(expected)
+    assert CORRELATIONS["spearman"](found, [5, 0, 2, 5]) == pytest.approx(1.0)
 
 
 def measure(data, models, **flags):
@@ -150,15 +153,13 @@ def test_the_queries_that_changed_most_are_told():
     bad = evaluate_retrieval(
         task, lambda texts: one_hot(texts if texts[0] == "a a" else texts[::-1])
     )
-    changed = compare(good, bad).changed
+    changed = retrieval_table(["good", "bad"], [good, bad]).results[1].changed
     assert all(gain < 0 for gain, _ in changed) and {query for _, query in changed} == {
         "a a",
         "b b",
     }
-    same = compare(good, good, metrics=["ndcg@10"])
-    assert same.changed == [] and same.gain == {"ndcg@10": (0, 0, 0)}
-    with pytest.raises(UserError, match="same queries"):
-        compare(good, evaluate_retrieval(retrieval_from_pairs(["a"], ["a"]), one_hot))
+    same = retrieval_table(["good", "good"], [good, good]).results[1]
+    assert same.changed == [] and set(same.gain.values()) == {(0, 0, 0)}
 
 
 def test_a_run_reads_back_as_the_same_ranking():

@@ -132,7 +132,7 @@ def fresh(folder) -> Bert:
         ),
         (
             lambda t: t.update({"classifier.weight": torch.ones(2)}),
-            "unexpected tensor classifier.weight",
+            "tensor classifier.weight is unexpected",
         ),
         (
             lambda t: t.update({"embeddings.LayerNorm.bias": torch.ones(3)}),

@@ -39,7 +39,7 @@ def write(path, rows, columns=("query", "document")):
 def config(tiny_folder, tmp_path):
     """32 rows in batches of 8; each of 8 pairs stands there four times."""
     rows = [(f"looks for a {job}", f"{job} wanted, {len(job)} years") for job in JOBS] * 4
-    made = {
+    defaults = {
         "train": (write(tmp_path / "pairs.csv", rows),),
         "model": str(tiny_folder),
         "out": str(tmp_path / "out"),
@@ -48,7 +48,7 @@ def config(tiny_folder, tmp_path):
         "log_steps": 1,
         "device": "cpu",
     }
-    return lambda **changes: TrainConfig(**{**made, **changes})
+    return lambda **changes: TrainConfig(**{**defaults, **changes})
 
 
 def with_hard_negatives(path, rows=32):
@@ -69,17 +69,17 @@ def log_of(config):
 
 
 def test_the_log_has_the_floor_of_its_batches(config):
-    made = config()
-    assert train(made) == 0
-    ready = prepare(made)
-    for row, [(source, rows)] in zip(log_of(made), ready.sampler.steps(0, 4), strict=True):
+    settings = config()
+    assert train(settings) == 0
+    ready = prepare(settings)
+    for row, [(source, rows)] in zip(log_of(settings), ready.sampler.steps(0, 4), strict=True):
         documents = [int(ready.data.text_ids[source][r, 1]) for r in rows]
         expected = np.mean([math.log(documents.count(d)) for d in documents])
         assert row["loss_floor"] == pytest.approx(expected, abs=1e-12)
         assert row["loss"] > row["loss_floor"] - 0.05
-    assert any(row["loss_floor"] > 0 for row in log_of(made))
+    assert any(row["loss_floor"] > 0 for row in log_of(settings))
     assert (
-        json.loads((Path(made.out) / "training.json").read_text("utf-8"))["settings"][
+        json.loads((Path(settings.out) / "training.json").read_text("utf-8"))["settings"][
             "false_negatives"
         ]
         == "keep"
@@ -90,10 +90,10 @@ def test_the_log_has_the_floor_of_its_batches(config):
     "flags", [{"false_negatives": "mask"}, {"false_negatives": "avoid"}, {"distinct": True}]
 )
 def test_what_is_done_about_repeats_takes_the_floor_away(config, flags):
-    made = config(**flags)
-    assert train(made) == 0
-    assert all(row["loss_floor"] == 0.0 for row in log_of(made))
-    assert len(log_of(made)) == (1 if flags.get("distinct") else 4)
+    settings = config(**flags)
+    assert train(settings) == 0
+    assert all(row["loss_floor"] == 0.0 for row in log_of(settings))
+    assert len(log_of(settings)) == (1 if flags.get("distinct") else 4)
 
 
 VARIANTS = list(
@@ -106,7 +106,7 @@ VARIANTS = list(
 @pytest.mark.parametrize("number", range(0, len(VARIANTS), 5))
 def test_every_mixture_gives_the_loss_that_is_put_together_by_hand(config, tmp_path, number):
     false_negatives, guide, symmetric, matryoshka, cache_batch = VARIANTS[number]
-    made = config(
+    settings = config(
         train=(with_hard_negatives(tmp_path / "hard.csv"),),
         false_negatives=false_negatives,
         guide=guide,
@@ -116,7 +116,7 @@ def test_every_mixture_gives_the_loss_that_is_put_together_by_hand(config, tmp_p
         cache_batch=cache_batch,
         dropout=0.0,
     )
-    ready = prepare(made)
+    ready = prepare(settings)
     encoder, trainer = ready.base.encoder, ready.trainer
     [[(source, rows)]] = ready.sampler.steps(0, 1)
     texts, ids, mask = batch = ready.data.batch(source, rows)
@@ -199,11 +199,11 @@ def test_a_stopped_run_that_avoids_repeats_goes_on_in_the_same_bits(config, tmp_
 
 def test_rows_that_no_batch_can_take_are_told(config, tmp_path, capsys):
     rows = [(f"query {i}", "one and the same" if i < 20 else f"document {i}") for i in range(32)]
-    made = config(
+    settings = config(
         train=(write(tmp_path / "skewed.csv", rows),), false_negatives="avoid", dry_run=True
     )
-    assert train(made) == 0
-    assert f"16 rows of {made.train[0]} find no batch" in capsys.readouterr().err
+    assert train(settings) == 0
+    assert f"16 rows of {settings.train[0]} find no batch" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -227,8 +227,8 @@ def test_a_mistake_is_one_line(tiny_folder, tmp_path, capsys, flags, message):
         main(["train", "--train", path, "--model", str(tiny_folder), "--out", str(out), *flags])
         == 2
     )
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and message in said
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1 and message in stderr
     assert not out.exists() and not Path(f"{out}.run").exists()
 
 
@@ -240,9 +240,9 @@ def test_equal_texts_are_equal_whatever_white_space_stands_around_them(config, t
 
 
 def test_hard_negatives_are_candidates(config, tmp_path):
-    made = config(train=(with_hard_negatives(tmp_path / "hard.csv"),))
-    [[batch]] = prepare(made).batches(0, 1)
+    settings = config(train=(with_hard_negatives(tmp_path / "hard.csv"),))
+    [[batch]] = prepare(settings).batches(0, 1)
     assert batch.input_ids.shape[0] == 4 * 8
     with pytest.raises(UserError, match="no_such"):
-        prepare(config(train=made.train, columns=("query", "document", "no_such")))
-    assert run.train(made) == 0
+        prepare(config(train=settings.train, columns=("query", "document", "no_such")))
+    assert run.train(settings) == 0

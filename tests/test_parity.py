@@ -64,8 +64,8 @@ def our_run(run: dict, folder: Path, tmp_path: Path, monkeypatch):
         gradient_accumulation_steps=run["accumulation"],
         device="cpu",
     )
-    made = prepare(config)
-    trainer, encoder = made.trainer, made.base.encoder
+    ready = prepare(config)
+    trainer, encoder = ready.trainer, ready.base.encoder
     starts = np.cumsum([0, *run["sizes"]])
     losses, orders, rates = [], [], []
     batch_loss = trainer.batch_loss
@@ -73,9 +73,9 @@ def our_run(run: dict, folder: Path, tmp_path: Path, monkeypatch):
         trainer, "batch_loss", lambda *a: losses.append(batch_loss(*a)) or losses[-1]
     )
     before = {name: tensor.clone() for name, tensor in encoder.bert.state_dict().items()}
-    for rows_of_step in made.sampler.steps(0, made.total):
+    for rows_of_step in ready.sampler.steps(0, ready.total):
         orders += [(starts[source] + rows).tolist() for source, rows in rows_of_step]
-    for number, micro_batches in enumerate(made.batches(0, made.total)):
+    for number, micro_batches in enumerate(ready.batches(0, ready.total)):
         rates.append(trainer.step(number, micro_batches).learning_rate)
     return (
         [float(loss.detach()) for loss in losses],
@@ -144,13 +144,13 @@ def test_real_weights_give_the_peers_losses_and_change(
     losses, orders, _, before, after = our_run(run, base_model, tmp_path, monkeypatch)
     assert orders == run["order"] and len(losses) == 30
     assert np.abs(np.array(losses) - run["losses"]).max() <= 1e-4
-    kept = recorded_weights(peer)
+    recorded_changes = recorded_weights(peer)
     different, total = 0.0, 0.0
     for parameter, norm in run["change_norms"].items():
         if parameter.endswith("key.bias"):
             continue
-        places = kept[f"{name}/{parameter}/indices"].long()
-        theirs = kept[f"{name}/{parameter}/change"].double()
+        places = recorded_changes[f"{name}/{parameter}/indices"].long()
+        theirs = recorded_changes[f"{name}/{parameter}/change"].double()
         ours = (after[parameter].double() - before[parameter].double()).flatten()[places]
         # A sample of a parameter's entries stands for all of them: weighted by the share of the
         # norm it carries.

@@ -1,5 +1,5 @@
 """shards.py: which rows make a shard, and its files. What a whole run makes of them stands in
-test_bulk.py."""
+test_encode_files.py."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def write_pairs(path, rows, start=0):
 @pytest.fixture()
 def config(tiny_folder, tmp_path):
     """A small run: 42 rows in batches of 8, the last of 2."""
-    made = {
+    defaults = {
         "train": (write_pairs(tmp_path / "pairs.csv", 42),),
         "model": str(tiny_folder),
         "out": str(tmp_path / "out"),
@@ -63,16 +63,16 @@ def config(tiny_folder, tmp_path):
         "save_steps": 3,
         "device": "cpu",
     }
-    return lambda **changes: TrainConfig(**{**made, **changes})
+    return lambda **changes: TrainConfig(**{**defaults, **changes})
 
 
 def end_of(config, monkeypatch):
     """Weights, optimizer and loss log at the end of a run."""
-    kept = {}
+    tensors_at_end = {}
     save = checkpoint.save_state
 
     def keep(run, encoder, optimizer, position):
-        kept.update(checkpoint.optimizer_tensors(encoder, optimizer))
+        tensors_at_end.update(checkpoint.optimizer_tensors(encoder, optimizer))
         return save(run, encoder, optimizer, position)
 
     with monkeypatch.context() as patch:
@@ -82,7 +82,7 @@ def end_of(config, monkeypatch):
     losses = [(row["step"], row["loss"], row["learning_rate"]) for row in rows if "loss" in row]
     return (
         load_file(f"{config.out}/model.safetensors"),
-        {n: t.clone() for n, t in kept.items()},
+        {n: t.clone() for n, t in tensors_at_end.items()},
         losses,
     )
 
@@ -238,9 +238,9 @@ def test_a_signal_writes_a_state_and_says_how_to_go_on(config, tmp_path, number,
     while process.poll() is None and not (log.exists() and len(log.read_bytes().splitlines()) > 4):
         time.sleep(0.01)
     process.send_signal(number)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 128 + number, said
-    assert "the same command goes on from there" in said
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number, stderr
+    assert "the same command goes on from there" in stderr
     assert subprocess.run(command, stderr=subprocess.PIPE, check=False).returncode == 0
     assert all(
         torch.equal(t, whole[0][n])
@@ -276,10 +276,10 @@ def test_biases_and_layer_norms_do_not_decay(config):
 
 def test_accumulated_gradients_are_those_of_the_mean(config):
     """Two batches at once give the gradient of the mean of their losses."""
-    made = prepare.prepare(
+    ready = prepare.prepare(
         config(dropout=0.0, gradient_accumulation_steps=2, max_grad_norm=1e9, learning_rate=0.0)
     )
-    (batches,), trainer = made.batches(0, 1), made.trainer
+    (batches,), trainer = ready.batches(0, 1), ready.trainer
     trainer.encoder.train()
     losses = [trainer.batch_loss(batch) for batch in batches]
     (sum(losses) / 2).backward()
@@ -299,8 +299,8 @@ def test_accumulated_gradients_are_those_of_the_mean(config):
 
 
 def test_gradients_are_clipped_at_one(config):
-    made = prepare.prepare(config(scale=1000.0, learning_rate=0.0))
-    trainer = made.trainer
+    ready = prepare.prepare(config(scale=1000.0, learning_rate=0.0))
+    trainer = ready.trainer
     norms = []
     trainer.optimizer.register_step_pre_hook(
         lambda *a: norms.append(
@@ -311,7 +311,7 @@ def test_gradients_are_clipped_at_one(config):
             )
         )
     )
-    step = trainer.step(0, *made.batches(0, 1))
+    step = trainer.step(0, *ready.batches(0, 1))
     assert step.gradient_norm > 1
     assert norms[0] == pytest.approx(1.0, abs=1e-4)
 
@@ -343,20 +343,20 @@ def test_a_non_finite_step_is_not_taken_and_names_its_rows(config, monkeypatch, 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_non_finite_step_leaves_weights_and_optimizer_as_they_are(config, monkeypatch, precision):
-    made = prepare.prepare(config(precision=precision))
-    first, second = made.batches(0, 2)
-    made.trainer.step(0, first)
-    before = checkpoint.optimizer_tensors(made.base.encoder, made.trainer.optimizer)
-    before |= made.base.encoder.state_dict()
+    ready = prepare.prepare(config(precision=precision))
+    first, second = ready.batches(0, 2)
+    ready.trainer.step(0, first)
+    before = checkpoint.optimizer_tensors(ready.base.encoder, ready.trainer.optimizer)
+    before |= ready.base.encoder.state_dict()
     before = {name: tensor.clone() for name, tensor in before.items()}
     with monkeypatch.context() as patch:
         loss = Trainer.batch_loss
         patch.setattr(Trainer, "batch_loss", lambda *args: loss(*args) * float("nan"))
-        assert made.trainer.step(1, second).losses.isnan().all()
-    after = checkpoint.optimizer_tensors(made.base.encoder, made.trainer.optimizer)
-    after |= made.base.encoder.state_dict()
+        assert ready.trainer.step(1, second).losses.isnan().all()
+    after = checkpoint.optimizer_tensors(ready.base.encoder, ready.trainer.optimizer)
+    after |= ready.base.encoder.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
-    made.trainer.step(1, second)
+    ready.trainer.step(1, second)
     assert not torch.equal(
         after["bert.embeddings.LayerNorm.bias"], before["bert.embeddings.LayerNorm.bias"]
     )
@@ -446,9 +446,9 @@ def test_a_finished_model_is_refused_without_overwrite(config, tmp_path):
 
 def test_several_files_are_taken_in_turn(config, tmp_path):
     second = write_pairs(tmp_path / "more.csv", 24, start=100)
-    made = prepare.prepare(config(train=(*config().train, second)))
-    assert made.total == 2 * 6  # the shorter has 3 batches: 3 of each an epoch
-    assert [step[0][0] for step in made.sampler.steps(0, 6)] == [0, 1, 0, 1, 0, 1]
+    ready = prepare.prepare(config(train=(*config().train, second)))
+    assert ready.total == 2 * 6  # the shorter has 3 batches: 3 of each an epoch
+    assert [step[0][0] for step in ready.sampler.steps(0, 6)] == [0, 1, 0, 1, 0, 1]
 
 
 def test_held_out_data_is_evaluated_before_during_and_after_and_the_best_is_published(
@@ -457,8 +457,8 @@ def test_held_out_data_is_evaluated_before_during_and_after_and_the_best_is_publ
     held_out = write_pairs(
         tmp_path / "held_out.csv", 30, start=30
     )  # 12 of them stand in training too
-    made = config(eval=held_out, eval_steps=4, learning_rate=2e-3)
-    assert train(made) == 0
+    settings = config(eval=held_out, eval_steps=4, learning_rate=2e-3)
+    assert train(settings) == 0
     rows = log_rows(tmp_path / "out")
     evaluations = {row["step"]: row["eval"] for row in rows if "eval" in row}
     assert list(evaluations) == [0, 4, 8, 12]
@@ -471,7 +471,7 @@ def test_held_out_data_is_evaluated_before_during_and_after_and_the_best_is_publ
         key=lambda step: (evaluations[step]["mrr@10"], -step),
     )
     again = Encoder.from_pretrained(tmp_path / "out", device="cpu")
-    validation = Validation.read(made, again.model.tokenizer)
+    validation = Validation.read(settings, again.model.tokenizer)
     published = validation.evaluate(again.model.encoder, Ranks())
     assert published["mrr@10"] == pytest.approx(evaluations[best]["mrr@10"], abs=1e-9)
     assert published["loss"] == pytest.approx(evaluations[best]["loss"], abs=1e-6)
@@ -498,8 +498,8 @@ def test_an_unknown_metric_is_named_before_any_training(config, tmp_path):
 
 def test_a_dry_run_writes_nothing(config, tmp_path, capsys):
     assert train(config(dry_run=True)) == 0
-    said = capsys.readouterr().err
-    assert "estimate: " in said and "12 steps" in said
+    stderr = capsys.readouterr().err
+    assert "estimate: " in stderr and "12 steps" in stderr
     assert sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith(".")) == ["pairs.csv"]
 
 
@@ -561,10 +561,10 @@ def steps_of(config, count=6, *, learn_all):
     with pytest.MonkeyPatch.context() as patch:
         if learn_all:
             patch.setattr(prepare, "train_used_words", lambda *_: None)
-        made = prepare.prepare(config)
-    for number, batches in enumerate(made.batches(0, count)):
-        made.trainer.step(number, batches)
-    return made.trainer
+        ready = prepare.prepare(config)
+    for number, batches in enumerate(ready.batches(0, count)):
+        ready.trainer.step(number, batches)
+    return ready.trainer
 
 
 def test_rows_of_words_that_no_text_has_need_no_optimizer(config):
@@ -572,10 +572,10 @@ def test_rows_of_words_that_no_text_has_need_no_optimizer(config):
     order."""
     unclipped = config(max_grad_norm=1e9)
     whole, small = (steps_of(unclipped, learn_all=learn_all) for learn_all in (True, False))
-    tables = [made.encoder.bert.embeddings.word_embeddings for made in (whole, small)]
+    tables = [trainer.encoder.bert.embeddings.word_embeddings for trainer in (whole, small)]
     assert type(tables[0]) is Embedding and type(tables[1]) is SparseEmbedding
     assert 0 < len(tables[1].learned) < len(tables[1].weight) / 2
-    states = [made.encoder.state_dict() for made in (whole, small)]
+    states = [trainer.encoder.state_dict() for trainer in (whole, small)]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     moved = (states[1]["bert.embeddings.word_embeddings.weight"] != whole_base(unclipped)).any(
@@ -599,5 +599,5 @@ def whole_base(config):
 
 
 def test_all_rows_learn_where_weights_decay(config):
-    made = steps_of(config(weight_decay=0.01), 1, learn_all=False)
-    assert type(made.encoder.bert.embeddings.word_embeddings) is Embedding
+    trainer = steps_of(config(weight_decay=0.01), 1, learn_all=False)
+    assert type(trainer.encoder.bert.embeddings.word_embeddings) is Embedding

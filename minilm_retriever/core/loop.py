@@ -16,7 +16,7 @@ class Callbacks(Protocol):
         """Record a step that took so long."""
 
     def requests(self, done: int) -> tuple[int, bool]:
-        """The number of the signal that asked for a stop, or 0; and whether it is time to save."""
+        """The number of the signal that stops the run, or 0; and whether it is time to save."""
 
     def evaluate(self, done: int) -> tuple[bool, bool]:
         """Evaluate where it is time to; whether to save, and whether to stop early."""

@@ -82,10 +82,9 @@ class Lines:
         try:
             raw = self._stream.readline(MAX_ROW_BYTES + 1)
         except (OSError, EOFError, zlib.error) as fault:
+            what = f"{self.name}: cannot be read after line {self.number}"
             damaged = "the gzip archive is cut short or damaged"
-            reason = getattr(fault, "strerror", None) or damaged
-            place = f"cannot be read after line {self.number}"
-            raise UserError(f"{self.name}: {place}: {reason}") from fault
+            raise UserError(f"{what}: {getattr(fault, 'strerror', None) or damaged}") from fault
         if not self.number:
             if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
                 raise UserError(f"{self.name}:1: this is UTF-16: save the file as UTF-8")
@@ -93,8 +92,7 @@ class Lines:
         self.number += bool(raw)
         self._bytes += len(raw)
         if self._bytes > MAX_ROW_BYTES:
-            reason = (
-                f"a row of more than {MAX_ROW_BYTES >> 20} MiB: is a line end or quote missing?"
-            )
-            raise UserError(f"{self.name}:{self.start}: {reason}")
+            size = f"a row of more than {MAX_ROW_BYTES >> 20} MiB"
+            where = f"{self.name}:{self.start}"
+            raise UserError(f"{where}: {size}: is a line end or quote missing?")
         return raw

@@ -52,10 +52,8 @@ def read_rows(
     that says `path:line` and how to mend it."""
     format = file_format(path, format)
     name = "<stdin>" if os.fspath(path) == STDIN else os.fspath(path)
-    count = 0
-    for row in (
-        parquet_rows(name, need) if format == "parquet" else _parse(path, name, format, need)
-    ):
+    is_parquet, count = format == "parquet", 0
+    for row in parquet_rows(name, need) if is_parquet else _parse(path, name, format, need):
         count += 1
         if isinstance(row, Row):
             yield row

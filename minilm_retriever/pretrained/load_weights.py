@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from minilm_retriever.core.model import Bert, BertConfig
-from minilm_retriever.errors import UserError, first_line
+from minilm_retriever.errors import UserError
 from minilm_retriever.kernels.ops import ACTIVATIONS
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -80,19 +82,9 @@ def bert_from_tensors(config: BertConfig, tensors: Mapping[str, Tensor], where: 
     except RuntimeError:
         raise UserError(f"{where}: config.json states a tensor of more than 2^63 bytes") from None
     expected = bert.state_dict()
-    for name, parameter in expected.items():
-        if name not in tensors:
-            raise UserError(f"{where}: tensor {name} is missing")
-        shape, dtype = tuple(tensors[name].shape), tensors[name].dtype
-        if shape != tuple(parameter.shape):
-            raise UserError(
-                f"{where}: tensor {name} has shape {shape}, not {tuple(parameter.shape)}"
-            )
-        if not dtype.is_floating_point:
-            raise UserError(f"{where}: tensor {name} holds {dtype}, not floating-point numbers")
-    for name in tensors:
-        if name not in expected:
-            raise UserError(f"{where}: unexpected tensor {name}")
+    for name in [*expected, *tensors]:
+        if problem := _problem(tensors.get(name), expected.get(name)):
+            raise UserError(f"{where}: tensor {name} {problem}")
     # Own memory, not the file's map: a file that changes later must not change the model.
     own = {name: tensors[name].to(torch.float32, copy=True).contiguous() for name in expected}
     for name, tensor in own.items():
@@ -102,47 +94,48 @@ def bert_from_tensors(config: BertConfig, tensors: Mapping[str, Tensor], where: 
     return bert.eval()
 
 
-def bert_tensors(folder: Path) -> dict[str, Tensor]:
-    """BertModel's weights by BertModel's names: read directly where they are stored so, else
-    through transformers."""
-    from safetensors.torch import load_file
+def _problem(tensor: Tensor | None, expected: Tensor | None) -> str | None:
+    if tensor is None:
+        return "is missing"
+    if expected is None:
+        return "is unexpected"
+    if tensor.shape != expected.shape:
+        return f"has shape {tuple(tensor.shape)}, not {tuple(expected.shape)}"
+    return (
+        None if tensor.is_floating_point() else f"holds {tensor.dtype}, not floating-point numbers"
+    )
 
-    names = _tensor_names(folder)
-    old_names = any(name.endswith((".gamma", ".beta")) for name in names)
-    if "embeddings.word_embeddings.weight" in names and not old_names:
-        tensors = load_file(folder / "model.safetensors")
-    else:
-        tensors = _through_transformers(folder)
+
+def bert_tensors(folder: Path) -> dict[str, Tensor]:
+    """BertModel's weights by BertModel's names, of model.safetensors or its shards.
+
+    Names with a `bert.` prefix lose it, and what has none beside them (heads of other tasks) is
+    left out; LayerNorm's old names gamma and beta become weight and bias."""
+    whole = folder / "model.safetensors"
+    paths = [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise UserError(_no_weights(folder))
+    tensors: dict[str, Tensor] = {}
+    for path in paths:
+        tensors |= _read_safetensors(path)
+    if any(name.startswith("bert.") for name in tensors):
+        tensors = {name[5:]: t for name, t in tensors.items() if name.startswith("bert.")}
+    for name in list(tensors):
+        new_name = name.replace("Norm.gamma", "Norm.weight").replace("Norm.beta", "Norm.bias")
+        tensors[new_name] = tensors.pop(name)
     tensors.pop(POSITION_IDS, None)
     return tensors
 
 
-def _tensor_names(folder: Path) -> set[str]:
-    """The tensors of model.safetensors, none where it is sharded; every safetensors file is
-    checked to be whole."""
-    from safetensors import SafetensorError, safe_open
-
-    names: set[str] = set()
-    paths = sorted(folder.glob("*.safetensors"))
-    if not paths:
-        raise UserError(_no_weights(folder))
-    for path in paths:
-        try:
-            with safe_open(path, framework="pt") as tensors:
-                if path.name == "model.safetensors":
-                    names = set(tensors.keys())
-        except (SafetensorError, OSError) as problem:
-            why = f"cut short or no safetensors file ({problem}): get it again"
-            if _is_git_lfs_pointer(path):
-                why = "a Git LFS pointer, not the weights: run `git lfs pull`"
-            raise UserError(f"{path} is {why}") from None
-    return names
-
-
-def _is_git_lfs_pointer(path: Path) -> bool:
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as problem:
+        why = f"cut short or no safetensors file ({problem}): get it again"
     with suppress(OSError), path.open("rb") as file:
-        return file.read(24) == b"version https://git-lfs."
-    return False
+        if file.read(24) == b"version https://git-lfs.":
+            why = "a Git LFS pointer, not the weights: run `git lfs pull`"
+    raise UserError(f"{path} is {why}")
 
 
 def _no_weights(folder: Path) -> str:
@@ -156,32 +149,3 @@ def _no_weights(folder: Path) -> str:
         'trust it, convert it with `python -c "from transformers import BertModel as B; '
         f'B.from_pretrained({place}).save_pretrained({place})"`'
     )
-
-
-def _through_transformers(folder: Path) -> dict[str, Tensor]:
-    """Shards, a `bert.` prefix, old names: BertModel reads them all. Weights that it would draw at
-    random are refused."""
-    from transformers import BertModel
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        model, info = BertModel.from_pretrained(
-            folder, output_loading_info=True, use_safetensors=True, local_files_only=True
-        )
-    except (OSError, RuntimeError, ValueError, KeyError) as problem:
-        reason = first_line(problem)
-        raise UserError(f"transformers cannot read a BertModel from {folder}: {reason}") from None
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-    missing = sorted(info["missing_keys"])
-    needed = [name for name in missing if not name.startswith("pooler.")]  # which nobody uses
-    if needed:
-        raise UserError(
-            f"{folder} lacks {len(needed)} of BertModel's weights, the first is {needed[0]}"
-        )
-    return {name: tensor for name, tensor in model.state_dict().items() if name not in missing}

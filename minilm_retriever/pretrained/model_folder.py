@@ -105,8 +105,10 @@ def load_pretrained(name_or_folder: StrPath) -> LoadedModel:
     return LoadedModel(encoder, tokenizer, settings, config, tokenizer_files)
 
 
-def write_model(folder: Path, model: LoadedModel, *, card: str) -> None:
-    """Write a model's files into a folder that atomic_folders.staged_folder is making."""
+def write_model(folder: Path, model: LoadedModel, *, card: str | None = None) -> None:
+    """Write a model's files into a folder that atomic_folders.staged_folder is making.
+
+    card: its README.md, where there is more to say than what the model is."""
     weights = model.encoder.bert.state_dict()
     save_tensors(folder / "model.safetensors", weights, {"format": "pt"})
     for name, value in layout_files(model).items():
@@ -115,7 +117,7 @@ def write_model(folder: Path, model: LoadedModel, *, card: str) -> None:
     for name, data in model.tokenizer_files.items():
         data = with_limit(name, data, model.settings.max_length)
         atomic_files.write_bytes(folder / name, data)
-    atomic_files.write_text(folder / "README.md", card)
+    atomic_files.write_text(folder / "README.md", card or plain_card(model))
 
 
 def layout_files(model: LoadedModel) -> dict[str, Any]:
@@ -166,27 +168,7 @@ def with_limit(name: str, data: bytes, max_length: int) -> bytes:
 
 def plain_card(model: LoadedModel) -> str:
     """The README.md of a model saved without a training run behind it."""
-    settings, size = model.settings, model.encoder.bert.config.hidden_size
-    unit = ", unit length" if settings.normalize else ""
-    return f"""---
-pipeline_tag: sentence-similarity
-library_name: sentence-transformers
-tags:
-- sentence-transformers
-- sentence-similarity
-- feature-extraction
----
-
-# Sentence encoder
-
-A BERT encoder: {settings.pooling} pooling, {size} dimensions{unit}, at most {settings.max_length} \
-tokens, {settings.similarity} similarity. Saved by minilm_retriever; opens in \
-sentence-transformers too.
-
-```python
-from minilm_retriever import Encoder
-
-encoder = Encoder.from_pretrained("path/to/this/folder")
-embeddings = encoder.encode(["A text.", "Another one."])
-```
-"""
+    template = Path(__file__).with_name("plain_card.md").read_text("utf-8")
+    size = model.encoder.bert.config.hidden_size
+    unit = ", unit length" if model.settings.normalize else ""
+    return template.format(size=size, unit=unit, **vars(model.settings))

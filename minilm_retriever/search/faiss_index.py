@@ -1,14 +1,12 @@
-"""Approximate nearest neighbours by faiss (extra): kind and parameters, building, candidates.
+"""Approximate nearest neighbours by faiss (extra): which kind, learning its codes, reading it.
 
 hnsw     A graph of neighbours over 8-bit copies of the vectors: the fastest; 660 bytes a document
          at 384 dimensions.
 ivfpq    Lists of documents near a centroid, each a product-quantized code of 96 bytes at 384
          dimensions: for many millions.
 
-Both return candidates alone: index_folder.py ranks them by exact inner products with the stored
-vectors. The ids inside faiss are rows.
-
-Shapes: B queries, H hidden, N documents, C candidates."""
+Both find candidates alone, which `Index` ranks by exact inner products with the stored vectors. The
+ids inside faiss are rows."""
 
 from __future__ import annotations
 
@@ -56,8 +54,8 @@ EXACT = IndexPlan("exact", {}, 0)
 def choose_plan(
     rows: int, dimension: int, kind: str | None = None, memory: int | None = None
 ) -> IndexPlan:
-    """What suits so many documents: exact for few, hnsw where it fits a quarter of the memory
-    (bytes; default: the machine's), else ivfpq."""
+    """Exact for few documents, hnsw where it fits a quarter of the memory (bytes; default: the
+    machine's), else ivfpq."""
     memory = memory or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     hnsw_parameters = {"links": HNSW_LINKS, "ef_construction": 100, "effort": 128}
     hnsw = IndexPlan("hnsw", hnsw_parameters, rows * (dimension + 8 * HNSW_LINKS + 20))
@@ -84,9 +82,6 @@ def import_faiss() -> Any:
     return require("faiss", "faiss", "an approximate index")
 
 
-# --- building -------------------------------------------------------------------------------------
-
-
 def train(
     plan: IndexPlan, dimension: int, folders: Sequence[VectorFolder], without: IntArray
 ) -> Any:
@@ -110,8 +105,8 @@ def train(
 def read_blocks(
     folders: Sequence[VectorFolder], without: IntArray = NO_ROWS, *, step: int = 1, first: int = 0
 ) -> Iterator[tuple[IntArray, FloatArray]]:
-    """Rows (n,), counted from `first` on, and vectors (n, H) of every `step`-th document, in order,
-    all but those `without`."""
+    """Rows (n,), counted from `first`, and vectors (n, H) of every `step`-th document but those
+    `without`."""
     for folder in folders:
         for shard in folder.shards:
             for start in range(0, len(shard), BLOCK * step):
@@ -122,38 +117,6 @@ def read_blocks(
                     vectors = folder.floats(shard[rows - first])
                     yield rows, np.ascontiguousarray(vectors, np.float32)
             first += len(shard)
-
-
-# --- searching ------------------------------------------------------------------------------------
-
-
-def find_candidates(
-    index: Any,
-    plan: IndexPlan,
-    queries: FloatArray,
-    k: int,
-    deleted: IntArray,
-    alive: int,
-    effort: int | None = None,
-) -> IntArray:
-    """Rows (B, C) likely to hold the best k of the `alive` documents, none deleted; -1 for none.
-
-    The larger the share of deleted documents in faiss, the longer it looks for the others."""
-    faiss = import_faiss()
-    effort = -(-(effort or plan.parameters["effort"]) * index.ntotal // alive)
-    settings: dict[str, Any] = {}
-    if index.ntotal > alive:
-        settings["sel"] = faiss.IDSelectorNot(faiss.IDSelectorBatch(deleted))
-    if plan.kind == "hnsw":
-        count = min(2 * k + 10, alive)
-        effort = max(effort, -(-count * index.ntotal // alive))
-        parameters = faiss.SearchParametersHNSW(efSearch=effort, **settings)
-    else:
-        count = min(max(100, 10 * k), alive)
-        effort = min(effort, plan.parameters["lists"])
-        parameters = faiss.SearchParametersIVF(nprobe=effort, **settings)
-    _, rows = index.search(np.ascontiguousarray(queries, np.float32), count, params=parameters)
-    return rows  # type: ignore[no-any-return]
 
 
 def read(path: Path, plan: IndexPlan, dimension: int) -> Any:

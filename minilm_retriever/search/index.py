@@ -14,16 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minilm_retriever.search import faiss_index
-from minilm_retriever.search.exact import (
-    NO_ROWS,
-    check_k,
-    gather,
-    gather_parts,
-    nearest_bits,
-    rank,
-    top_k,
-)
+from minilm_retriever.search import exact
+from minilm_retriever.search.faiss_index import IndexPlan, import_faiss
 from minilm_retriever.types import FloatArray, IntArray
 from minilm_retriever.vectors.quantization import fold_scale, quantize
 from minilm_retriever.vectors.vector_folder import VectorFolder
@@ -37,9 +29,9 @@ class Index:
     """An open index; a folder of vectors without one is searched exactly."""
 
     folder: Path
-    plan: faiss_index.IndexPlan
+    plan: IndexPlan
     sources: Sequence[VectorFolder]
-    deleted: IntArray = field(default_factory=lambda: NO_ROWS)  # ascending
+    deleted: IntArray = field(default_factory=lambda: exact.NO_ROWS)  # ascending
     engine: Any = None  # faiss's index; None: exact
     finer: VectorFolder | None = None  # ranks the candidates of binary vectors
     effort: int | None = None  # candidates of hnsw, or lists that ivfpq looks through
@@ -61,14 +53,10 @@ class Index:
     def search(self, queries: FloatArray, k: int) -> tuple[FloatArray, IntArray]:
         """Scores (B, K) and rows (B, K) for a model's query vectors (B, H), best first; row -1
         where fewer were found."""
-        check_k(k)
+        exact.check_k(k)
         k = min(k, len(self))
         if self.engine is not None:
-            truncated = self.sources[0].truncate_queries(queries)
-            chosen = faiss_index.find_candidates(
-                self.engine, self.plan, truncated, k, self.deleted, len(self), self.effort
-            )
-            return exact_scores(self.sources, queries, chosen, k)
+            return exact_scores(self.sources, queries, self._candidates(queries, k), k)
         # Each folder by itself, for each has its own dtype and ranges.
         found = [(np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64))]
         for start, source in zip(self.starts, self.sources, strict=False):
@@ -80,6 +68,27 @@ class Index:
         scores, rows = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+    def _candidates(self, queries: FloatArray, k: int) -> IntArray:
+        """Rows (B, C) that faiss finds, -1 for none; the larger the share of deleted documents in
+        it, the longer it looks for the others."""
+        faiss = import_faiss()
+        parameters, total, alive = self.plan.parameters, self.engine.ntotal, len(self)
+        effort = -(-(self.effort or parameters["effort"]) * total // alive)
+        selector = None
+        if total > alive:
+            selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(self.deleted))
+        if self.plan.kind == "hnsw":
+            count = min(2 * k + 10, alive)
+            effort = max(effort, -(-count * total // alive))
+            settings = faiss.SearchParametersHNSW(efSearch=effort, sel=selector)
+        else:
+            count = min(max(100, 10 * k), alive)
+            effort = min(effort, parameters["lists"])
+            settings = faiss.SearchParametersIVF(nprobe=effort, sel=selector)
+        truncated = self.sources[0].truncate_queries(queries)
+        vectors = np.ascontiguousarray(truncated, np.float32)
+        return self.engine.search(vectors, count, params=settings)[1]  # type: ignore[no-any-return]
 
     def rows(self, numbers: Sequence[int]) -> list[tuple[str, str]]:
         """(id, text) of these rows."""
@@ -113,10 +122,10 @@ def search_folder(
     truncated = folder.truncate_queries(queries)
     if folder.dtype == "binary":
         candidates, bits = max(MIN_CANDIDATES, OVERSAMPLE * k), quantize(truncated, "binary")
-        chosen = nearest_bits(bits, folder.shards, candidates, without=deleted)
+        chosen = exact.nearest_bits(bits, folder.shards, candidates, without=deleted)
         return exact_scores([finer or folder], queries, chosen, k)
     scaled, offsets = fold_scale(truncated, folder.ranges)
-    scores, rows = top_k(scaled, folder.shards, k, without=deleted)
+    scores, rows = exact.top_k(scaled, folder.shards, k, without=deleted)
     return scores + offsets[:, None], rows
 
 
@@ -128,10 +137,12 @@ def exact_scores(
     counts = [len(folder) for folder in folders]
 
     def read(number: int, rows: Tensor) -> Tensor:
-        return gather(folders[number].shards, rows, folders[number].floats)
+        return exact.gather(folders[number].shards, rows, folders[number].floats)
 
     truncated = torch.from_numpy(folders[0].truncate_queries(queries))
-    return rank(truncated, lambda r: gather_parts(counts, r, read), torch.from_numpy(chosen), k)
+    return exact.rank(
+        truncated, lambda r: exact.gather_parts(counts, r, read), torch.from_numpy(chosen), k
+    )
 
 
 class Hit(NamedTuple):

@@ -26,7 +26,7 @@ from minilm_retriever.search.faiss_index import EXACT, IndexPlan
 from minilm_retriever.search.index import Index
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest
 from minilm_retriever.types import IntArray
-from minilm_retriever.vectors.shards import sidecar_paths
+from minilm_retriever.vectors.shards import manifest_path
 from minilm_retriever.vectors.vector_folder import VectorFolder, open_vectors
 
 FAISS, DELETED = "faiss.index", "deleted.npy"
@@ -83,10 +83,6 @@ def open_source(index: Path, info: Mapping[str, Any]) -> VectorFolder:
             f"{index}: {path} holds other vectors than those it was built of: build the index again"
         )
     return source
-
-
-def manifest_path(vectors: Path) -> Path:
-    return sidecar_paths(vectors)[1] if vectors.is_file() else vectors / manifest.NAME
 
 
 def check_same(first: VectorFolder, other: VectorFolder, names: Sequence[str] = SHARED) -> None:

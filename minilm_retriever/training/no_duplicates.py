@@ -59,7 +59,7 @@ def fair_sizes(texts: IntArray, batch_size: int) -> list[int]:
 def fill_batches(
     order: IntArray, texts: IntArray, sizes: list[int]
 ) -> tuple[list[list[Row]], list[Row]]:
-    """Fill batch after batch; also the rows that found no place."""
+    """Fill batch after batch; returns them and the rows without a place."""
     stream = rows_in_order(order, texts)
     waiting = dict[int, deque[Row]]()  # by the text that was taken
     batches = []

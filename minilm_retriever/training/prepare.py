@@ -32,7 +32,7 @@ from minilm_retriever.training.sparse_embedding import SparseEmbedding
 
 
 class TrainingRun(NamedTuple):
-    """What a run is made of."""
+    """The parts of a run."""
 
     config: TrainConfig
     base: LoadedModel

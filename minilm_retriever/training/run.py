@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -161,7 +162,8 @@ def take_steps(
     if patience and position.stale_evaluations >= patience:
         return 0  # it had stopped early, and was killed before its model was published
     with Progress("training", run.total, "steps", start=position.step) as progress:
-        callbacks = Callbacks(run, position, log, validation, progress)
+        lag = 0 if run.trainer.device.type == "cpu" else 1
+        callbacks = Callbacks(run, position, log, validation, progress, lag)
         with callbacks.stop_on_signals():
             if position.step == 0:
                 callbacks.evaluate(0)
@@ -172,23 +174,19 @@ def take_steps(
     return status
 
 
+@dataclass
 class Callbacks:
-    """What happens between steps: see core/loop.py. `position` is kept up to date."""
+    """What happens between steps: see core/loop.py. They update `position`."""
 
-    def __init__(
-        self,
-        run: TrainingRun,
-        position: Position,
-        log: RunLog,
-        validation: Validation | None,
-        progress: Progress,
-    ) -> None:
-        self.run, self.position, self.run_log = run, position, log
-        self.validation, self.progress = validation, progress
-        self.signal, self.saved_at = 0, time.monotonic()
-        self.unread = list[tuple[int, Step]]()
-        # A GPU may still be at work on the newest step: it is read after the next one has begun.
-        self.lag = 0 if run.trainer.device.type == "cpu" else 1
+    run: TrainingRun
+    position: Position
+    run_log: RunLog
+    validation: Validation | None
+    progress: Progress
+    lag: int  # steps that are read late: a GPU may still be at work on the newest
+    signal: int = 0
+    saved_at: float = field(default_factory=time.monotonic)
+    unread: list[tuple[int, Step]] = field(default_factory=list)
 
     def log(self, done: int, batches: Sequence[Batch], step: Step, seconds: float) -> None:
         position, floor = self.position, 0.0

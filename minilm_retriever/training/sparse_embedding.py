@@ -22,9 +22,7 @@ class SparseEmbedding(Embedding):
         shape = (table.num_embeddings, table.embedding_dim)
         super().__init__(*shape, _weight=table.weight.detach(), _freeze=True)
         self.rows = rows.to(table.weight.device)
-        self.row_numbers = torch.zeros(
-            len(table.weight), dtype=torch.int64, device=self.rows.device
-        )
+        self.row_numbers = self.rows.new_zeros(table.num_embeddings)
         self.row_numbers[self.rows] = torch.arange(len(rows), device=self.rows.device)
         self.learned = nn.Parameter(self.weight[self.rows])
 

@@ -107,6 +107,11 @@ def sidecar_paths(path: Path) -> tuple[Path, Path]:
     return Path(f"{path}.rows.jsonl"), Path(f"{path}.manifest.json")
 
 
+def manifest_path(vectors: Path) -> Path:
+    """The manifest of a folder of vectors, or of an .npy."""
+    return sidecar_paths(vectors)[1] if vectors.is_file() else vectors / manifest.NAME
+
+
 def row_lines(ids: Sequence[str], texts: Sequence[str] | None) -> str:
     """A line of JSON for each row, in ASCII: a line break inside a text is an escape."""
     dump = json.JSONEncoder().encode

@@ -1,4 +1,4 @@
-"""bulk.py: encode.py's job, from files to a folder of vectors."""
+"""Bulk encoding: from files of texts to a folder of vectors."""
 
 from __future__ import annotations
 
@@ -71,13 +71,14 @@ def light(monkeypatch):
     """No model: vectors out of the texts' bytes, for tests of the files alone. What reaches the
     disk plays no role."""
 
-    def floats(self, texts, progress=None):
+    def float_vectors(self, texts, progress=None):
         vectors = [
             np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) for text in texts
         ]
-        return np.stack(vectors).astype(np.float32), Counts(len(texts), len(texts), 0, len(texts))
+        counts = dict.fromkeys(("rows", "distinct", "tokens"), len(texts))
+        return np.stack(vectors).astype(np.float32), Counts(counts)
 
-    monkeypatch.setattr(ShardEncoder, "floats", floats)
+    monkeypatch.setattr(ShardEncoder, "float_vectors", float_vectors)
     patch_module(monkeypatch, "os", fsync=os.fstat)
 
 
@@ -197,12 +198,12 @@ def test_dimensions_keep_a_unit_prefix(run, tiny):
 def test_int8_ranges_come_from_the_first_shard_or_from_texts_that_are_named(run, tiny):
     texts = [f"text {n}" for n in range(20)]
     source = write_lines("in.txt", texts)
-    said = run(source, dtype="int8", shard_size=4)
-    assert "of the values outside int8's ranges" in said
+    summary = run(source, dtype="int8", shard_size=4)
+    assert "of the values outside int8's ranges" in summary
     vectors = open_vectors(Path("v"))
     np.testing.assert_array_equal(vectors.ranges.low, tiny.encode(texts[:4]).min(axis=0))
-    said = run(source, out="w", dtype="int8", shard_size=20, calibrate=source)
-    assert "outside" not in said
+    summary = run(source, out="w", dtype="int8", shard_size=20, calibrate=source)
+    assert "outside" not in summary
     ranges = open_vectors(Path("w")).ranges
     assert isinstance(ranges, Ranges) and (ranges.low <= vectors.ranges.low).all()
 
@@ -291,7 +292,7 @@ def test_a_bad_row_stops_the_run_and_once_it_is_mended_the_same_command_goes_on(
     Path("in.jsonl").write_text(
         BAD.replace("2", '"two"').replace("not JSON", '{"body": "four"}'), "utf-8"
     )
-    assert "3 rows stood there already" in run("in.jsonl", shard_size=1)
+    assert "3 rows were encoded before" in run("in.jsonl", shard_size=1)
     assert [text for _, text in open_vectors(Path("v"))] == ["one", "two", "three", "four", "five"]
 
 
@@ -301,7 +302,7 @@ def test_a_mended_input_that_differs_in_a_finished_shard_is_refused(run):
         run("in.jsonl", shard_size=1)
     Path("in.jsonl").write_text(BAD.replace("one", "ONE").replace("2", '"two"'), "utf-8")
     with pytest.raises(
-        UserError, match=r"v.run: rows 0 to 0 of the input are not what the finished shard"
+        UserError, match=r"v.run: rows 0 to 0 of the input are not those of the finished shard"
     ):
         run("in.jsonl", shard_size=1)
 
@@ -316,13 +317,13 @@ def test_a_stream_that_ends_earlier_than_before_is_refused(run, monkeypatch):
         UserError, match="v.run: the input ends after 1 shards, but more were made from it before"
     ):
         piped("one\n")
-    assert "2 rows stood there already" in piped("one\ntwo\nthree\n")
+    assert "2 rows were encoded before" in piped("one\ntwo\nthree\n")
 
 
 def test_bad_rows_can_be_set_aside_up_to_a_number(run):
     Path("in.jsonl").write_text(BAD, "utf-8")
-    said = run("in.jsonl", skip_bad="bad.jsonl", max_bad=2)
-    assert "2 bad rows in bad.jsonl" in said
+    summary = run("in.jsonl", skip_bad="bad.jsonl", max_bad=2)
+    assert "2 bad rows in bad.jsonl" in summary
     aside = [json.loads(line) for line in Path("bad.jsonl").read_text("utf-8").splitlines()]
     assert [(row["where"], row["raw"]) for row in aside] == [
         ("in.jsonl:2", '{"body": 2}'),
@@ -366,11 +367,11 @@ def test_an_output_inside_the_input_is_refused(run):
 def test_a_dry_run_says_what_would_happen_and_writes_nothing(run):
     source = write_lines("in.txt", [f"text {n}" for n in range(30)])
     before = contents(".")
-    said = run(source, dry_run=True, dtype="int8", cache="c", skip_bad="bad")
+    summary = run(source, dry_run=True, dtype="int8", cache="c", skip_bad="bad")
     assert (
-        said.startswith("1 inputs, about 30 rows")
-        and "estimate: " in said
-        and "nothing was written" in said
+        summary.startswith("1 inputs, about 30 rows")
+        and "estimate: " in summary
+        and "nothing was written" in summary
     )
     assert contents(".") == before
 
@@ -424,7 +425,7 @@ def test_killed_between_shards_the_same_command_ends_in_the_same_bytes(run, monk
         open_vectors(Path("v"))
     with pytest.raises(UserError, match="v.run: is not finished"):
         open_vectors(Path("v.run"))
-    assert "12 rows stood there already" in run(source, shard_size=4, **flags)
+    assert "12 rows were encoded before" in run(source, shard_size=4, **flags)
     assert contents("v") == contents("undisturbed")
     assert not Path("v.run").exists()
 
@@ -435,7 +436,7 @@ def test_a_shard_that_was_damaged_meanwhile_is_made_again(run, monkeypatch):
     killed_after(monkeypatch, 2, lambda: run(source, shard_size=3))
     damaged = Path("v.run/vectors-00001.npy")
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x7f")
-    assert "3 rows stood there already" in run(source, shard_size=3)
+    assert "3 rows were encoded before" in run(source, shard_size=3)
     assert contents("v") == contents("undisturbed")
 
 
@@ -557,5 +558,5 @@ def test_a_real_process_killed_in_the_middle(run, tiny_folder):
         time.sleep(0.001)
     process.kill()
     assert process.wait() == -9 and not Path("v").exists()
-    assert "rows stood there already" in run(source, shard_size=30, threads=1)
+    assert "rows were encoded before" in run(source, shard_size=30, threads=1)
     assert contents("v") == contents("undisturbed")

@@ -1,0 +1,104 @@
+"""Correlations, and 95 % bootstrap intervals of means and correlations, by SciPy (extra: [stats]).
+
+Intervals are bias-corrected and accelerated (BCa; B. Efron, "Better bootstrap confidence
+intervals", JASA 82, 1987). Per-query metrics are skewed (most queries at 1, a tail at 0), where the
+plain percentile interval is too narrow: see benchmarks/bootstrap_coverage.py.
+
+Shapes: Q queries or pairs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from minilm_retriever.errors import require
+
+Correlation = Callable[[Any, Any], Any]
+Statistic = Callable[..., Any]  # of one or more series, along their last axis
+BATCH_VALUES = 1 << 18  # resampled at a time: they stay in the cache
+# BCa's jackknife takes quadratic time. With more rows its correction is below the noise of 10,000
+# resamples, and the percentile interval is taken.
+BCA_ROWS = 5_000
+
+
+class Interval(NamedTuple):
+    """An estimate and the bounds of its 95 % interval, which are NaN for a single row."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def scipy_stats() -> Any:
+    """scipy.stats; UserError without the extra."""
+    return require("scipy.stats", "stats", "evaluate").stats
+
+
+def pearson(a: npt.ArrayLike, b: npt.ArrayLike) -> Any:
+    """Pearson's correlation along the last axis; NaN where a series does not vary."""
+    if np.shape(a)[-1] < 2:
+        return np.full(np.shape(a)[:-1], np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a series does not vary, or hardly
+        return scipy_stats().pearsonr(a, b, axis=-1).statistic
+
+
+def spearman(a: npt.ArrayLike, b: npt.ArrayLike) -> Any:
+    """Spearman's rank correlation along the last axis: Pearson's of the ranks, equal values sharing
+    their mean rank."""
+    rankdata = scipy_stats().rankdata
+    return pearson(rankdata(a, axis=-1), rankdata(b, axis=-1))
+
+
+def mean_interval(values: npt.ArrayLike, samples: int = 10_000) -> Interval:
+    """The mean of per-query values (Q,)."""
+    return _interval(np.mean, [np.asarray(values, np.float64)], samples)
+
+
+def correlation_interval(
+    correlation: Correlation,
+    people: npt.ArrayLike,
+    cosines: npt.ArrayLike,
+    before: npt.ArrayLike | None = None,
+) -> Interval:
+    """The correlation of cosines (Q,) with people's scores (Q,), or its gain over other cosines.
+
+    A resample in which a series does not vary counts as a correlation of 0."""
+
+    def statistic(people: Any, cosines: Any, *before: Any, axis: int = -1) -> Any:
+        value = correlation(cosines, people)
+        return value - correlation(before[0], people) if before else value
+
+    series = [people, cosines] if before is None else [people, cosines, before]
+    return _interval(statistic, [np.asarray(s, np.float64) for s in series], 2_000)
+
+
+def _interval(statistic: Statistic, series: list[Any], samples: int) -> Interval:
+    """The statistic of series (Q,), drawn together, with its interval."""
+    rows = len(series[0])
+    estimate = float(statistic(*series, axis=-1))
+    if rows < 2 or not np.isfinite(estimate):
+        return Interval(estimate, np.nan, np.nan)
+
+    def defined(*resampled: Any, axis: int) -> Any:
+        return np.nan_to_num(statistic(*resampled, axis=axis))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that nothing differs: see below
+        result = scipy_stats().bootstrap(
+            series,
+            defined,
+            paired=len(series) > 1,
+            n_resamples=samples,
+            batch=max(1, BATCH_VALUES // rows),
+            method="BCa" if rows <= BCA_ROWS else "percentile",
+            rng=np.random.default_rng(0),
+        )
+    low, high = map(float, result.confidence_interval)
+    if np.isnan(low):  # neither resamples nor jackknife differ
+        return Interval(estimate, estimate, estimate)
+    return Interval(estimate, low, high)
