@@ -27,7 +27,7 @@ from minilm_retriever.training.prepare import prepare
 from minilm_retriever.training.run import read_loss, train
 from tests.conftest import ROOT
 from tests.ranks import launch
-from tests.test_bulk import contents
+from tests.test_encode_files import contents
 from tests.test_training import log_rows, write_pairs
 
 NEGATIVES = ("sentence_0", "sentence_1", "negative")

@@ -1,4 +1,4 @@
-"""vector_cache.py: vectors of texts across shards and runs."""
+"""Vectors of texts across shards and runs."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ After a kill between any two of these steps, the next run does the rest."""
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest
-from minilm_retriever.storage.resume import RunFolder
+from minilm_retriever.storage.resume import SETTINGS, RunFolder
 from minilm_retriever.types import Array
 from minilm_retriever.vectors.quantization import DTYPES, Ranges, stored_width
 from minilm_retriever.vectors.shards import (
@@ -59,12 +60,12 @@ class UnfinishedRun(RunFolder):
             self.discard()  # shards of unknown settings
         record = super().begin_or_resume(settings, overwrite, **notes)
         if record and not self.complete:
-            self.write_record(settings)  # also of the inputs that were allowed to change
+            self.write(RUN, {SETTINGS: settings})  # also of inputs that were allowed to change
         return record
 
     def read_record(self) -> dict[str, Any] | None:
         if self.complete:
-            return dict(manifest.read_manifest(self.folder)["vectors"])
+            return {SETTINGS: manifest.read_manifest(self.folder)["vectors"][SETTINGS]}
         return super().read_record()
 
     def check_settings(self, recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -77,7 +78,7 @@ class UnfinishedRun(RunFolder):
     def let_inputs_change(self, settings: Mapping[str, Any]) -> None:
         """After a bad row has stopped the run: only the rows of finished shards must stay."""
         inputs = {name: INPUT_MAY_CHANGE for name in settings if name.startswith("input ")}
-        self.write_record({**settings, **inputs})
+        self.write(RUN, {SETTINGS: {**settings, **inputs}})
 
     # --- shards -----------------------------------------------------------------------------------
 
@@ -114,27 +115,22 @@ class UnfinishedRun(RunFolder):
         kept_texts = shard.texts if texts else None
         files = write_shard(self.folder, shard.number, shard.ids, kept_texts, vectors, format)
         record = {"shard": {**counts, "input": shard.sha256()}}
-        self._write(_record_name(shard.number), record, files)
+        self.write(_record_name(shard.number), record, files)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """The records of all shards, in order."""
-        number = 0
-        while (self.folder / _record_name(number)).exists():
-            yield manifest.read_manifest(self.folder, _record_name(number))
-            number += 1
+        for number in itertools.count():
+            record = self.read(_record_name(number))
+            if record is None:
+                return
+            yield record
 
     def read_ranges(self) -> Ranges | None:
-        if not (self.folder / RANGES).exists():
-            return None
-        return Ranges.from_json(manifest.read_manifest(self.folder, RANGES)["ranges"])
+        record = self.read(RANGES)
+        return Ranges.from_json(record["ranges"]) if record else None
 
     def write_ranges(self, ranges: Ranges) -> None:
-        self._write(RANGES, {"ranges": ranges.as_json()})
-
-    def _write(
-        self, name: str, content: Mapping[str, Any], files: Mapping[str, Any] | None = None
-    ) -> None:
-        atomic_files.write_bytes(self.folder / name, manifest.to_bytes(files or {}, content))
+        self.write(RANGES, {"ranges": ranges.as_json()})
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -146,7 +142,7 @@ class UnfinishedRun(RunFolder):
         for path in [*self.folder.glob("vectors-*"), *self.folder.glob("rows-*")]:
             if path.name not in files:  # of a shard that a mended input does not have any more
                 atomic_folders.discard(path)
-        self._write(manifest.NAME, {"vectors": info}, files)
+        self.write(manifest.NAME, {"vectors": info}, files)
 
     def publish(self, overwrite: bool) -> dict[str, Any]:
         """Move the complete folder into its place, or make one .npy of it; returns `info`."""

@@ -1,13 +1,11 @@
 """Atomic, durable writes: a temporary file beside its place, fsync, rename, fsync of the folder.
 
-What is written appears whole or not at all, also after a power loss: files by this module, folders
-by atomic_folders. A process that dies can leave hidden names (HEX: 16 random digits):
+A file (here) or folder (atomic_folders) appears whole or not at all, also after a power loss. What
+the system refuses is a UserError that names the path. A process that dies can leave hidden names:
 
     .NAME.tmp-HEX     not finished              removed by clean_stale
     .NAME.gone-HEX    being removed             removed by clean_stale
-    .NAME.old-HEX     a folder being replaced   restored or removed by atomic_folders.recover
-
-What the system refuses (full disk, no permission, ...) is a UserError that names the path."""
+    .NAME.old-HEX     a folder being replaced   restored or removed by atomic_folders.recover"""
 
 from __future__ import annotations
 
@@ -31,14 +29,13 @@ BUFFER_BYTES = 1 << 18
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # answers of file systems without locks
 
 
-# --- whole files ----------------------------------------------------------------------------------
-
-
 @contextmanager
 def writing(path: StrPath) -> Iterator[BinaryIO]:
     """A binary stream to a new file, which takes its place when the block ends without error."""
     with staging(path) as (target, temp):
-        _check_regular(target)
+        if os.path.lexists(target) and not target.is_file():
+            # Renaming a file over /dev/null would, for root, replace the device.
+            raise UserError(f"{target}: not a regular file but a folder or device")
         # Closes the raw file, not the stream: after a failed write nothing is to be flushed.
         with io.FileIO(temp, "x") as file:
             stream = io.BufferedWriter(file, BUFFER_BYTES)
@@ -63,17 +60,6 @@ def write_json(path: StrPath, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def _check_regular(target: Path) -> None:
-    if target.is_dir():
-        raise UserError(f"{target}: is a folder, a file was to be written")
-    if os.path.lexists(target) and not target.is_file():
-        # Renaming a file over /dev/null would, for root, replace the device.
-        raise UserError(f"{target}: not a regular file, which is all that can be written here")
-
-
-# --- logs -----------------------------------------------------------------------------------------
-
-
 def append_line(path: StrPath, text: str) -> None:
     """Add a line to a log in one write; a line that was not written whole is removed again."""
     if "\n" in text:
@@ -96,9 +82,6 @@ def truncate_lines(path: StrPath, count: int) -> int:
             write_bytes(path, shorter)
         return len(lines)
     return 0
-
-
-# --- one process at a time ------------------------------------------------------------------------
 
 
 @contextmanager
@@ -138,8 +121,7 @@ def clean_stale(parent: StrPath, name: str | None = None) -> list[Path]:
 
     Only for the holder of the lock: a live process's temporary files look the same."""
     with user_errors(parent):
-        folder = resolve(parent)
-        stale = [*find_leftovers(folder, name, "tmp"), *find_leftovers(folder, name, "gone")]
+        stale = find_leftovers(resolve(parent), name, "(tmp|gone)")
         for path in stale:
             remove(path)
     return stale
@@ -215,7 +197,7 @@ def temporary_name(target: Path, kind: str) -> Path:
 
 
 def find_leftovers(folder: Path, name: str | None, kind: str) -> list[Path]:
-    """The hidden names of a kind in a folder, for one name or all."""
+    """The hidden names of a kind (a regular expression) in a folder, for one name or all."""
     shown = ".+" if name is None else re.escape(name)
     pattern = re.compile(rf"\.{shown}\.{kind}-[0-9a-f]{{16}}(\.[^.]*)?", re.DOTALL)
     try:

@@ -1,13 +1,10 @@
 """Resuming: the folder OUT.run of an output that is not finished, and the settings it began with.
 
-    run = RunFolder(out)
-    with atomic_files.lock(run.folder):                     # one process at a time
-        run.remove_leftovers()                              # of processes that died
-        run.check_not_finished(overwrite)                   # before anything expensive
-        record = run.begin_or_resume(settings, overwrite)   # None: a new run
-
-The record is a manifest without files, so damage to it is noticed: a JSON object with the settings
-under "asked" and the notes beside it, followed by a checksum of itself."""
+run = RunFolder(out)
+with atomic_files.lock(run.folder):                     # one process at a time
+    run.remove_leftovers()                              # of processes that died
+    run.check_not_finished(overwrite)                   # before anything expensive
+    record = run.begin_or_resume(settings, overwrite)   # None: a new run"""
 
 from __future__ import annotations
 
@@ -23,10 +20,9 @@ SETTINGS = "asked"  # the record's key for the settings
 
 
 class RunFolder:
-    """The unfinished run of one output; to be used by one process at a time (atomic_files.lock)."""
+    """The unfinished run of one output, for the holder of its lock."""
 
     def __init__(self, out: Path, record_name: str = "run.json") -> None:
-        """record_name: the file of the record, relative to the folder."""
         self.out = out
         self.folder = Path(f"{out}.run")
         self.record_name = record_name
@@ -48,12 +44,10 @@ class RunFolder:
     def begin_or_resume(
         self, settings: Mapping[str, Any], overwrite: bool = False, **notes: object
     ) -> dict[str, Any] | None:
-        """The record of the unfinished run, which goes on; None where a new one begins.
+        """The record of the unfinished run, which is resumed; None where a new one begins.
 
-        settings: all that decides the result. `notes` are recorded with them when a run begins, and
-        never compared. UserError naming the first setting that differs from the recorded one; with
-        `overwrite` the run is removed and begun anew then. Where a run is to begin anew in any
-        case, call `discard` first."""
+        settings: all that decides the result; `notes`: recorded with them, and never compared.
+        UserError naming the first setting that differs, or with `overwrite` a new run then."""
         settings = json.loads(json.dumps(settings))  # as it is read back: tuples are lists
         try:
             record = self.read_record()
@@ -66,20 +60,22 @@ class RunFolder:
             self.discard()
         if record is None:
             atomic_files.make_folder((self.folder / self.record_name).parent)
-            self.write_record(settings, **notes)
+            self.write(self.record_name, {SETTINGS: settings, **notes})
         else:
             atomic_files.clean_stale(self.folder)
         return record
 
     def read_record(self) -> dict[str, Any] | None:
-        """What `write_record` wrote, None where there is no run; UserError where it is damaged."""
-        if not (self.folder / self.record_name).exists():
-            return None
-        return manifest.read_manifest(self.folder, self.record_name)
+        return self.read(self.record_name)
 
-    def write_record(self, settings: Mapping[str, Any], **notes: object) -> None:
-        data = manifest.to_bytes({}, {SETTINGS: settings, **notes})
-        atomic_files.write_bytes(self.folder / self.record_name, data)
+    def read(self, name: str) -> dict[str, Any] | None:
+        """What `write` wrote, None where there is nothing; UserError where it is damaged."""
+        exists = (self.folder / name).exists()
+        return manifest.read_manifest(self.folder, name) if exists else None
+
+    def write(self, name: str, content: Mapping[str, Any], files: Mapping[str, Any] = {}) -> None:
+        """Write a file of the folder in the form of a manifest, which has a sum over itself."""
+        atomic_files.write_bytes(self.folder / name, manifest.to_bytes(files, content))
 
     def check_settings(self, recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         """UserError naming the first setting that differs."""

@@ -234,8 +234,8 @@ def shards_on_trust() -> Iterator[None]:
     """Mutation: a shard's record is written before its files, and trusted."""
     add = resumable_output.UnfinishedRun.add
 
-    def early(self, shard, vectors, texts_digest, *, format, texts):  # type: ignore[no-untyped-def]
-        add(self, shard, vectors, texts_digest, format=format, texts=texts)
+    def early(self, shard, *args):  # type: ignore[no-untyped-def]
+        add(self, shard, *args)
         place = self.folder / f"vectors-{shard.number:05d}.npy"
         data = place.read_bytes()
         place.write_bytes(

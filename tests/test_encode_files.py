@@ -1,4 +1,4 @@
-"""bulk.py: encode.py's job, from files to a folder of vectors."""
+"""Bulk encoding: from files of texts to a folder of vectors."""
 
 from __future__ import annotations
 
@@ -198,12 +198,12 @@ def test_dimensions_keep_a_unit_prefix(run, tiny):
 def test_int8_ranges_come_from_the_first_shard_or_from_texts_that_are_named(run, tiny):
     texts = [f"text {n}" for n in range(20)]
     source = write_lines("in.txt", texts)
-    said = run(source, dtype="int8", shard_size=4)
-    assert "of the values outside int8's ranges" in said
+    summary = run(source, dtype="int8", shard_size=4)
+    assert "of the values outside int8's ranges" in summary
     vectors = open_vectors(Path("v"))
     np.testing.assert_array_equal(vectors.ranges.low, tiny.encode(texts[:4]).min(axis=0))
-    said = run(source, out="w", dtype="int8", shard_size=20, calibrate=source)
-    assert "outside" not in said
+    summary = run(source, out="w", dtype="int8", shard_size=20, calibrate=source)
+    assert "outside" not in summary
     ranges = open_vectors(Path("w")).ranges
     assert isinstance(ranges, Ranges) and (ranges.low <= vectors.ranges.low).all()
 
@@ -322,8 +322,8 @@ def test_a_stream_that_ends_earlier_than_before_is_refused(run, monkeypatch):
 
 def test_bad_rows_can_be_set_aside_up_to_a_number(run):
     Path("in.jsonl").write_text(BAD, "utf-8")
-    said = run("in.jsonl", skip_bad="bad.jsonl", max_bad=2)
-    assert "2 bad rows in bad.jsonl" in said
+    summary = run("in.jsonl", skip_bad="bad.jsonl", max_bad=2)
+    assert "2 bad rows in bad.jsonl" in summary
     aside = [json.loads(line) for line in Path("bad.jsonl").read_text("utf-8").splitlines()]
     assert [(row["where"], row["raw"]) for row in aside] == [
         ("in.jsonl:2", '{"body": 2}'),
@@ -367,11 +367,11 @@ def test_an_output_inside_the_input_is_refused(run):
 def test_a_dry_run_says_what_would_happen_and_writes_nothing(run):
     source = write_lines("in.txt", [f"text {n}" for n in range(30)])
     before = contents(".")
-    said = run(source, dry_run=True, dtype="int8", cache="c", skip_bad="bad")
+    summary = run(source, dry_run=True, dtype="int8", cache="c", skip_bad="bad")
     assert (
-        said.startswith("1 inputs, about 30 rows")
-        and "estimate: " in said
-        and "nothing was written" in said
+        summary.startswith("1 inputs, about 30 rows")
+        and "estimate: " in summary
+        and "nothing was written" in summary
     )
     assert contents(".") == before
 

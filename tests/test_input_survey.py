@@ -1,4 +1,4 @@
-"""survey.py: what lies before a long job."""
+"""What is known of the inputs before a long job."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest
+from minilm_retriever.storage.resume import RunFolder
 from minilm_retriever.training import checkpoint
 from tests.faulty_disk import FaultyDisk, every_crash, every_refusal, patch_module
 
@@ -682,10 +683,62 @@ class TestOneWriterAtATime:
         for name in stale + others:
             (tmp_path / name).mkdir()
             (tmp_path / name / "inside").write_text("")
-        assert [path.name for path in atomic_files.clean_stale(tmp_path, "out")] == stale[:2]
+        removed = [path.name for path in atomic_files.clean_stale(tmp_path, "out")]
+        assert removed == sorted(stale[:2])
         assert [path.name for path in atomic_files.clean_stale(tmp_path)] == stale[2:]
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
         assert atomic_files.clean_stale(tmp_path / "nowhere") == []
+
+
+class TestResume:
+    def test_a_run_is_resumed_with_the_same_settings_and_its_first_notes(self, tmp_path):
+        run = RunFolder(tmp_path / "out")
+        assert run.begin_or_resume({"rate": 0.1, "sizes": (1, 2)}, threads=1) is None
+        (run.folder / "work").write_text("done")
+        (run.folder / f".work.tmp-{'0' * 16}").write_text("half")
+        record = RunFolder(run.out).begin_or_resume({"rate": 0.1, "sizes": (1, 2)}, threads=2)
+        assert record["threads"] == 1 and record["asked"] == {"rate": 0.1, "sizes": [1, 2]}
+        assert sorted(path.name for path in run.folder.iterdir()) == ["run.json", "work"]
+
+    @pytest.mark.parametrize(
+        ("settings", "difference"),
+        [
+            ({"rate": 0.2, "seed": 1}, "rate 0.1, now it is 0.2"),
+            ({"rate": 0.1}, "seed 1, now it is None"),
+            ({"rate": 0.1, "seed": 1, "new": 3}, "new None, now it is 3"),
+        ],
+    )
+    def test_another_setting_is_named_and_begins_anew_with_overwrite(
+        self, tmp_path, settings, difference
+    ):
+        run = RunFolder(tmp_path / "out")
+        run.begin_or_resume({"rate": 0.1, "seed": 1})
+        (run.folder / "work").write_text("done")
+        with pytest.raises(UserError, match=f"out.run: .* was started with {difference}"):
+            run.begin_or_resume(settings)
+        assert (run.folder / "work").exists()
+        assert run.begin_or_resume(settings, overwrite=True) is None
+        assert not (run.folder / "work").exists()
+        assert run.begin_or_resume(settings)["asked"] == settings
+
+    def test_a_damaged_record_is_noticed(self, tmp_path):
+        run = RunFolder(tmp_path / "out")
+        run.begin_or_resume({"rate": 0.1})
+        path = run.folder / "run.json"
+        path.write_bytes(path.read_bytes().replace(b"0.1", b"0.2"))
+        with pytest.raises(UserError, match=r"run\.json: not a manifest to trust"):
+            run.begin_or_resume({"rate": 0.2})
+
+    def test_a_finished_output_is_refused_and_leftovers_are_settled(self, tmp_path):
+        publish(tmp_path / f".out.old-{'0' * 16}")
+        (tmp_path / f".out.run.tmp-{'0' * 16}").write_text("half")
+        run = RunFolder(tmp_path / "out")
+        run.check_not_finished(overwrite=False)
+        run.remove_leftovers()
+        assert is_a(run.out, "new") and hidden(tmp_path) == []
+        run.check_not_finished(overwrite=True)
+        with pytest.raises(UserError, match="out is already finished: choose another --out"):
+            run.check_not_finished(overwrite=False)
 
 
 class TestLogs:
