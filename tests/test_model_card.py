@@ -183,6 +183,7 @@ def test_a_card_is_made_without_a_network(monkeypatch):
 def test_the_card_can_always_be_written():
     assert "\ud800" not in model_card(HOSTILE)
     model_card(HOSTILE).encode("utf-8")
+    assert model_card(RUN).endswith("ten.\n")
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,12 @@ from minilm_retriever.reports.charts import (
     line_chart,
     number,
 )
-from minilm_retriever.reports.run_record import Column, MetricRow, RunRecord, shorten
+from minilm_retriever.reports.run_record import Column, MetricRow, RunRecord, map_texts, shorten
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+LONGEST_SAMPLE = 300  # characters of a text that is shown
 # No page may hold lone surrogates or control characters.
 PRINTABLE = dict.fromkeys(range(0xD800, 0xE000), "?")
 PRINTABLE |= {code: "\ufffd" for code in range(32) if chr(code) not in "\n\t"}
@@ -38,6 +39,8 @@ def report_html(record: RunRecord, metrics: Sequence[MetricRow]) -> str:
         last_loss=next((row["loss"] for row in reversed(metrics) if "loss" in row), None),
         tokens_per_second=median(rates) if rates else None,
         curves=curves(record, metrics),
+        samples=map_texts(lambda text: shorten(text, LONGEST_SAMPLE), record.samples),
+        changed=[(k, v, record.defaults.get(k, "")) for k, v in record.changed.items()],
         histograms=[lengths_chart(column, record.max_length) for column in record.columns],
     )
 
@@ -53,7 +56,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: value.translate(PRINTABLE) if isinstance(value, str) else value,
     )
-    templates.filters |= {"number": number, "shorten": shorten}
+    templates.filters["number"] = number
     return templates
 
 

@@ -41,7 +41,7 @@ def model_card(record: RunRecord) -> str:
         code=code_blocks(facts),
         duration=duration(record.seconds),
     )
-    return str(card)
+    return f"{card}\n"
 
 
 def front_matter(facts: dict[str, Any]) -> ModelCardData:
