@@ -61,12 +61,10 @@ class Encoder:
 
     @classmethod
     def from_pretrained(cls, model: str | Path, *, device: Device = None) -> Encoder:
-        """Open a model folder (either sentence-transformers layout, or a plain BertModel's) or a
-        hub name.
+        """Open a model folder (of sentence-transformers, or a plain BertModel's) or a hub name.
 
         device: "cpu", "cuda", ...; by default a GPU where there is one. Raises UserError (a
-        ValueError) in one line on a folder that lacks something, was damaged, or holds another
-        architecture."""
+        ValueError) where something is missing, damaged, or of another architecture."""
         return cls(load_pretrained(model), device)
 
     @property
@@ -104,12 +102,12 @@ class Encoder:
         """Vectors (N, H) float32 of N sentences in their order, or (H,) of one string; (0, H) of
         none.
 
-        prompt: words put before each text; or prompt_name: those that the model's folder has under
-        that name (by default its default prompt, if it has one). batch_size: at most so many texts
-        a batch (by default a budget of tokens decides). normalize: unit rows or not, where it
-        should differ from what the model's folder says. device: moves the model there, and a torch
-        result stays there. show_progress: a bar on stderr, or its label. Raises UserError (a
-        ValueError) naming the index of a text that is no str or holds a lone surrogate."""
+        prompt: words put before each text; or prompt_name: those of that name in the model's folder
+        (by default its default prompt). batch_size: at most so many texts a batch (by default a
+        budget of tokens decides). normalize: unit rows or not (by default as the model's folder
+        says). device: moves the model there, and a torch result stays there. show_progress: a bar
+        on stderr, or its label. Raises UserError (a ValueError) naming the index of a text that is
+        no str or holds a lone surrogate."""
         if convert_to not in ("numpy", "torch"):
             raise UserError(f"convert_to is {convert_to!r}; it can be 'numpy' or 'torch'")
         if batch_size is not None and batch_size < 1:
@@ -117,17 +115,17 @@ class Encoder:
         if device is not None and torch.device(device) != self.device:
             self.device = torch.device(device)
             self.model.encoder.to(self.device)
-        found = find_prompt(self.model, prompt, prompt_name)
+        words = find_prompt(self.model, prompt, prompt_name)
         texts = [sentences] if isinstance(sentences, str) else list(sentences)
         job = show_progress if isinstance(show_progress, str) else "encoding"
         with Progress(job, len(texts), "texts") if show_progress else nullcontext() as progress:
             vectors = encode_texts(
                 self.model.encoder,
                 self.model.tokenizer,
-                found.before(texts),
+                words.before(texts),
                 batch_size=batch_size,
                 normalize=normalize,
-                prompt_tokens=found.tokens,
+                prompt_tokens=words.tokens,
                 progress=progress.at if progress else None,
             )
         vectors = vectors[0] if isinstance(sentences, str) else vectors
@@ -232,11 +230,10 @@ def encode_texts(
 ) -> FloatArray:
     """Vectors (N, H) float32 of N texts, in their order.
 
-    batch_size: at most so many texts a batch; without it a budget of tokens alone decides.
-    normalize: unit rows or not; None leaves it to the model. prompt_tokens: so many leading tokens
-    of each text are not pooled. progress: called after each batch with how many texts are done,
-    repeats counted. Raises UserError (a ValueError) naming the index of a text that is no str or
-    holds a lone surrogate, or whose vector is not finite."""
+    batch_size, normalize: see Encoder.encode. prompt_tokens: so many leading tokens of each text
+    are not pooled. progress: called after each batch with how many texts are done, repeats counted.
+    Raises UserError (a ValueError) naming the index of a text that is no str or holds a lone
+    surrogate, or whose vector is not finite."""
     check_texts(texts)  # before deduplication: the index in an error is the caller's
     distinct, inverse = deduplicate(texts)
     vectors = encode_tokens(

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from minilm_retriever import Encoder
+from minilm_retriever import encoder as encoder_module
 from minilm_retriever.errors import UserError
 from tests.conftest import REFERENCE
 from tests.texts import hostile_texts, varied_texts
@@ -227,3 +228,20 @@ def test_importing_and_encoding_need_neither_transformers_nor_other_heavy_packag
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.stdout.strip() == "[]", run.stderr
+
+
+def test_commands_keep_freed_memory_and_making_an_encoder_does_not(tiny_folder, monkeypatch):
+    kept = []
+    monkeypatch.setattr(encoder_module, "keep_freed_memory", kept.append)
+    Encoder.from_pretrained(tiny_folder, device="cpu").encode("one text")
+    assert kept == []
+    encoder_module.open_for_command(str(tiny_folder), "cpu")
+    assert kept == [256 << 20]
+
+
+def test_progress_bears_the_label_that_is_given(tiny, monkeypatch, capsys):
+    monkeypatch.setattr("minilm_retriever.progress.LINE_SECONDS", 0.0)
+    tiny.encode(["one", "two"], show_progress="encoding queries")
+    tiny.encode(["one", "two"], show_progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["encoding queries", "encoding"]

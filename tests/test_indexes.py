@@ -29,10 +29,10 @@ def unit_rows(seed: int, rows: int, width: int = H) -> np.ndarray:
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def save(folder: Path, vectors: np.ndarray, first: int = 0, **said) -> Path:
+def save(folder: Path, vectors: np.ndarray, first: int = 0, **settings) -> Path:
     ids = [f"d{n}" for n in range(first, first + len(vectors))]
-    said = {"model": MODEL, "shard_size": 100} | said
-    save_vectors(folder, ids, [f"text {name}" for name in ids], vectors, **said)
+    settings = {"model": MODEL, "shard_size": 100} | settings
+    save_vectors(folder, ids, [f"text {name}" for name in ids], vectors, **settings)
     return folder
 
 
@@ -63,10 +63,10 @@ def recall(rows: np.ndarray, right: np.ndarray) -> float:
 @pytest.mark.parametrize("count", [1, 3, 40])
 def test_every_dtype_is_searched_as_the_vectors_that_it_keeps(tmp_path, dtype, count):
     vectors = open_vectors(save(tmp_path / "v", unit_rows(0, 345), dtype=dtype))
-    kept = np.concatenate([vectors.floats(shard) for shard in vectors.shards])
+    stored = np.concatenate([vectors.floats(shard) for shard in vectors.shards])
     queries = unit_rows(1, count)
     scores, rows = open_index(tmp_path / "v").search(queries, 7)
-    expected, right = best(queries, kept, 7)
+    expected, right = best(queries, stored, 7)
     np.testing.assert_array_equal(rows, right)
     np.testing.assert_allclose(scores, expected, atol=1e-6)
 
@@ -161,18 +161,18 @@ def test_queries_of_another_width_are_refused(tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "int8", "binary"])
 def test_approximate_indexes_find_the_exact_scores_of_nearly_all(tmp_path, kind, dtype, capsys):
     vectors = open_vectors(save(tmp_path / "v", unit_rows(0, 1500), dtype=dtype))
-    kept = np.concatenate([vectors.floats(shard) for shard in vectors.shards])
+    stored = np.concatenate([vectors.floats(shard) for shard in vectors.shards])
     make_index(tmp_path / "v", tmp_path / "i", kind=kind)
     assert f"{kind}: " in capsys.readouterr().err
     queries = unit_rows(1, 30)
     index = open_index(tmp_path / "i")
     scores, rows = index.search(queries, 10)
-    expected, right = best(queries, kept, 10)
+    expected, right = best(queries, stored, 10)
     assert recall(rows, right) > 0.9
     same = rows == right
     np.testing.assert_allclose(scores[same], expected[same], atol=1e-6)
     assert (np.diff(scores, axis=1) <= 0).all()
-    assert find(index, kept[[7]], 1)[0][0][:2] == ("d7", "text d7")
+    assert find(index, stored[[7]], 1)[0][0][:2] == ("d7", "text d7")
     assert open_index(tmp_path / "i", effort=1).search(queries, 10)[1].shape == (30, 10)
     assert index.search(queries[:1], 5000)[1].shape == (1, 1500)
 
@@ -191,9 +191,9 @@ def test_documents_are_added_and_deleted_and_come_back_after_saving(tmp_path, ki
     make_index(tmp_path / "old", tmp_path / "i", kind=kind)
     _, right = best(queries, x[:1800], 1)
     gone = sorted({f"d{row}" for row in right[:, 0].tolist()})
-    made = make_index(tmp_path / "i", tmp_path / "j", add=[tmp_path / "new"], delete=gone)
-    assert len(made) == 2300 - len(gone) and made.plan.kind == kind
-    for index in (made, open_index(tmp_path / "j")):
+    changed = make_index(tmp_path / "i", tmp_path / "j", add=[tmp_path / "new"], delete=gone)
+    assert len(changed) == 2300 - len(gone) and changed.plan.kind == kind
+    for index in (changed, open_index(tmp_path / "j")):
         _, rows = index.search(queries, 10)
         right = best(queries, x[:2300], 10, [int(name[1:]) for name in gone])[1]
         assert recall(rows, right) == 1 if kind == "exact" else recall(rows, right) > 0.9

@@ -69,7 +69,7 @@ def signature(thing: object) -> str:
         parameter.replace(annotation=inspect.Parameter.empty)
         for parameter in inspect.signature(thing).parameters.values()
     ]
-    return str(inspect.Signature(plain))
+    return re.sub(r"<function (\w+) at \w+>", r"\1", str(inspect.Signature(plain)))
 
 
 def documented_imports() -> set[tuple[str, str]]:

@@ -165,21 +165,21 @@ def test_linear_layers_and_their_gradients_are_the_plain_ones(rows, slow_mkl, mo
         torch.randn(*shape, dtype=torch.float64)
         for shape in ((rows, 48), (32, 48), (32,), (rows, 32))
     ]
-    found, wanted = (
+    single, double = (
         [part.to(kind).requires_grad_(number < 3) for number, part in enumerate(exact)]
         for kind in (torch.float32, torch.float64)
     )
-    out = ops.linear(*found[:3])
-    torch.testing.assert_close(out, F.linear(*wanted[:3]).float(), atol=1e-5, rtol=1e-5)
-    (out * found[3]).sum().backward()
-    (F.linear(*wanted[:3]) * wanted[3]).sum().backward()
-    for ours, theirs in zip(found[:3], wanted[:3], strict=True):
+    out = ops.linear(*single[:3])
+    torch.testing.assert_close(out, F.linear(*double[:3]).float(), atol=1e-5, rtol=1e-5)
+    (out * single[3]).sum().backward()
+    (F.linear(*double[:3]) * double[3]).sum().backward()
+    for ours, theirs in zip(single[:3], double[:3], strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad.float(), atol=2e-5, rtol=2e-5)
     if rows:  # a gradient that does not lie in rows
-        found[0].grad = None
-        ops.linear(*found[:3]).sum().backward()
+        single[0].grad = None
+        ops.linear(*single[:3]).sum().backward()
         torch.testing.assert_close(
-            found[0].grad, found[1].sum(dim=0).expand(rows, -1), atol=2e-5, rtol=2e-5
+            single[0].grad, single[1].sum(dim=0).expand(rows, -1), atol=2e-5, rtol=2e-5
         )
 
 
@@ -365,6 +365,7 @@ def test_training_and_inference_compute_the_same_states(mask):
     for module in bert.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        if hasattr(module, "heads"):
-            module.dropout = 1e-9  # none falls out, but the path is that of dropout
+    for layer in bert.encoder["layer"]:
+        # None falls out, but the path is that of dropout.
+        layer.attention["self"].dropout.p = 1e-9
     torch.testing.assert_close(bert(ids, mask).detach(), inference, atol=5e-6, rtol=0)

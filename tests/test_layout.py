@@ -138,7 +138,11 @@ def only(package: str) -> set[str]:
 
 
 def test_one_door_to_each_thing():
-    assert only("huggingface_hub") == {"pretrained/hub"}
+    assert only("huggingface_hub") == {"pretrained/hub", "reports/model_card"}
+    assert {
+        name for name in packages("reports/model_card") if name.startswith("huggingface_hub.")
+    } == {f"huggingface_hub.{name}" for name in ("EvalResult", "ModelCard", "ModelCardData")}
+    assert only("jinja2") == {"reports/html_report"}
     assert not only("requests") | only("urllib") | only("http")
     assert only("socket") == {"encoding/ray_engine"}  # whether a cluster answers
     assert only("torch.distributed") == {"distributed"}

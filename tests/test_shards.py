@@ -1,4 +1,4 @@
-"""shards.py: which rows make a shard, and its files. What a whole run makes of them stands in
+"""Which rows make a shard, and its files. What a whole run makes of them stands in
 test_encode_files.py."""
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ IDS, TEXTS = ["a", 'b"\n', "ü"], ["one", "two\nlines\u2028", "\x00 中 😀"]
 
 def test_rows_are_grouped_in_order():
     records = [(str(n), f"text {n}") for n in range(7)]
-    made = list(make_shards(records, 3))
-    assert [(s.number, s.start, len(s.ids)) for s in made] == [(0, 0, 3), (1, 3, 3), (2, 6, 1)]
-    assert [i for s in made for i in s.ids] == [str(n) for n in range(7)]
+    grouped = list(make_shards(records, 3))
+    assert [(s.number, s.start, len(s.ids)) for s in grouped] == [(0, 0, 3), (1, 3, 3), (2, 6, 1)]
+    assert [i for s in grouped for i in s.ids] == [str(n) for n in range(7)]
     assert list(make_shards([], 3)) == []
     with pytest.raises(UserError, match="at least 1 row, not 0"):
         list(make_shards(records, 0))

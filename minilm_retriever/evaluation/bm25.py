@@ -33,8 +33,7 @@ STOP_WORDS = frozenset(
 
 
 def rank_by_terms(task: RetrievalTask, depth: int) -> Run:
-    """The best `depth` documents of each query; equal scores as trec_eval orders them. UserError
-    without the extra."""
+    """The best `depth` documents of each query; UserError without the extra."""
     bm25s = require("bm25s", "bm25", "BM25")
     vocabulary = Vocabulary(require("Stemmer", "bm25", "BM25").Stemmer("porter").stemWord)
     with Progress("BM25: reading documents", len(task.documents), "texts") as progress:

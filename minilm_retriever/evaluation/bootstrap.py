@@ -1,10 +1,8 @@
 """Correlations, and 95 % bootstrap intervals of means and correlations, by SciPy (extra: [stats]).
 
 Intervals are bias-corrected and accelerated (BCa; B. Efron, "Better bootstrap confidence
-intervals", JASA 82, 1987). Per-query metrics are skewed (most queries at 1, a tail at 0), where the
-plain percentile interval is too narrow: see benchmarks/bootstrap_coverage.py.
-
-Shapes: Q queries or pairs."""
+intervals", JASA 82, 1987): per-query metrics are skewed (most queries at 1, a tail at 0), where the
+plain percentile interval is too narrow (measured by benchmarks/bootstrap_coverage.py)."""
 
 from __future__ import annotations
 
@@ -17,8 +15,6 @@ import numpy.typing as npt
 
 from minilm_retriever.errors import require
 
-Correlation = Callable[[Any, Any], Any]
-Statistic = Callable[..., Any]  # of one or more series, along their last axis
 BATCH_VALUES = 1 << 18  # resampled at a time: they stay in the cache
 # BCa's jackknife takes quadratic time. With more rows its correction is below the noise of 10,000
 # resamples, and the percentile interval is taken.
@@ -48,19 +44,18 @@ def pearson(a: npt.ArrayLike, b: npt.ArrayLike) -> Any:
 
 
 def spearman(a: npt.ArrayLike, b: npt.ArrayLike) -> Any:
-    """Spearman's rank correlation along the last axis: Pearson's of the ranks, equal values sharing
-    their mean rank."""
+    """Spearman's rank correlation along the last axis; equal values share their mean rank."""
     rankdata = scipy_stats().rankdata
     return pearson(rankdata(a, axis=-1), rankdata(b, axis=-1))
 
 
 def mean_interval(values: npt.ArrayLike, samples: int = 10_000) -> Interval:
     """The mean of per-query values (Q,)."""
-    return _interval(np.mean, [np.asarray(values, np.float64)], samples)
+    return _interval(lambda x: x.mean(axis=-1), [values], samples)
 
 
 def correlation_interval(
-    correlation: Correlation,
+    correlation: Callable[[Any, Any], Any],
     people: npt.ArrayLike,
     cosines: npt.ArrayLike,
     before: npt.ArrayLike | None = None,
@@ -68,31 +63,27 @@ def correlation_interval(
     """The correlation of cosines (Q,) with people's scores (Q,), or its gain over other cosines.
 
     A resample in which a series does not vary counts as a correlation of 0."""
+    if before is None:
+        return _interval(correlation, [cosines, people], 2_000)
+    return _interval(
+        lambda a, b, people: correlation(a, people) - correlation(b, people),
+        [cosines, before, people],
+        2_000,
+    )
 
-    def statistic(people: Any, cosines: Any, *before: Any, axis: int = -1) -> Any:
-        value = correlation(cosines, people)
-        return value - correlation(before[0], people) if before else value
 
-    series = [people, cosines] if before is None else [people, cosines, before]
-    return _interval(statistic, [np.asarray(s, np.float64) for s in series], 2_000)
-
-
-def _interval(statistic: Statistic, series: list[Any], samples: int) -> Interval:
-    """The statistic of series (Q,), drawn together, with its interval."""
-    rows = len(series[0])
-    estimate = float(statistic(*series, axis=-1))
+def _interval(statistic: Callable[..., Any], series: list[npt.ArrayLike], samples: int) -> Interval:
+    """The statistic of series (Q,), whose rows are drawn together, with its interval."""
+    arrays = [np.asarray(values, np.float64) for values in series]
+    rows, estimate = len(arrays[0]), float(statistic(*arrays))
     if rows < 2 or not np.isfinite(estimate):
         return Interval(estimate, np.nan, np.nan)
-
-    def defined(*resampled: Any, axis: int) -> Any:
-        return np.nan_to_num(statistic(*resampled, axis=axis))
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that nothing differs: see below
         result = scipy_stats().bootstrap(
-            series,
-            defined,
-            paired=len(series) > 1,
+            arrays,
+            lambda *drawn, axis: np.nan_to_num(statistic(*drawn)),
+            paired=len(arrays) > 1,
             n_resamples=samples,
             batch=max(1, BATCH_VALUES // rows),
             method="BCa" if rows <= BCA_ROWS else "percentile",

@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,6 @@ from minilm_retriever.data.texts import read_texts
 from minilm_retriever.encoder import open_for_command
 from minilm_retriever.errors import UserError
 from minilm_retriever.evaluation import bm25, bootstrap
-from minilm_retriever.evaluation.bootstrap import Interval
 from minilm_retriever.evaluation.comparison_table import (
     CHANGED_BY,
     SHOWN,
@@ -82,20 +82,18 @@ class RetrievalResult:
 
     def trec_run(self, tag: str) -> str:
         """The ranking in TREC's format."""
-        lines = []
-        for query, ranking in self.run.items():
-            for rank, (document, score) in enumerate(ranking, 1):
-                lines.append(trec_line(query, document, rank, score, tag))
-        return "".join(lines)
+        return "".join(
+            trec_line(query, document, rank, score, tag)
+            for query, ranking in self.run.items()
+            for rank, (document, score) in enumerate(ranking, 1)
+        )
 
 
 def evaluate_retrieval(
     task: RetrievalTask, encode: Encode, ks: Sequence[int] = KS
 ) -> RetrievalResult:
-    """Rank all documents for every query by the inner product of their vectors, exactly, and
-    measure that.
-
-    encode: a list of N texts -> vectors (N, H)."""
+    """Rank all documents for each query, by exact inner products of the vectors (N, H) that
+    `encode` returns for N texts, and measure that."""
     return measure_run(task, rank_documents(task, encode, encode, max(ks)), ks)
 
 
@@ -107,8 +105,7 @@ def measure_run(task: RetrievalTask, run: Run, ks: Sequence[int] = KS) -> Retrie
 
 
 def rank(task: RetrievalTask, model: str, depth: int) -> Run:
-    """The best documents of each query, by BM25 or by a model's vectors, with the prompts of its
-    folder."""
+    """The best documents of each query, by BM25 or by a model's vectors with its own prompts."""
     if model == bm25.NAME:
         return bm25.rank_by_terms(task, depth)
     encoder = open_for_command(model)
@@ -124,9 +121,7 @@ def rank(task: RetrievalTask, model: str, depth: int) -> Run:
         job = "encoding documents" + f", part {next(number)} of about {portions}" * (portions > 1)
         return encoder.encode(texts, prompt=prompt, normalize=normalize, show_progress=job)
 
-    def encode_queries(texts: list[str]) -> FloatArray:
-        return encoder.encode_query(texts, normalize=normalize)
-
+    encode_queries = partial(encoder.encode_query, normalize=normalize)
     return rank_documents(task, encode_queries, encode_documents, depth)
 
 
@@ -198,7 +193,7 @@ def similarity_table(data: str, models: Sequence[str]) -> ComparisonTable:
     before: Float64Array | None = None
     for model in models:
         cosines = cosine_similarities(left, right, open_for_command(model).encode)
-        intervals, gain = dict[str, Interval](), dict[str, Interval]()
+        intervals, gain = dict[str, bootstrap.Interval](), dict[str, bootstrap.Interval]()
         for name, correlation in CORRELATIONS.items():
             intervals[name] = bootstrap.correlation_interval(correlation, scores, cosines)
             if before is not None:

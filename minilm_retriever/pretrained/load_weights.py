@@ -109,8 +109,8 @@ def _problem(tensor: Tensor | None, expected: Tensor | None) -> str | None:
 def bert_tensors(folder: Path) -> dict[str, Tensor]:
     """BertModel's weights by BertModel's names, of model.safetensors or its shards.
 
-    Names with a `bert.` prefix lose it, and what has none beside them (heads of other tasks) is
-    left out; LayerNorm's old names gamma and beta become weight and bias."""
+    A `bert.` prefix is taken off, and with it heads of other tasks, which have none; LayerNorm's
+    old names gamma and beta become weight and bias."""
     whole = folder / "model.safetensors"
     paths = [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
     if not paths:

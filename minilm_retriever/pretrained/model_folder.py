@@ -46,7 +46,7 @@ LAYOUT_VERSION = "3.4.1"  # the sentence-transformers release whose layout is wr
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with what is needed to save it again, all in memory: its folder may go away."""
+    """A model and what is needed to save it again, in memory: its folder may go away."""
 
     encoder: SentenceEncoder
     tokenizer: TextTokenizer
@@ -68,11 +68,10 @@ class LoadedModel:
 
 
 def load_pretrained(name_or_folder: StrPath) -> LoadedModel:
-    """Open a model folder of either layout, or a plain BertModel folder, or a model of the hub.
+    """Open a model folder of either layout, a plain BertModel folder, or a model of the hub.
 
-    Raises UserError, naming the file, on anything missing, malformed, cut short, changed since it
-    was written (where the folder has our manifest), of another architecture, or with a module or
-    pooling that is not implemented."""
+    Raises UserError, naming the file, on what is missing, malformed, cut short, changed since it
+    was written (where there is a manifest), of another architecture, or not implemented here."""
     folder = resolve(str(name_or_folder))
     if manifest.has_manifest(folder):
         manifest.verify_folder(folder)
@@ -87,28 +86,23 @@ def load_pretrained(name_or_folder: StrPath) -> LoadedModel:
         if (root / name).is_file()
     }
     if "tokenizer.json" not in tokenizer_files:
-        raise UserError(
-            f"{root}: lacks tokenizer.json; python -c "
-            f"\"from transformers import AutoTokenizer as A; A.from_pretrained('{root}')"
-            f".save_pretrained('{root}')\" makes one"
-        )
+        code = f"AutoTokenizer.from_pretrained('{root}').save_pretrained('{root}')"
+        code = f"from transformers import AutoTokenizer; {code}"
+        raise UserError(f'{root}: lacks tokenizer.json; python -c "{code}" makes one')
     tokenizer = TextTokenizer(
         tokenizer_files["tokenizer.json"], **limits, where=str(root / "tokenizer.json")
     )
     if tokenizer.vocab_size > bert_config.vocab_size:
-        raise UserError(
-            f"{root}: tokenizer.json gives token ids up to {tokenizer.vocab_size - 1}, "
-            f"but config.json has a vocabulary of {bert_config.vocab_size}"
-        )
+        ids = f"token ids up to {tokenizer.vocab_size - 1} in tokenizer.json"
+        raise UserError(f"{root}: {ids}, vocab_size {bert_config.vocab_size} in config.json")
     bert = bert_from_tensors(bert_config, bert_tensors(root), str(root))
     encoder = SentenceEncoder(bert, pooling=settings.pooling, normalize=settings.normalize).eval()
     return LoadedModel(encoder, tokenizer, settings, config, tokenizer_files)
 
 
 def write_model(folder: Path, model: LoadedModel, *, card: str | None = None) -> None:
-    """Write a model's files into a folder that atomic_folders.staged_folder is making.
-
-    card: its README.md, where there is more to say than what the model is."""
+    """Write a model's files into a folder that atomic_folders.staged_folder is making; card: its
+    README.md."""
     weights = model.encoder.bert.state_dict()
     save_tensors(folder / "model.safetensors", weights, {"format": "pt"})
     for name, value in layout_files(model).items():

@@ -1,8 +1,6 @@
-"""Settings of a model folder: pooling, normalisation, token limit, similarity and prompts.
-
-They stand in the folder's files, never in a flag, in the layout of sentence-transformers 3.x or
-6.x: `modules.json`, `1_Pooling`, `sentence_bert_config.json`, `config_sentence_transformers.json`.
-Another module or pooling than those implemented here is refused by name."""
+"""Settings of a model folder: pooling, normalisation, token limit, similarity and prompts, in the
+layout of sentence-transformers 3.x or 6.x. Another module or pooling than those implemented here is
+refused by name."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from typing import Any
 
 from minilm_retriever.errors import UserError
 
-POOLINGS = {  # by the flag of layout 3.x; those that are None are not implemented here
+POOLINGS = {  # by the flag of layout 3.x; None: not implemented here
     "cls_token": "cls",
     "mean_tokens": "mean",
     "max_tokens": None,
@@ -59,10 +57,8 @@ def read_modules(folder: Path) -> tuple[Path, dict[str, Any]]:
         if kind not in MODULES:
             raise UserError(f"{path}: module {kind} is not implemented ({', '.join(MODULES)} are)")
     if kinds not in (MODULES[:2], MODULES):
-        raise UserError(
-            f"{path}: modules {', '.join(kinds) or 'none'}; expected Transformer, Pooling and "
-            "maybe Normalize"
-        )
+        names = ", ".join(kinds) or "none"
+        raise UserError(f"{path}: modules {names}; expected Transformer, Pooling, maybe Normalize")
     pooling = read_pooling(folders[1] / "config.json")
     return folders[0], {**pooling, "normalize": kinds[-1] == "Normalize"}
 
@@ -132,9 +128,7 @@ def read_file(path: Path, largest: int = LARGEST_JSON_BYTES) -> bytes:
         if not stat.S_ISREG(status.st_mode):  # a device has no end, a pipe may have no beginning
             raise UserError(f"{path}: not a regular file")
         if status.st_size > largest:
-            raise UserError(
-                f"{path}: {status.st_size} bytes is too large for such a file (at most {largest})"
-            )
+            raise UserError(f"{path}: {status.st_size} bytes, too large for such a file")
         return path.read_bytes()
     except OSError as problem:
         raise UserError(f"{path}: {problem.strerror or problem}") from None

@@ -1,8 +1,6 @@
-"""Texts to token ids: input checks, truncation, padding, on the `tokenizers` library.
-
-The ids equal sentence-transformers' for every Python string: strip, lower-case only where the
-folder says so, truncation to the model's limit including [CLS] and [SEP]. Truncation and padding
-written in tokenizer.json are ignored."""
+"""Texts to token ids on the `tokenizers` library, equal to sentence-transformers' for any string:
+stripped, lower-cased only where the folder says so, truncated to the model's limit. Truncation and
+padding written in tokenizer.json are ignored."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ from minilm_retriever.data.rows import lone_surrogate
 from minilm_retriever.errors import UserError
 from minilm_retriever.types import IntArray
 
-CHUNK_TEXTS = 4096  # tokenised at a time: bounds the memory of the library's Encoding objects
+CHUNK_TEXTS = 4096  # tokenised at a time: bounds the memory of Encoding objects
 LONG_CHARACTERS = 32  # a token, above which a text is shortened before it is tokenised
 
 # BertNormalizer puts spaces around each of these characters: each is a word of its own.
@@ -31,8 +29,7 @@ CJK = (
     "\U0002b820-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f"
 )
 LONGEST_WORD = 100  # WordPiece's max_input_chars_per_word in BERT: a longer word is [UNK]
-# A run of letters and digits is part of one word. Twice the limit of it is left, so that the word
-# stays [UNK].
+# A run of letters and digits is part of one word; what is left of a long one stays [UNK].
 LONG_RUN = re.compile(rf"([^\W_{CJK}]{{200}})[^\W_{CJK}]+")
 
 
@@ -67,34 +64,21 @@ class TokenizedTexts:
 
 
 class TextTokenizer:
-    """The tokenizer of a model folder, with the model's own token limit."""
+    """The tokenizer of a model folder; max_length: tokens, [CLS] and [SEP] included."""
 
     def __init__(
-        self,
-        tokenizer_json: bytes,
-        *,
-        max_length: int,
-        lower_case: bool = False,
-        where: str = "tokenizer.json",
+        self, data: bytes, *, max_length: int, lower_case: bool = False, where: str = "tokenizer"
     ) -> None:
-        """tokenizer_json: the file's bytes; max_length: tokens, [CLS] and [SEP] included.
-
-        Raises UserError where the bytes are no tokenizer."""
         try:
-            self.json = tokenizer_json.decode("utf-8")
+            self.json = data.decode("utf-8")
             parsed = json.loads(self.json)
             self.fast = Tokenizer.from_str(self.json)
         except Exception as problem:  # noqa: BLE001 - the library raises plain Exception for a bad file
-            raise UserError(
-                f"{where}: not a tokenizer the `tokenizers` library reads: {problem}"
-            ) from None
+            raise UserError(f"{where}: not a tokenizer of `tokenizers`: {problem}") from None
         self.fast.no_padding()
         self.special = self.fast.num_special_tokens_to_add(False)
         if max_length <= self.special:
-            raise UserError(
-                f"{where}: a limit of {max_length} tokens leaves no room beside {self.special} "
-                "special tokens"
-            )
+            raise UserError(f"{where}: {max_length} tokens leave no room beside [CLS] and [SEP]")
         self.max_length = max_length
         self.lower_case = lower_case
         self.is_wordpiece = is_bert_wordpiece(parsed)
@@ -104,7 +88,7 @@ class TextTokenizer:
 
     @cached_property
     def untruncated(self) -> Tokenizer:
-        """The same tokenizer without a limit, made when the first very long text needs it."""
+        """The same without a limit, for very long texts."""
         untruncated = Tokenizer.from_str(self.json)
         untruncated.no_padding()
         untruncated.no_truncation()
@@ -141,8 +125,7 @@ class TextTokenizer:
         """The text, or of a very long one a beginning that has the same ids after truncation.
 
         The library would tokenise all of 10 MB to keep 256 tokens. Tokens of a beginning are
-        exactly the text's own up to the last word that the cut may have split. Very long runs of
-        letters and digits become shorter runs, which are one [UNK] all the same."""
+        exactly the text's own up to the last word that the cut may have split."""
         size = LONG_CHARACTERS * self.max_length
         if len(text) <= size:
             return text

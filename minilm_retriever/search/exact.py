@@ -342,8 +342,8 @@ def gather_parts(
     if len(owners) == 1:
         return read(owners[0], rows - (ends[owners[0]] - counts[owners[0]]))
     places = [(owner == part).nonzero().squeeze(1) for part in owners]
-    found = [
+    vectors = [
         read(part, rows[mine] - (ends[part] - counts[part]))
         for part, mine in zip(owners, places, strict=True)
     ]
-    return torch.cat(found)[torch.cat(places).argsort()]
+    return torch.cat(vectors)[torch.cat(places).argsort()]

@@ -58,14 +58,14 @@ class Index:
         if self.engine is not None:
             return exact_scores(self.sources, queries, self._candidates(queries, k), k)
         # Each folder by itself, for each has its own dtype and ranges.
-        found = [(np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64))]
+        results = [(np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64))]
         for start, source in zip(self.starts, self.sources, strict=False):
             ends = np.searchsorted(self.deleted, (start, start + len(source)))
             deleted = self.deleted[slice(*ends)] - start
             if len(deleted) < len(source):
                 scores, rows = search_folder(source, queries, k, deleted, self.finer)
-                found.append((scores, rows + start))
-        scores, rows = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+                results.append((scores, rows + start))
+        scores, rows = (np.concatenate(parts, axis=1) for parts in zip(*results, strict=True))
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
@@ -157,7 +157,7 @@ def find(index: Index, queries: FloatArray, k: int) -> list[list[Hit]]:
     """The best k documents of each query (B, H), best first, with ids and texts."""
     hits = []
     for scores, rows in zip(*index.search(queries, k), strict=True):
-        found = rows >= 0
-        pairs = zip(index.rows(rows[found].tolist()), scores[found].tolist(), strict=True)
+        is_hit = rows >= 0
+        pairs = zip(index.rows(rows[is_hit].tolist()), scores[is_hit].tolist(), strict=True)
         hits.append([Hit(*id_text, score) for id_text, score in pairs])
     return hits

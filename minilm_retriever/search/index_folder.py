@@ -5,7 +5,7 @@
           deleted.npy        deleted rows, ascending, where there are any
 
 Vectors, ids and texts stay where encode.py put them. They are known by the checksum of their
-manifest and found by their path relative to the index: moved together, both work on."""
+manifest and matches by their path relative to the index: moved together, both work on."""
 
 from __future__ import annotations
 
@@ -132,12 +132,12 @@ def make_index(
         if os.path.lexists(out) and not overwrite:
             raise UserError(f"{out}: exists; choose another --out, or replace it with --overwrite")
         old = open_index(base)
-        kept = replace(old, deleted=delete_ids(old, delete))
+        remaining = replace(old, deleted=delete_ids(old, delete))
         new = [open_vectors(path) for path in add]
         for source in new:
             check_same(old.sources[0], source)
-        check_new_ids(kept, new)
-        index = replace(kept, folder=out, sources=[*old.sources, *new])
+        check_new_ids(remaining, new)
+        index = replace(remaining, folder=out, sources=[*old.sources, *new])
         if not len(index):
             raise UserError(f"{base}: an index needs a document, and none is left")
         is_bare = [source.folder for source in old.sources] == [old.folder]
@@ -154,14 +154,14 @@ def delete_ids(index: Index, ids: Sequence[str]) -> IntArray:
     """The deleted rows together with those of these ids; UserError for an unknown id."""
     if not ids:
         return index.deleted
-    wanted = set(ids)
-    found = [(row, name) for row, name in index.ids() if name in wanted]
-    if unknown := sorted(wanted - {name for _, name in found}):
+    to_delete = set(ids)
+    matches = [(row, name) for row, name in index.ids() if name in to_delete]
+    if unknown := sorted(to_delete - {name for _, name in matches}):
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
         raise UserError(
             f"{index.folder}: no document has the id {unknown[0]!r}{more}, so nothing was deleted"
         )
-    rows = [row for row, _ in found]
+    rows = [row for row, _ in matches]
     return np.union1d(index.deleted, np.array(rows, np.int64))
 
 

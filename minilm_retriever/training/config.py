@@ -94,9 +94,11 @@ class TrainConfig:
     )
     save_minutes: float = flag(10.0, "and at least every so many minutes", above=0, may_change=True)
     keep: int = flag(2, "training states to keep", at_least=1, may_change=True)
-    language: str = flag("en", "language named in the model card", may_change=True, on_card=False)
-    license: str = flag(
-        "apache-2.0", "licence named in the model card", may_change=True, on_card=False
+    language: str | None = flag(
+        None, "language of the texts, for the model card", may_change=True, on_card=False
+    )
+    license: str | None = flag(
+        None, "licence of the model, for the model card", may_change=True, on_card=False
     )
     intended_use: str | None = flag(
         None, "a sentence on intended use for the model card", may_change=True, on_card=False

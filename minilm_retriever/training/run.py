@@ -79,20 +79,11 @@ def train_on(ranks: Ranks, config: TrainConfig) -> int:
         position = checkpoint.restore(newest, run.trainer)
         if newest:
             say(f"going on from {newest} at step {position.step} of {run.total}")
-        log = RunLog(
-            files.folder,
-            position,
-            run.sampler,
-            run.total,
-            every=config.log_steps,
-            events=config.tensorboard,
-            kept=ranks.is_first,
-        )
+        log = RunLog(run, position)
         status = take_steps(run, position, log, validation)
         ranks.finish()
         if status == 0 and ranks.is_first:
-            results = (run.data.sources, position, log, validation)
-            say(publish(files.out, files.folder, run.base, config, *results))
+            say(publish(run, position, log, validation))
     return status
 
 
