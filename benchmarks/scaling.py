@@ -44,7 +44,7 @@ from minilm_retriever.distributed import join  # noqa: E402
 from minilm_retriever.encoding import ray_engine  # noqa: E402
 from minilm_retriever.encoding.config import EncodeConfig  # noqa: E402
 from minilm_retriever.encoding.encode_files import encode_files  # noqa: E402
-from minilm_retriever.encoding.row_reader import RowReader  # noqa: E402
+from minilm_retriever.encoding.inputs import RowReader  # noqa: E402
 from minilm_retriever.kernels.memory import keep_freed_memory  # noqa: E402
 from minilm_retriever.pretrained.config import BASE_FOLDER  # noqa: E402
 from minilm_retriever.search.exact import top_k  # noqa: E402

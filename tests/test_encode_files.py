@@ -341,6 +341,8 @@ def test_nothing_but_bad_rows_is_an_error(run):
     Path("in.jsonl").write_text("x\n", "utf-8")
     with pytest.raises(UserError, match="nothing to encode: all 1 rows are bad, see bad"):
         run("in.jsonl", skip_bad="bad")
+    with pytest.raises(UserError, match="nothing to encode: all 1 rows are bad"):
+        run("in.jsonl", dry_run=True)
 
 
 def test_a_finished_output_is_kept_unless_it_may_be_replaced(run):

@@ -25,10 +25,9 @@ import torch
 from minilm_retriever.data.texts import input_files
 from minilm_retriever.distributed import Ranks
 from minilm_retriever.encoding.config import EncodeConfig
-from minilm_retriever.encoding.encode_files import encode_files
-from minilm_retriever.encoding.job import EncodingJob
+from minilm_retriever.encoding.encode_files import EncodingJob, encode_files
+from minilm_retriever.encoding.inputs import RowReader
 from minilm_retriever.encoding.resumable_output import UnfinishedRun
-from minilm_retriever.encoding.row_reader import RowReader
 from minilm_retriever.encoding.shard_encoder import Counts, ShardEncoder
 from minilm_retriever.errors import UserError, first_line, require
 from minilm_retriever.progress import Progress

@@ -20,19 +20,15 @@ from minilm_retriever.errors import UserError
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest
 from minilm_retriever.storage.resume import SETTINGS, RunFolder
 from minilm_retriever.types import Array
+from minilm_retriever.vectors import shards
 from minilm_retriever.vectors.quantization import DTYPES, Ranges, stored_width
-from minilm_retriever.vectors.shards import (
-    UNFINISHED,
-    Shard,
-    file_names,
-    npy_header,
-    sidecar_paths,
-    write_shard,
-)
+from minilm_retriever.vectors.shards import UNFINISHED, Shard
 
 RUN, RANGES = f"{UNFINISHED}/run.json", f"{UNFINISHED}/ranges.json"
 # Recorded in place of an input that stopped the run with a bad row: it is to be mended.
 INPUT_MAY_CHANGE = "may have been mended"
+RESTORE = "restore the input, or start anew with --overwrite"
+COPY_BYTES = 1 << 20
 
 
 class UnfinishedRun(RunFolder):
@@ -85,36 +81,33 @@ class UnfinishedRun(RunFolder):
     def has(self, shard: Shard) -> bool:
         """Whether a shard is finished and intact; UserError where it is of other rows."""
         name = _record_name(shard.number)
-        if not (self.folder / name).exists():
-            return False
         try:
+            record = self.read(name)
+            if record is None:
+                return False
             manifest.verify_folder(self.folder, name)
-            record = manifest.read_manifest(self.folder, name)["shard"]
         except UserError:
             return False  # damaged: it is made again
-        if record["input"] != shard.sha256():
+        if record["shard"]["input"] != shard.sha256():
             rows = f"rows {shard.start} to {shard.start + len(shard.ids) - 1}"
-            raise self._input_changed(f"{rows} of the input are not those of the finished shard")
+            what = f"{rows} of the input are not those of the finished shard"
+            raise UserError(f"{self.folder}: {what}; {RESTORE}")
         return True
 
     def check_end(self, count: int) -> None:
         """UserError where there are finished shards beyond the input's last."""
         if (self.folder / _record_name(count)).exists():
-            raise self._input_changed(
-                f"the input ends after {count} shards, but more were made from it before"
-            )
-
-    def _input_changed(self, change: str) -> UserError:
-        restore = "restore the input, or start anew with --overwrite"
-        return UserError(f"{self.folder}: {change}; {restore}")
+            what = f"the input ends after {count} shards, but more were made from it before"
+            raise UserError(f"{self.folder}: {what}; {RESTORE}")
 
     def add(
         self, shard: Shard, vectors: Array, counts: Mapping[str, int], format: str, texts: bool
     ) -> None:
         """Write a shard's files, and last its record: its counts and sums."""
-        kept_texts = shard.texts if texts else None
-        files = write_shard(self.folder, shard.number, shard.ids, kept_texts, vectors, format)
-        record = {"shard": {**counts, "input": shard.sha256()}}
+        kept = shard.texts if texts else None
+        files = shards.write_shard(self.folder, shard.number, shard.ids, kept, vectors, format)
+        recorded = {name: counts[name] for name in ("rows", "distinct", "clipped")}
+        record = {"shard": {**recorded, "input": shard.sha256()}}
         self.write(_record_name(shard.number), record, files)
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -162,26 +155,25 @@ class UnfinishedRun(RunFolder):
 
     def _publish_npy(self, info: Mapping[str, Any]) -> None:
         """FILE.npy, FILE.npy.rows.jsonl beside it, and FILE.npy.manifest.json with their sums."""
-        names = [file_names(number, "npy") for number in range(len(info["shards"]))]
-        rows_path, manifest_path = sidecar_paths(self.out)
+        names = [shards.file_names(number, "npy") for number in range(len(info["shards"]))]
+        rows_path, manifest_path = shards.sidecar_paths(self.out)
         shape = info["rows"], stored_width(info["dimension"], info["dtype"])
-        header = npy_header(DTYPES[info["dtype"]], shape)
-        concatenate(rows_path, b"", [self.folder / rows for _, rows in names], skip=0)
-        concatenate(self.out, header, [self.folder / name for name, _ in names], skip=len(header))
+        header = shards.npy_header(DTYPES[info["dtype"]], shape)
+        self._join(rows_path, b"", [rows for _, rows in names])
+        self._join(self.out, header, [vectors for vectors, _ in names])
         files = {path.name: manifest.entry(path) for path in (self.out, rows_path)}
         content = {"vectors": {**info, "shards": [info["rows"]]}}
         atomic_files.write_bytes(manifest_path, manifest.to_bytes(files, content))
 
+    def _join(self, path: Path, header: bytes, names: Sequence[str]) -> None:
+        """Write a file of a header and what is behind each shard's own header of that size."""
+        with atomic_files.writing(path) as stream:
+            stream.write(header)
+            for name in names:
+                with (self.folder / name).open("rb") as file:
+                    file.seek(len(header))
+                    shutil.copyfileobj(file, stream, COPY_BYTES)
+
 
 def _record_name(shard_number: int) -> str:
     return f"{UNFINISHED}/{shard_number:05d}.json"
-
-
-def concatenate(path: Path, header: bytes, parts: Sequence[Path], *, skip: int) -> None:
-    """Write a file of a header and the bytes of each part after its first `skip`."""
-    with atomic_files.writing(path) as stream:
-        stream.write(header)
-        for part in parts:
-            with part.open("rb") as file:
-                file.seek(skip)
-                shutil.copyfileobj(file, stream, 1 << 20)

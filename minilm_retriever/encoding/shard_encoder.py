@@ -18,21 +18,16 @@ from minilm_retriever.encoding.vector_cache import VectorCache
 from minilm_retriever.errors import UserError
 from minilm_retriever.kernels.memory import give_back_memory
 from minilm_retriever.pretrained.prompts import DOCUMENT, find_prompt
-from minilm_retriever.types import Array, FloatArray
-from minilm_retriever.vectors.quantization import (
-    Ranges,
-    calibrate,
-    count_clipped,
-    quantize,
-    stored_width,
-    truncate,
-)
+from minilm_retriever.types import FloatArray
+from minilm_retriever.vectors import quantization
+from minilm_retriever.vectors.quantization import Ranges, calibrate
 from minilm_retriever.vectors.shards import Shard, make_shards
 
 # rows; distinct: texts that differ within their shard; cached: of these, those from the cache;
 # tokens: real ones, encoded; clipped: values outside int8's ranges
 COUNTED = ("rows", "distinct", "cached", "tokens", "clipped")
 Counts = Counter[str]
+OnProgress = Callable[[int, int], object]  # called with the numbers of rows and tokens done
 
 
 class ShardEncoder:
@@ -47,7 +42,7 @@ class ShardEncoder:
         self.dimension = config.dimensions or own
         if self.dimension > own:
             raise UserError(f"--dimensions must be at most the model's {own}, not {self.dimension}")
-        stored_width(self.dimension, config.dtype)  # UserError where the dtype does not fit
+        quantization.stored_width(self.dimension, config.dtype)  # UserError where it does not fit
         self.prompt = find_prompt(self.encoder.model, config.prompt, config.prompt_name, DOCUMENT)
         self.fingerprint = self.encoder.model.fingerprint()
         self.ranges: Ranges | None = None  # of int8; where none are set the first shard sets them
@@ -72,21 +67,10 @@ class ShardEncoder:
             self.ranges = calibrate(self.float_vectors(sample.texts)[0])
 
     def encode_into(
-        self, run: UnfinishedRun, shard: Shard, progress: Callable[[int, int], object] | None = None
+        self, run: UnfinishedRun, shard: Shard, progress: OnProgress | None = None
     ) -> Counts:
         """Encode a shard and write its files."""
-        vectors, counts = self.encode(shard, progress)
-        if self.ranges is not None and run.read_ranges() is None:
-            run.write_ranges(self.ranges)  # on disk before the first shard that depends on them
-        numbers = {name: counts[name] for name in ("rows", "distinct", "clipped")}
-        run.add(shard, vectors, numbers, self.config.shard_format, self.config.texts)
-        give_back_memory()
-        return counts
-
-    def encode(
-        self, shard: Shard, progress: Callable[[int, int], object] | None = None
-    ) -> tuple[Array, Counts]:
-        """The shard's vectors as they are stored, (N, width) of the dtype, and the counts."""
+        config = self.config
         vectors, counts = self.float_vectors(shard.texts, progress)
         check_finite(vectors, lambda row: f"row {shard.ids[row]!r}")
         if self.needs_ranges:
@@ -96,14 +80,19 @@ class ShardEncoder:
                 )
             self.ranges = calibrate(vectors)
         if self.ranges is not None:
-            counts["clipped"] = count_clipped(vectors, self.ranges)
-        return quantize(vectors, self.config.dtype, self.ranges), counts
+            counts["clipped"] = quantization.count_clipped(vectors, self.ranges)
+            if run.read_ranges() is None:
+                run.write_ranges(self.ranges)  # before the first shard that depends on them
+        stored = quantization.quantize(vectors, config.dtype, self.ranges)
+        run.add(shard, stored, counts, config.shard_format, config.texts)
+        give_back_memory()
+        return counts
 
     def float_vectors(
-        self, texts: Sequence[str], progress: Callable[[int, int], object] | None = None
+        self, texts: Sequence[str], progress: OnProgress | None = None
     ) -> tuple[FloatArray, Counts]:
         """Vectors (N, dimensions) float32 of N texts, each distinct text computed once or taken
-        from the cache. progress: called with the number of texts and tokens done."""
+        from the cache."""
         distinct, inverse = deduplicate(texts)
         cached, from_cache = np.zeros(0, np.int64), None
         if self.cache:
@@ -129,7 +118,9 @@ class ShardEncoder:
         if from_cache is not None:
             new, vectors = vectors, np.empty((len(distinct), vectors.shape[1]), np.float32)
             vectors[cached], vectors[missing] = from_cache, new
-        vectors = truncate(vectors, self.config.dimensions, unit=model.settings.normalize)
+        vectors = quantization.truncate(
+            vectors, self.config.dimensions, unit=model.settings.normalize
+        )
         counts = Counts(rows=len(texts), distinct=len(distinct), cached=len(cached))
         counts["tokens"] = int(tokens.offsets[-1])
         return vectors if len(distinct) == len(texts) else vectors[inverse], counts

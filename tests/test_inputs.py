@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from minilm_retriever.encoding.input_survey import survey
+from minilm_retriever.encoding.inputs import survey
 from minilm_retriever.errors import UserError
 
 
