@@ -4,6 +4,7 @@ pickle, no eval. `python -m tests.test_layout` prints the figures of the imports
 from __future__ import annotations
 
 import ast
+import tomllib
 from functools import cache
 
 import pytest
@@ -127,6 +128,11 @@ def test_the_built_package_holds_every_room():
         path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in PACKAGE.rglob("*.py")
     }
     assert found == rooms
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    patterns = settings["tool"]["setuptools"]["package-data"]["minilm_retriever"]
+    others = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.*") if path.suffix != ".py"]
+    others = [path for path in others if path.suffix != ".pyc"]
+    assert len(others) >= 4 and all(any(map(path.match, patterns)) for path in others)
 
 
 def only(package: str) -> set[str]:

@@ -3,6 +3,8 @@ for markup."""
 
 import math
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -145,6 +147,16 @@ def test_every_logged_loss_has_a_tooltip():
     rows = metrics()
     titles = re.findall(r"<title>training, step ([\d,]+): ([^<]*)</title>", report_html(RUN, rows))
     assert titles == [(number(row["step"]), number(row["loss"])) for row in rows if "loss" in row]
+
+
+def test_a_template_engine_is_only_imported_to_render():
+    code = (
+        "import sys, minilm_retriever.reports.html_report, minilm_retriever.reports.model_card\n"
+        "print({'jinja2', 'huggingface_hub'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_the_floor_of_each_row_is_drawn_where_it_is_logged():
