@@ -1,4 +1,4 @@
-"""Encode a file of texts. The whole job is minilm_retriever/encoding.py."""
+"""Encode files of texts: minilm_retriever/encoding/encode_files.py."""
 
 from __future__ import annotations
 

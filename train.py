@@ -1,4 +1,4 @@
-"""Fine-tune a sentence encoder on pairs. The whole job is minilm_retriever/training.py."""
+"""Fine-tune a sentence encoder on pairs: minilm_retriever/training/run.py."""
 
 from __future__ import annotations
 

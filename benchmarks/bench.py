@@ -50,7 +50,8 @@ from minilm_retriever.pretrained.tokenizer import TextTokenizer  # noqa: E402
 LAYERS, HIDDEN = 6, 384
 ENCODERS = ("ours", "sentence-transformers", "onnxruntime", "fastembed")
 COLD = {
-    "ours": "from minilm_retriever import Encoder; Encoder.from_pretrained({model!r}).encode({text!r})",
+    "ours": "from minilm_retriever import Encoder\n"
+    "Encoder.from_pretrained({model!r}).encode({text!r})",
     "sentence-transformers": "from sentence_transformers import SentenceTransformer as S; "
     "S({model!r}, device='cpu').encode({text!r})",
     "onnxruntime": "import sys; sys.path.insert(0, {here!r}); import worker; "
@@ -162,10 +163,10 @@ def queries(bench: Bench, texts: list[str], contestants: list[str]) -> dict[str,
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
     for number in range(2 * bench.rounds):
         for worker in turned(workers, number):
-            said = worker.ask(texts=str(file), one_by_one=True)
-            p50, p95 = np.percentile(said["each"], [50, 95])
+            answer = worker.ask(texts=str(file), one_by_one=True)
+            p50, p95 = np.percentile(answer["each"], [50, 95])
             rounds[worker.name].append(
-                {"p50": float(p50), "p95": float(p95), "memory": said["memory"]}
+                {"p50": float(p50), "p95": float(p95), "memory": answer["memory"]}
             )
     for worker in workers:
         worker.stop()
@@ -253,8 +254,13 @@ def cold_start(bench: Bench) -> dict[str, Any]:
             kind, _, checkout = name.partition("@")
             code = COLD[kind].format(**fill)
             began = time.perf_counter()
-            subprocess.run([python_of(kind), "-c", code], check=True, env=environment(checkout or str(ROOT)),
-                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+            subprocess.run(
+                [python_of(kind), "-c", code],
+                check=True,
+                env=environment(checkout or str(ROOT)),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
             if number:  # the first round reads the files from disk
                 rounds[name].append(time.perf_counter() - began)
     summary = {
@@ -363,10 +369,16 @@ def run(
 def table(result: dict[str, Any]) -> str:
     """A workload's summary as a Markdown table."""
     heads = {
-        "texts_per_s": ("texts/s", ".0f"), "p50_ms": ("p50 ms", ".2f"), "p95_ms": ("p95 ms", ".2f"),
-        "ms_per_step": ("ms a step", ".0f"), "seconds": ("seconds", ".2f"), "tokens_per_s": ("real tokens/s", ".0f"),
-        "share_of_peak": ("of the peak", ".0%"), "memory_mb": ("peak MB", ".0f"), "loss": ("loss", ".4f"),
-    }  # fmt: skip
+        "texts_per_s": ("texts/s", ".0f"),
+        "p50_ms": ("p50 ms", ".2f"),
+        "p95_ms": ("p95 ms", ".2f"),
+        "ms_per_step": ("ms a step", ".0f"),
+        "seconds": ("seconds", ".2f"),
+        "tokens_per_s": ("real tokens/s", ".0f"),
+        "share_of_peak": ("of the peak", ".0%"),
+        "memory_mb": ("peak MB", ".0f"),
+        "loss": ("loss", ".4f"),
+    }
     used = {key: head for key, head in heads.items() if key in result["summary"]["ours"]}
     lines = [
         [

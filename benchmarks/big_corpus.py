@@ -21,8 +21,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from minilm_retriever.evaluation.evaluate import judge  # noqa: E402
-from minilm_retriever.evaluation.ranking import PORTION, rank_documents  # noqa: E402
+from minilm_retriever.evaluation.evaluate import measure_run  # noqa: E402
+from minilm_retriever.evaluation.ranking import PORTION_DOCUMENTS, rank_documents  # noqa: E402
 from minilm_retriever.evaluation.tasks import read_beir  # noqa: E402
 
 
@@ -70,14 +70,16 @@ def main() -> None:
         task = read_beir(Path(name))
         read = time.perf_counter() - began
         began = time.perf_counter()
-        result = judge(task, rank_documents(task, encode, encode, 100))
+        result = measure_run(task, rank_documents(task, encode, encode, 100))
         ranked = time.perf_counter() - began - encoding
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000 - before
     print(
-        f"{args.documents:,} documents, {args.queries:,} queries, portions of {PORTION:,}, {args.threads} threads"
+        f"{args.documents:,} documents, {args.queries:,} queries, "
+        f"portions of {PORTION_DOCUMENTS:,}, {args.threads} threads"
     )
     print(
-        f"reading and checking {read:.0f} s; ranking, without encoding, {ranked:.0f} s; {peak:,.0f} MB"
+        f"reading and checking {read:.0f} s; ranking, without encoding, {ranked:.0f} s; "
+        f"{peak:,.0f} MB"
     )
     assert len(result.query_ids) == args.queries
 

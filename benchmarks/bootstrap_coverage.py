@@ -3,7 +3,7 @@ mean is known.
 
 python benchmarks/bootstrap_coverage.py [--draws 1000] [--samples 2000] [--json FILE]
 
-Beside the interval of metrics.py (BCa) stands the plain percentile interval of the same resampled
+Beside the interval of bootstrap.py (BCa) stands the plain percentile interval of the same resampled
 means. "gain" draws both models' values of a query together, and asks for the interval of their
 difference."""
 
@@ -15,12 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
-from minilm_retriever.evaluation.metrics import (
-    _resampled_means,
-    bootstrap_interval,
-    paired_bootstrap,
-)
+from minilm_retriever.evaluation.bootstrap import mean_interval
 
 RECIPROCAL = np.array([1 / rank for rank in range(1, 11)] + [0.0])
 
@@ -46,17 +43,19 @@ Method = Callable[[np.ndarray, int], tuple[float, float]]
 
 
 def bca(values: np.ndarray, samples: int) -> tuple[float, float]:
-    """The interval of metrics.py."""
-    if values.ndim == 2:
-        return paired_bootstrap(values[:, 0], values[:, 1], samples=samples)[1:]
-    return bootstrap_interval(values, samples=samples)[1:]
+    """The interval of bootstrap.py."""
+    x = values[:, 1] - values[:, 0] if values.ndim == 2 else values
+    return mean_interval(x, samples)[1:]
 
 
 def percentile(values: np.ndarray, samples: int) -> tuple[float, float]:
     """The plain percentile interval."""
     x = values[:, 1] - values[:, 0] if values.ndim == 2 else values
-    low, high = np.quantile(_resampled_means(x, samples, 0), [0.025, 0.975])
-    return float(low), float(high)
+    rng = np.random.default_rng(0)
+    interval = stats.bootstrap(
+        [x], np.mean, n_resamples=samples, batch=(1 << 18) // len(x), method="percentile", rng=rng
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
 
 
 def coverage(method: Method, name: str, queries: int, draws: int, samples: int) -> float:

@@ -31,15 +31,15 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from minilm_retriever import Encoder, UserError
+from minilm_retriever import Encoder, UserError  # noqa: E402
 from minilm_retriever.__main__ import main as command  # noqa: E402
 from minilm_retriever.data.readers import read_rows  # noqa: E402
 from minilm_retriever.data.texts import input_files  # noqa: E402
-from minilm_retriever.encoding import encode_files as bulk_module  # noqa: E402
-from minilm_retriever.encoding.config import EncodeConfig
-from minilm_retriever.encoding.encode_files import Job  # noqa: E402
+from minilm_retriever.distributed import Ranks  # noqa: E402
+from minilm_retriever.encoding.config import EncodeConfig  # noqa: E402
+from minilm_retriever.encoding.encode_files import EncodingJob, encode_shards  # noqa: E402
 from minilm_retriever.encoding.resumable_output import UnfinishedRun  # noqa: E402
-from minilm_retriever.pretrained.hub import BASE_FOLDER  # noqa: E402
+from minilm_retriever.pretrained.config import BASE_FOLDER  # noqa: E402
 from minilm_retriever.vectors import shards  # noqa: E402
 from minilm_retriever.vectors.quantization import calibrate, quantize, to_float  # noqa: E402
 from minilm_retriever.vectors.vector_folder import open_vectors  # noqa: E402
@@ -123,12 +123,13 @@ def throughput(args: argparse.Namespace) -> dict[str, Any]:
             config = EncodeConfig(
                 inputs=(str(source),), model=str(model), out=str(work / f"{name}{n}")
             )
-            job = Job.plan(config, [str(source)])
             run = UnfinishedRun(Path(config.out))
+            job = EncodingJob(config, [str(source)], run)
             with bulk:
-                asked = job.asked()
-                run.begin(asked, overwrite=False)
-                job.make(run, asked)
+                settings = job.run_settings()
+                run.begin_or_resume(settings)
+                encode_shards(job, Ranks())
+                run.finish(job.manifest_info(settings))
                 run.publish(False)
         result[name] = {
             "texts": len(texts),
@@ -182,9 +183,7 @@ def kills(args: argparse.Namespace) -> dict[str, Any]:
         "--out",
     ]
     opened = Encoder.from_pretrained(model, device="cpu")
-    bulk_module.Encoder.from_pretrained = lambda *args, **kwargs: (
-        opened
-    )  # the children find it in their memory
+    Encoder.from_pretrained = lambda *args, **kwargs: opened  # the children find it in their memory
     began = time.monotonic()
     assert finished(start([*flags, str(work / "undisturbed")])) == 0
     length = time.monotonic() - began
@@ -287,7 +286,7 @@ def quantised(
 ) -> dict:
     """recall@10 of what is kept, searched as it is and with the 40 nearest scored again by the
     float32 vectors."""
-    ranges = calibrate(documents[: shards.SHARD_SIZE // 10])  # as of a first shard: a part of all
+    ranges = calibrate(documents[: shards.SHARD_ROWS // 10])  # as of a first shard: a part of all
     kept = {
         "float32": queries @ documents.T,
         "float16": queries @ quantize(documents, "float16").astype(np.float32).T,

@@ -98,7 +98,8 @@ def versions(python: str) -> dict[str, str]:
     code = f"""
 import importlib.metadata as m, json, platform
 have = {{d.metadata["Name"].lower() for d in m.distributions()}}
-print(json.dumps({{"python": platform.python_version(), **{{n: m.version(n) for n in {names} if n in have}}}}))"""
+versions = {{name: m.version(name) for name in {names} if name in have}}
+print(json.dumps({{"python": platform.python_version(), **versions}}))"""
     found = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout
     return dict(json.loads(found))
 

@@ -6,7 +6,7 @@ python encode.py sentences.txt --out vectors python benchmarks/hnsw.py vectors [
 
 The vectors of every (N / queries)-th text are the queries; each text would find itself, so that
 rank is not counted: recall@10 is the share of the ten nearest other texts, by exact search, that
-are found. Latency is the median of one query at a time through IndexFolder.search, exact scores
+are found. Latency is the median of one query at a time through Index.search, exact scores
 included; exact search answers in between, on the same queries. The index is built as
 `minilm-retriever index` builds it, from the folder, into a temporary one."""
 
@@ -25,14 +25,15 @@ import numpy as np
 import torch
 
 from minilm_retriever.search.faiss_index import import_faiss
-from minilm_retriever.search.index_folder import IndexFolder, make_index, open_index
-from minilm_retriever.vectors.quantization import Floats
+from minilm_retriever.search.index import Index
+from minilm_retriever.search.index_folder import make_index, open_index
+from minilm_retriever.types import FloatArray
 
 K = 10
 EFFORTS = {"hnsw": (32, 64, 128, 256, 512), "ivfpq": (4, 16, 64, 128, 256)}
 
 
-def draw(index: IndexFolder, count: int) -> tuple[np.ndarray, Floats]:
+def draw(index: Index, count: int) -> tuple[np.ndarray, FloatArray]:
     """Rows and vectors of evenly spaced documents."""
     rows = np.linspace(0, len(index) - 1, count).astype(np.int64)
     source = index.sources[0]
@@ -50,7 +51,7 @@ def others(found: np.ndarray, own: np.ndarray) -> list[set[int]]:
     ]
 
 
-def one_at_a_time(index: IndexFolder, queries: Floats) -> list[float]:
+def one_at_a_time(index: Index, queries: FloatArray) -> list[float]:
     """Seconds of each query by itself."""
     seconds = []
     for query in queries:
@@ -61,7 +62,11 @@ def one_at_a_time(index: IndexFolder, queries: Floats) -> list[float]:
 
 
 def measure(
-    exact: IndexFolder, index: IndexFolder, queries: Floats, own: np.ndarray, right: list[set[int]]
+    exact: Index,
+    index: Index,
+    queries: FloatArray,
+    own: np.ndarray,
+    right: list[set[int]],
 ) -> list[dict]:
     """A row for each effort."""
     rows = []
@@ -161,10 +166,12 @@ def main() -> None:
                 built[kind] = time.perf_counter() - start
             size = sum(path.stat().st_size for path in place.iterdir()) / 1e6
             print(
-                f"{kind}: built in {built.get(kind, 0):.0f} s, {size:.0f} MB; load {os.getloadavg()[0]:.1f}"
+                f"{kind}: built in {built.get(kind, 0):.0f} s, {size:.0f} MB; "
+                f"load {os.getloadavg()[0]:.1f}"
             )
             print(
-                f"{'kind':>6}{'effort':>8}{'recall@10':>11}{'one query':>13}{'exact':>13}{'times':>8}"
+                f"{'kind':>6}{'effort':>8}{'recall@10':>11}"
+                f"{'one query':>13}{'exact':>13}{'times':>8}"
             )
             rows += measure(exact, open_index(place), queries, own, right)
     if args.picture:

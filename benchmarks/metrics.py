@@ -26,7 +26,8 @@ THEIRS = {"accuracy": "success", "recall": "recall", "map": "map_cut", "ndcg": "
 MEASURE = """
 import json, sys, pytrec_eval
 given = json.load(sys.stdin)
-json.dump(pytrec_eval.RelevanceEvaluator(given["judgements"], given["names"]).evaluate(given["run"]), sys.stdout)
+evaluator = pytrec_eval.RelevanceEvaluator(given["judgements"], given["names"])
+json.dump(evaluator.evaluate(given["run"]), sys.stdout)
 """
 
 
@@ -59,24 +60,25 @@ def main() -> None:
     run = {query: scores for query, (scores, _) in drawn.items()}
     judgements = {query: grades for query, (_, grades) in drawn.items()}
     cuts = ",".join(map(str, KS))
-    given = {
+    question = {
         "run": run,
         "judgements": judgements,
         "names": ["recip_rank", *(f"{n}.{cuts}" for n in THEIRS.values())],
     }
     try:
-        told = subprocess.run(
+        process = subprocess.run(
             [args.peer, "-c", MEASURE],
-            input=json.dumps(given),
+            input=json.dumps(question),
             capture_output=True,
             text=True,
             check=True,
         )
     except (OSError, subprocess.CalledProcessError) as fault:
         sys.exit(
-            f"{args.peer} has no pytrec_eval ({getattr(fault, 'stderr', None) or fault}): see --help"
+            f"{args.peer} has no pytrec_eval: see --help "
+            f"({getattr(fault, 'stderr', None) or fault})"
         )
-    theirs = json.loads(told.stdout)
+    theirs = json.loads(process.stdout)
     ranked = {
         query: [list(s)[i] for i in trec_order(list(s), list(s.values()))]
         for query, s in run.items()
@@ -95,7 +97,8 @@ def main() -> None:
             )
             worst[kind] = max(worst.get(kind, 0.0), float(np.abs(mine - wanted)))
     print(
-        f"{len(queries):,} judged queries, cut-offs {cuts}; the largest difference from trec_eval's value of a query"
+        f"{len(queries):,} judged queries, cut-offs {cuts}; the largest difference from "
+        "trec_eval's value of a query"
     )
     for kind, difference in worst.items():
         print(f"{kind:<10}{difference:.1e}   (mean of {kind}@10: {ours[f'{kind}@10'].mean():.4f})")

@@ -1,7 +1,8 @@
 """What to do about repeated rows: keep, mask, avoid, distinct, a guide. Quality against steps, on
 repetitive data.
 
-    python benchmarks/negatives.py --out FILE.json --steps 100 --seeds 0 1 2 --sts FILE --floor PAIRS --overhead
+    python benchmarks/negatives.py --out FILE.json --steps 100 --seeds 0 1 2 --sts FILE \
+        --floor PAIRS --overhead
 
 The 282 pairs of examples/job_skills/train.csv are drawn with replacement to 100,000 rows, so that
 the floor under the loss is the published run's. Each arm trains on the same rows with the same
@@ -25,17 +26,17 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from minilm_retriever.core.loss import Ids
-from minilm_retriever.core.trainer import Trainer
 from minilm_retriever.curation.duplicates import batch_floor, loss_floor, repeat_share
 from minilm_retriever.data.pairs import read_pairs, read_scored_pairs
 from minilm_retriever.encoder import encode_texts
-from minilm_retriever.evaluation.metrics import spearman
-from minilm_retriever.pretrained.tokenizer import TextTokenizer
+from minilm_retriever.evaluation.bootstrap import spearman
+from minilm_retriever.kernels.memory import keep_freed_memory
 from minilm_retriever.storage import atomic_files
-from minilm_retriever.training.batches import order
+from minilm_retriever.training.batches import shuffle
 from minilm_retriever.training.config import TrainConfig
-from minilm_retriever.training.run import prepare
+from minilm_retriever.training.prepare import TrainingRun, prepare
+from minilm_retriever.training.run import KEPT_BYTES
+from minilm_retriever.types import IntArray
 
 EXAMPLE = Path("examples/job_skills")
 ROWS = 100_000
@@ -120,50 +121,46 @@ def run_arm(arm: str, seed: int, train: Path, args: argparse.Namespace) -> dict[
         threads=args.threads,
         **ARMS[arm],
     )
-    base, trainer = prepare(config)
+    run = prepare(config)
     at = set(
         args.at or [args.steps // 8, args.steps // 4, args.steps // 2, args.steps * 3 // 4]
     ) | {0, args.steps}
     points, losses, seconds = [], [], 0.0
-    for number, batches in enumerate([None, *trainer.plan.steps(0, args.steps)]):
+    for number, batches in enumerate([None, *run.batches(0, args.steps)]):
         if batches is not None:
             began = time.monotonic()
-            step = trainer.step(number - 1, batches)
+            loss = float(run.trainer.step(number - 1, batches).losses.sum())
             seconds += time.monotonic() - began
-            losses.append((step.loss, step.floor))
+            losses.append((loss, run.objective.floor(batches[0].text_ids)))
         if number in at:
             loss, floor = np.mean(losses[-50:], axis=0) if losses else (0.0, 0.0)
             point = {"step": number, "minutes": seconds / 60, "loss": loss, "floor": floor}
             values = {} if number else BASE  # the base model is the same for all
             if not values:
-                values.update(
-                    evaluate(
-                        trainer, base.tokenizer, args.sts if number in (0, args.steps) else None
-                    )
-                )
+                values.update(evaluate(run, args.sts if number in (0, args.steps) else None))
             points.append({**point, **values})
             print(arm, seed, {k: round(float(v), 4) for k, v in points[-1].items()}, flush=True)
     return {"arm": arm, "seed": seed, "steps": args.steps, "points": points}
 
 
-def evaluate(trainer: Trainer, tokenizer: TextTokenizer, sts: str | None) -> dict[str, float]:
+def evaluate(run: TrainingRun, sts: str | None) -> dict[str, float]:
     """Accuracy@1 and MRR@10 on the held-out files, over all lists of skills; Spearman on STS."""
     values = {}
     corpus = [
         row["skills"]
         for row in csv.DictReader((EXAMPLE / "corpus.csv").open(encoding="utf-8", newline=""))
     ]
-    documents = encode_texts(trainer.encoder, tokenizer, corpus)
+    documents = encode_texts(run.base.encoder, run.base.tokenizer, corpus)
     for name in ("unseen_wordings", "unseen_occupations"):
         pairs = read_pairs(EXAMPLE / f"{name}.csv", ["description", "skills"])
-        scores = encode_texts(trainer.encoder, tokenizer, pairs.texts[0]) @ documents.T
+        scores = encode_texts(run.base.encoder, run.base.tokenizer, pairs.texts[0]) @ documents.T
         own = scores[np.arange(len(pairs)), [corpus.index(skills) for skills in pairs.texts[1]]]
         ranks = 1 + (scores > own[:, None]).sum(axis=1)
         values[f"{name} accuracy@1"] = float((ranks == 1).mean())
         values[f"{name} mrr@10"] = float(np.where(ranks <= 10, 1 / ranks, 0.0).mean())
     if sts:
         left, right, gold = read_scored_pairs(sts)
-        vectors = encode_texts(trainer.encoder, tokenizer, left + right)
+        vectors = encode_texts(run.base.encoder, run.base.tokenizer, left + right)
         values["sts"] = spearman(
             (vectors[: len(left)] * vectors[len(left) :]).sum(axis=1), np.array(gold)
         )
@@ -173,10 +170,11 @@ def evaluate(trainer: Trainer, tokenizer: TextTokenizer, sts: str | None) -> dic
 def overhead(train: Path, args: argparse.Namespace, rounds: int = 15) -> dict[str, float]:
     """Milliseconds: a step, its loss with and without masks (interleaved, medians), and drawing an
     epoch of batches."""
-    trainers = {
+    keep_freed_memory(KEPT_BYTES)
+    runs = {
         arm: prepare(
             TrainConfig(train=(str(train),), out="never-written", threads=args.threads, **ARMS[arm])
-        )[1]
+        )
         for arm in ("keep", "mask", "avoid")
     }
     times: dict[str, list[float]] = {}
@@ -186,23 +184,24 @@ def overhead(train: Path, args: argparse.Namespace, rounds: int = 15) -> dict[st
         work()
         times.setdefault(name, []).append(1000 * (time.perf_counter() - began))
 
-    keep = trainers["keep"]
-    for number, batches in enumerate(keep.plan.steps(0, rounds)):
-        timed("step", partial(keep.step, number, batches))
-        texts, ids, mask = keep.data.batch(*batches[0])
-        vectors = keep.encoder(ids.to(keep.device), mask.to(keep.device)).detach().requires_grad_()
+    keep = runs["keep"]
+    for number, batches in enumerate(keep.batches(0, rounds)):
+        timed("step", partial(keep.trainer.step, number, batches))
+        texts, ids, mask = batches[0]
+        device = keep.trainer.device
+        vectors = keep.base.encoder(ids.to(device), mask.to(device)).detach().requires_grad_()
         for _ in range(20):
             for arm in ("keep", "mask"):
-                timed(f"loss, {arm}", partial(loss_and_gradient, trainers[arm], vectors, texts))
+                timed(f"loss, {arm}", partial(loss_and_gradient, runs[arm], vectors, texts))
     for _ in range(3):
         for arm in ("keep", "avoid"):
-            timed(f"order of 6,250 batches, {arm}", partial(trainers[arm].plan.epoch, 0))
+            timed(f"order of 6,250 batches, {arm}", partial(runs[arm].sampler.epoch, 0))
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
-def loss_and_gradient(trainer: Trainer, vectors: Tensor, texts: Ids) -> None:
+def loss_and_gradient(run: TrainingRun, vectors: Tensor, texts: IntArray) -> None:
     """What comes between the two passes through the model."""
-    trainer.objective.loss(vectors, texts).backward()
+    run.objective.loss(vectors, texts).backward()
 
 
 def floor_figures(path: str) -> dict[str, float]:
@@ -210,7 +209,7 @@ def floor_figures(path: str) -> dict[str, float]:
     pairs = read_pairs(path, ["description", "skills"])
     drawn = np.random.default_rng(0).integers(0, len(pairs), ROWS)
     _, texts = np.unique(np.array(pairs.texts[1])[drawn], return_inverse=True)
-    rows = order([ROWS], 42, 0)[0]
+    rows = shuffle([ROWS], 42, 0)[0]
     floors = [batch_floor(np.stack([texts[rows[i : i + 16]]] * 2)) for i in range(0, ROWS, 16)]
     frequencies = np.bincount(texts)
     return {
@@ -225,8 +224,16 @@ def floor_figures(path: str) -> dict[str, float]:
 def tables(found: dict[str, Any]) -> str:
     """Markdown: for each arm and step the mean over seeds and the standard deviation; and the
     floor."""
-    lines = ["| arm | steps | minutes | loss of the last 50 steps (floor) | unseen wordings acc@1, MRR@10 "
-             "| unseen occupations acc@1, MRR@10 | STS |", "|---|---|---|---|---|---|---|"]  # fmt: skip
+    heads = (
+        "arm",
+        "steps",
+        "minutes",
+        "loss of the last 50 steps (floor)",
+        "unseen wordings acc@1, MRR@10",
+        "unseen occupations acc@1, MRR@10",
+        "STS",
+    )
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     runs = found["runs"]
     for arm in ARMS:
         mine = [run["points"] for run in runs if run["arm"] == arm]

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.search import memory_of  # noqa: E402
-from minilm_retriever.curation.paraphrases import LEFT, RIGHT, closest_pairs  # noqa: E402
+from minilm_retriever.curation.paraphrases import BLOCK_COLUMNS, BLOCK_ROWS, closest_pairs  # noqa: E402
 
 PEER = """
 import json, sys, time, torch, numpy as np
@@ -58,9 +58,9 @@ def make_vectors(texts: int, width: int = 384) -> np.ndarray:
 def products(vectors: np.ndarray) -> None:
     """The blocks of closest_pairs, multiplied."""
     x = torch.from_numpy(vectors)
-    for start in range(0, len(x), LEFT):
-        for first in range(start, len(x), RIGHT):
-            x[start : start + LEFT] @ x[first : first + RIGHT].T
+    for start in range(0, len(x), BLOCK_ROWS):
+        for first in range(start, len(x), BLOCK_COLUMNS):
+            x[start : start + BLOCK_ROWS] @ x[first : first + BLOCK_COLUMNS].T
 
 
 def timed(work: object) -> float:
@@ -100,15 +100,17 @@ def main() -> None:
                     str(args.threads),
                     str(args.n),
                 ]
-                told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-                theirs.append(json.loads(told.splitlines()[-1]))
+                output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+                theirs.append(json.loads(output.splitlines()[-1]))
     print(
-        f"{args.texts:,} vectors of {vectors.shape[1]}, the best {args.n:,} pairs, {args.threads} threads"
+        f"{args.texts:,} vectors of {vectors.shape[1]}, the best {args.n:,} pairs, "
+        f"{args.threads} threads"
     )
     print(f"{'ours':<24}{statistics.median(ours):8.1f} s{memory:8.0f} MB")
     ratio = statistics.median(a / b for a, b in zip(ours, bare, strict=True))
     print(
-        f"{'products alone':<24}{statistics.median(bare):8.1f} s            ours takes {ratio:.2f} x as long"
+        f"{'products alone':<24}{statistics.median(bare):8.1f} s            "
+        f"ours takes {ratio:.2f} x as long"
     )
     if theirs:
         seconds = [one["s"] for one in theirs]
@@ -117,8 +119,8 @@ def main() -> None:
         same = {(i, j) for _, i, j in theirs[0]["pairs"]} == set(
             zip(found.left.tolist(), found.right.tolist(), strict=True)
         )
-        told = f"{statistics.median(seconds):8.1f} s{peak:8.0f} MB   ours is {ratio:.2f} x as fast"
-        print(f"{'sentence-transformers':<24}{told}")
+        line = f"{statistics.median(seconds):8.1f} s{peak:8.0f} MB   ours is {ratio:.2f} x as fast"
+        print(f"{'sentence-transformers':<24}{line}")
         print(f"the same pairs: {'yes' if same else 'no'}")
 
 

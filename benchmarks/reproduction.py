@@ -21,10 +21,9 @@ from math import log
 from pathlib import Path
 from typing import Any
 
-from minilm_retriever.core.trainer import Trainer
 from minilm_retriever.storage import atomic_files
 from minilm_retriever.training.config import RECIPES, TrainConfig
-from minilm_retriever.training.run import prepare
+from minilm_retriever.training.prepare import TrainingRun, prepare
 
 ROWS, LOG_STEPS = 100_000, 500
 RUNS: dict[str, dict[str, Any]] = {
@@ -71,10 +70,10 @@ def main() -> None:
                 device="cpu",
                 **RUNS[name],
             )
-            _, trainer = prepare(config)
+            run = prepare(config)
             results[name] = {"settings": RUNS[name], "rows": []}
             began = time.monotonic()
-            for row in windows(trainer, args.steps):
+            for row in windows(run, args.steps):
                 results[name]["rows"].append({**row, "seconds": round(time.monotonic() - began)})
                 atomic_files.make_folder(out.parent)
                 atomic_files.write_json(out, results)
@@ -94,13 +93,12 @@ def draw(source: Path, target: Path) -> Path:
     return target
 
 
-def windows(trainer: Trainer, steps: int) -> Any:
+def windows(run: TrainingRun, steps: int) -> Any:
     """Mean loss, and mean floor of the same batches, of every LOG_STEPS steps."""
     losses, floors = [], []
-    for number, batches in enumerate(trainer.plan.steps(0, steps)):
-        (source, rows), *_ = batches
-        losses.append(trainer.step(number, batches).loss)
-        floors.append(floor([trainer.data.sources[source].texts[1][row] for row in rows]))
+    for number, batches in enumerate(run.batches(0, steps)):
+        losses.append(float(run.trainer.step(number, batches).losses.sum()))
+        floors.append(floor([run.data.texts[i] for i in batches[0].text_ids[1]]))
         if (number + 1) % LOG_STEPS == 0:
             mean = [sum(values[-LOG_STEPS:]) / LOG_STEPS for values in (losses, floors)]
             yield {"step": number + 1, "loss": round(mean[0], 4), "floor": round(mean[1], 4)}

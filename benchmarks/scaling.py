@@ -1,12 +1,14 @@
 """Several processes against one, as JSON: the same numbers, what is left when one is killed, and
 what it costs.
 
-    python benchmarks/scaling.py parity                   2 and 4 ranks against one process, 50 steps, one global batch
-    python benchmarks/scaling.py kills --kills 20         a rank killed in a step or in the writing of a state
-    python benchmarks/scaling.py speed --rounds 3         2 ranks of 1 thread against 1 of 2, real model, interleaved
-    python benchmarks/scaling.py encoding --rows 1024     the same for encode.py, and 2 Ray actors of 1 thread
-    python benchmarks/scaling.py reading --rows 200000    what one reader of rows gives
-    python benchmarks/scaling.py pieces                   a rank's part of the mask and scores of 65,536 rows; search
+    python benchmarks/scaling.py parity                  2, 4 ranks against one process, 50 steps
+    python benchmarks/scaling.py kills --kills 20        a rank killed in a step or while it saves
+    python benchmarks/scaling.py speed --rounds 3        2 ranks of 1 thread against 1 of 2
+    python benchmarks/scaling.py encoding --rows 1024    the same for encode.py, and 2 Ray actors
+    python benchmarks/scaling.py reading --rows 200000   rows a second of one reader
+    python benchmarks/scaling.py pieces                  a rank's part of mask and scores; search
+
+parity: one global batch. speed and encoding: the real model, interleaved. pieces: 65,536 rows.
 
 docs/scaling.md is written from what these print."""
 
@@ -35,18 +37,25 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from minilm_retriever.core.loss import in_batch_negatives
+from minilm_retriever.core.loss import info_nce_loss  # noqa: E402
 from minilm_retriever.core.trainer import Trainer  # noqa: E402
 from minilm_retriever.data.pairs import read_pairs  # noqa: E402
 from minilm_retriever.distributed import join  # noqa: E402
-from minilm_retriever.encoding import ray_engine
-from minilm_retriever.encoding.config import EncodeConfig
-from minilm_retriever.encoding.encode_files import RowReader, encode_files  # noqa: E402
-from minilm_retriever.pretrained.hub import BASE_FOLDER
+from minilm_retriever.encoding import ray_engine  # noqa: E402
+from minilm_retriever.encoding.config import EncodeConfig  # noqa: E402
+from minilm_retriever.encoding.encode_files import encode_files  # noqa: E402
+from minilm_retriever.encoding.inputs import RowReader  # noqa: E402
+from minilm_retriever.kernels.memory import keep_freed_memory  # noqa: E402
+from minilm_retriever.pretrained.config import BASE_FOLDER  # noqa: E402
 from minilm_retriever.search.exact import top_k  # noqa: E402
 from minilm_retriever.training.config import TrainConfig  # noqa: E402
-from minilm_retriever.training.objective import known_pairs  # noqa: E402
-from minilm_retriever.training.run import prepare, train  # noqa: E402
+from minilm_retriever.training.objective import false_negative_mask  # noqa: E402
+from minilm_retriever.training.prepare import prepare  # noqa: E402
+from minilm_retriever.training.run import (  # noqa: E402
+    KEPT_BYTES,
+    read_loss,  # noqa: E402
+    train,
+)
 from tests import tiny  # noqa: E402
 from tests.ranks import launch  # noqa: E402
 
@@ -94,22 +103,22 @@ def fifty_steps(config: TrainConfig, path: str, double: bool) -> None:
     """Losses and last weights of a run."""
     torch.set_num_threads(1)
     with join("cpu") as ranks:
-        _, trainer = prepare(config, ranks)
+        run = prepare(config, ranks)
         if double:
-            trainer.encoder.double()
+            run.base.encoder.double()
         losses = [
-            trainer.step(number, batches).loss
-            for number, batches in enumerate(trainer.plan.steps(0, 50))
+            read_loss(run, number + 1, run.trainer.step(number, batches))
+            for number, batches in enumerate(run.batches(0, 50))
         ]
-        if ranks.first:
+        if ranks.is_first:
             save_file(
                 {
                     "losses": torch.tensor(losses, dtype=torch.float64),
-                    **trainer.encoder.state_dict(),
+                    **run.base.encoder.state_dict(),
                 },
                 path,
             )
-        ranks.leave()
+        ranks.finish()
 
 
 def parity(args: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
@@ -137,10 +146,10 @@ def parity(args: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
                     config,
                     str(place / "many"),
                     double,
-                    place=place / "said",
+                    place=place / "logs",
                     seconds=900,
                 )
-                assert ended.statuses == [0] * world, ended.said
+                assert ended.statuses == [0] * world, ended.stderr
                 apart = {
                     key: float((t - alone[key]).abs().max())
                     for key, t in load_file(place / "many").items()
@@ -196,7 +205,7 @@ def kills(args: argparse.Namespace, place: Path) -> dict[str, Any]:
     }
     flags |= {"max_steps": 18, "batch_size": 16, "log_steps": 6}
     whole = TrainConfig(**flags, out=str(place / "whole"))
-    assert launch(2, mortal, whole, {}, place=place / "said", seconds=600).statuses == [0, 0]
+    assert launch(2, mortal, whole, {}, place=place / "logs", seconds=600).statuses == [0, 0]
     expected = load_file(f"{whole.out}/model.safetensors")
     chance, seconds, found = (
         random.Random(0),
@@ -208,14 +217,14 @@ def kills(args: argparse.Namespace, place: Path) -> dict[str, Any]:
         step = number % 2 == 0
         dies = {"rank": chance.randrange(2), "step": chance.randrange(3, 18)}
         dies = dies if step else {"rank": 0, "file": chance.randrange(4, 27)}
-        ended = launch(2, mortal, config, dies, place=place / "said", seconds=600)
+        ended = launch(2, mortal, config, dies, place=place / "logs", seconds=600)
         seconds.append(ended.apart)
         assert ended.statuses[dies["rank"]] == -signal.SIGKILL, ended
         assert ended.statuses[1 - dies["rank"]] not in (0, None), ended
         found["in a step" if step else "in a save"] += 1
         found["damaged"] += len(checkpoint.latest(f"{config.out}.run").skipped)
         assert launch(
-            2, mortal, config, {}, place=place / "said", restarts=1, seconds=600
+            2, mortal, config, {}, place=place / "logs", restarts=1, seconds=600
         ).statuses == [0, 0]
         weights = load_file(f"{config.out}/model.safetensors")
         found["same bits"] += all(torch.equal(t, expected[name]) for name, t in weights.items())
@@ -234,27 +243,29 @@ def timed_steps(config: TrainConfig, path: str, threads: int) -> None:
     gradients alone."""
     torch.set_num_threads(threads)
     with join("cpu") as ranks:
-        _, trainer = prepare(config, ranks)
+        run = prepare(config, ranks)
+        trainer = run.trainer
+        keep_freed_memory(KEPT_BYTES)
         times, work, sums = [], [], []
-        for number, batches in enumerate(trainer.plan.steps(0, 5)):
-            ranks.wait()
+        for number, batches in enumerate(run.batches(0, 5)):
+            ranks.barrier()
             began, worked = time.perf_counter(), time.process_time()
             trainer.step(number, batches)
             times.append(time.perf_counter() - began)
-            work.append(ranks.total(time.process_time() - worked))
+            work.append(ranks.all_reduce_sum(time.process_time() - worked))
         for parameter in trainer.parameters:
             parameter.grad = torch.zeros_like(parameter)
         for _ in range(3):
-            ranks.wait()
+            ranks.barrier()
             began = time.perf_counter()
-            ranks.add_gradients(trainer.parameters)
+            ranks.all_reduce_gradients(trainer.parameters)
             sums.append(time.perf_counter() - began)
-        if ranks.first:
+        if ranks.is_first:
             Path(path).write_text(
                 json.dumps([statistics.median(part) for part in (times[1:], work[1:], sums)]),
                 "utf-8",
             )
-        ranks.leave()
+        ranks.finish()
 
 
 def speed(args: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
@@ -262,9 +273,14 @@ def speed(args: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
     found = []
     for batch, cache in ((16, None), (64, 32)):
         config = TrainConfig(
-            train=(str(EXAMPLE),), model=args.model, out=str(place / "out"), device="cpu", batch_size=batch,
-            cache_batch=cache, max_steps=5,
-        )  # fmt: skip
+            train=(str(EXAMPLE),),
+            model=args.model,
+            out=str(place / "out"),
+            device="cpu",
+            batch_size=batch,
+            cache_batch=cache,
+            max_steps=5,
+        )
         seen: dict[int, list[list[float]]] = {1: [], 2: []}
         for _ in range(args.rounds):
             for world in seen:
@@ -274,10 +290,10 @@ def speed(args: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
                     config,
                     str(place / "time"),
                     2 // world,
-                    place=place / "said",
+                    place=place / "logs",
                     seconds=600,
                 )
-                assert ended.statuses == [0] * world, ended.said
+                assert ended.statuses == [0] * world, ended.stderr
                 seen[world].append(json.loads((place / "time").read_text("utf-8")))
         one, two = (
             [statistics.median(column) for column in zip(*seen[world], strict=True)]
@@ -315,7 +331,8 @@ def reading(args: argparse.Namespace, place: Path) -> dict[str, float]:
         config = EncodeConfig(inputs=(str(place / name),), out="nowhere")
         began = time.perf_counter()
         rows = sum(
-            len(shard.ids) for shard in RowReader(config, config.inputs).shards(keep_aside=False)
+            len(shard.ids)
+            for shard in RowReader(config, config.inputs).shards(write_bad_rows=False)
         )
         found[name] = round(rows / (time.perf_counter() - began))
     return found
@@ -339,17 +356,22 @@ def encoding(args: argparse.Namespace, place: Path) -> dict[str, Any]:
     for number in range(args.rounds):
         for name, times in seen.items():
             config = EncodeConfig(
-                inputs=(str(place / "rows.txt"),), model=args.model, out=str(place / f"{name}{number}"), device="cpu",
-                threads=2 if "2 threads" in name else 1, shard_size=64, engine="ray" if "Ray" in name else "local",
-            )  # fmt: skip
+                inputs=(str(place / "rows.txt"),),
+                model=args.model,
+                out=str(place / f"{name}{number}"),
+                device="cpu",
+                threads=2 if "2 threads" in name else 1,
+                shard_size=64,
+                engine="ray" if "Ray" in name else "local",
+            )
             began = time.perf_counter()
             if "Ray" in name:
-                ray_engine.encode_files(config)
+                ray_engine.encode_files_on_ray(config)
             else:
                 ended = launch(
-                    2 // (config.threads or 1), encoded, config, place=place / "said", seconds=600
+                    2 // (config.threads or 1), encoded, config, place=place / "logs", seconds=600
                 )
-                assert set(ended.statuses) == {0}, ended.said
+                assert set(ended.statuses) == {0}, ended.stderr
             times.append(time.perf_counter() - began)
     first = [p.read_bytes() for p in sorted((place / "2 ranks, 1 thread0").glob("vectors-*"))]
     other = [p.read_bytes() for p in sorted((place / "2 Ray actors, 1 thread0").glob("vectors-*"))]
@@ -362,14 +384,14 @@ def pieces(args: argparse.Namespace, place: Path) -> dict[str, Any]:
     chance = np.random.default_rng(0)
     queries, documents = (chance.integers(0, 1 << 20, 65_536) for _ in range(2))
     began = time.perf_counter()
-    known_pairs(queries, documents, slice(2048, 3072))
+    false_negative_mask(queries, documents, slice(2048, 3072))
     mask = time.perf_counter() - began
     own, everyone = (
         torch.randn(1024, 384, requires_grad=True),
         torch.randn(65_536, 384, requires_grad=True),
     )
     began = time.perf_counter()
-    in_batch_negatives(own, everyone, first=2048).backward()
+    info_nce_loss(own, everyone, first=2048).backward()
     scores = time.perf_counter() - began
     vectors = [chance.standard_normal((16_384, 384), np.float32) for _ in range(12)]
     began = time.perf_counter()

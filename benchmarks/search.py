@@ -125,10 +125,12 @@ def main() -> None:
         for start in range(0, len(documents), 1 << 16):
             index.add(np.ascontiguousarray(documents[start : start + (1 << 16)]))
         print(
-            f"{args.documents:,} x {args.width} float32, {args.threads} threads, load {os.getloadavg()[0]:.1f}"
+            f"{args.documents:,} x {args.width} float32, {args.threads} threads, "
+            f"load {os.getloadavg()[0]:.1f}"
         )
         print(
-            f"{'queries':>8}{'k':>5}{'ours, s':>18}{'faiss, s':>18}{'faiss/ours':>12}{'memory':>9}  ids"
+            f"{'queries':>8}{'k':>5}{'ours, s':>18}{'faiss, s':>18}{'faiss/ours':>12}"
+            f"{'memory':>9}  ids"
         )
         for count in args.queries:
             for k in args.k:
@@ -154,8 +156,8 @@ def main() -> None:
                     name: f"{min(t):.4f} / {statistics.median(t):.4f}" for name, t in times.items()
                 }
                 print(
-                    f"{count:>8}{k:>5}{shown['ours']:>18}{shown['faiss']:>18}{ratio:>12.2f}{memory:>6.0f} MB"
-                    f"  {'same' if same else 'DIFFER'}",
+                    f"{count:>8}{k:>5}{shown['ours']:>18}{shown['faiss']:>18}{ratio:>12.2f}"
+                    f"{memory:>6.0f} MB  {'same' if same else 'DIFFER'}",
                     flush=True,
                 )
                 rows.append(

@@ -1,7 +1,9 @@
 """One contestant of the benchmark, alone in a process: reads a JSON command a line, answers one a
 line.
 
-    python worker.py KIND SETTINGS_JSON        KIND: ours, sentence-transformers, onnxruntime, fastembed
+    python worker.py KIND SETTINGS_JSON
+
+KIND is ours, sentence-transformers, onnxruntime or fastembed.
 
 The driver (bench.py) runs each in the environment that has it, and lets one work at a time."""
 
@@ -26,10 +28,10 @@ Encode = Callable[[list[str]], Any]
 def ours(settings: Settings) -> Encode:
     import torch
 
-    from minilm_retriever import Encoder
+    from minilm_retriever.encoder import open_for_command
 
     torch.set_num_threads(settings["threads"])
-    encoder = Encoder.from_pretrained(settings["model"], device="cpu")
+    encoder = open_for_command(settings["model"], "cpu")
     return lambda texts: encoder.encode(texts[0] if len(texts) == 1 else texts)
 
 
@@ -111,18 +113,24 @@ def train_ours(settings: Settings, next_block: Callable[[int, float], int]) -> N
     are next."""
     import torch
 
-    from minilm_retriever.training import run
+    from minilm_retriever.kernels.memory import keep_freed_memory
     from minilm_retriever.training.config import TrainConfig
+    from minilm_retriever.training.prepare import prepare
+    from minilm_retriever.training.run import KEPT_BYTES
 
     torch.set_num_threads(settings["threads"])
     config = TrainConfig(
-        train=(settings["pairs"],), model=settings["model"], out=settings["out"], batch_size=settings["batch_size"],
+        train=(settings["pairs"],),
+        model=settings["model"],
+        out=settings["out"],
+        batch_size=settings["batch_size"],
         max_steps=settings["steps"],
-    )  # fmt: skip
-    _, trainer = run.prepare(config)
+    )
+    keep_freed_memory(KEPT_BYTES)
+    run = prepare(config)
     block, done, loss = next_block(0, 0.0), 0, 0.0
-    for number, batches in enumerate(trainer.plan.steps(0, trainer.total)):
-        loss += trainer.step(number, batches).loss
+    for number, batches in enumerate(run.batches(0, run.total)):
+        loss += float(run.trainer.step(number, batches).losses.sum())
         done += 1
         if done == block:
             block, done, loss = next_block(done, loss), 0, 0.0
@@ -148,10 +156,21 @@ def train_sentence_transformers(
     with Path(settings["pairs"]).open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     arguments = SentenceTransformerTrainingArguments(
-        output_dir=settings["out"], max_steps=settings["steps"], per_device_train_batch_size=settings["batch_size"],
-        learning_rate=5e-5, lr_scheduler_type="linear", warmup_steps=0, weight_decay=0.0, max_grad_norm=1.0, seed=42,
-        use_cpu=True, save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True,
-    )  # fmt: skip
+        output_dir=settings["out"],
+        max_steps=settings["steps"],
+        per_device_train_batch_size=settings["batch_size"],
+        learning_rate=5e-5,
+        lr_scheduler_type="linear",
+        warmup_steps=0,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        seed=42,
+        use_cpu=True,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
     sums = {"loss": 0.0}
 
     class Loss(MultipleNegativesRankingLoss):

@@ -20,7 +20,8 @@ BASE, TUNED, VECTORS = (
     "checkpoints/job-skills-vectors",
 )
 QUERIES = (
-    "Keeps a passenger jet apart from all the others in the sky, by voice alone, from a dark room with radar screens.",
+    "Keeps a passenger jet apart from all the others in the sky, by voice alone, from a dark room "
+    "with radar screens.",
     "mends old violins and builds new ones",
     "Looks after people's teeth, scrapes off plaque and shows them how to brush.",
 )

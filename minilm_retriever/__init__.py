@@ -1,22 +1,17 @@
 """Fine-tune a BERT bi-encoder on pairs, encode text with it, retrieve."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from minilm_retriever.errors import UserError
+from minilm_retriever.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from minilm_retriever.encoder import Encoder
+    from minilm_retriever.training.run import train
 
 __version__ = "0.1.0"
-__all__ = ["Encoder", "UserError", "__version__"]
-
-
-def __getattr__(name: str) -> Any:
-    """Encoder on first use: `import torch` takes seconds, and `--help` should not."""
-    if name == "Encoder":
-        from minilm_retriever.encoder import Encoder
-
-        return Encoder
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__all__ = ["Encoder", "UserError", "__version__", "train"]
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {"Encoder": "minilm_retriever.encoder", "train": "minilm_retriever.training.run"},
+)

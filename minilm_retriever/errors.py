@@ -1,46 +1,52 @@
-"""The one exception for a mistake that the user can mend, and the one place that prints it."""
+"""UserError: the one exception for a mistake that the user can mend; what raises and prints it."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
+from typing import Any
+
+from minilm_retriever.progress import say
 
 
 class UserError(ValueError):
     """What is wrong, where (`path:line`, column, row), and how to mend it, in one line."""
 
     def __init__(self, message: str) -> None:
-        # A path or a column that is quoted may hold line breaks: whoever logs the error gets one
-        # line all the same.
-        super().__init__(" ".join(message.splitlines()))
+        super().__init__(" ".join(message.splitlines()))  # a quoted path may hold line breaks
 
 
-def first_line(fault: BaseException) -> str:
-    """The first line of an error of another library, or its type."""
-    return next(iter(str(fault).strip().splitlines()), type(fault).__name__)
+def first_line(error: BaseException) -> str:
+    """The first line of another library's error, or its type."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def require(module: str, extra: str, purpose: str) -> Any:
+    """The optional package of `module`, both imported; UserError where the extra is missing.
+
+    >>> arrow = require("pyarrow.parquet", "parquet", "Parquet")
+    """
+    try:
+        package = importlib.import_module(module.partition(".")[0])
+        importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"{purpose} needs an extra: pip install 'minilm_retriever[{extra}]'"
+        ) from error
+    return package
 
 
 def run_command(command: Callable[[], int | None]) -> int:
-    """Run a command to its exit status: a user's mistake is one line and 2, Ctrl-C is 130, a bug
-    its traceback."""
+    """Run a command and return its exit status: 2 after a UserError, 130 after Ctrl-C."""
     try:
         return command() or 0
-    except UserError as mistake:
-        tell(mistake)
+    except UserError as error:
+        say(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("stopped\n")
+        say("stopped")
         return 130
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`): nothing more to say. Point stdout away from
-        # the dead pipe, else the interpreter complains while it shuts down.
-        sys.stdout = None
+    except BrokenPipeError:  # whoever read our output has closed it (`| head`)
+        sys.stdout = None  # else the interpreter complains about it at exit
         return 0
-
-
-def tell(mistake: UserError) -> None:
-    """Print a user's mistake."""
-    # A path or a text quoted in the message may hold a line break or a surrogate: one line, always
-    # printable.
-    line = " ".join(str(mistake).split()).encode("utf-8", "backslashreplace").decode("utf-8")
-    sys.stderr.write(f"error: {line}\n")

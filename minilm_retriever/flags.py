@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import types
-from collections.abc import Sequence
-from dataclasses import field, fields
+from collections.abc import Mapping
+from dataclasses import Field, field, fields
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from minilm_retriever.errors import UserError
@@ -13,51 +14,61 @@ from minilm_retriever.errors import UserError
 Config = TypeVar("Config")
 
 
-def flag(default: Any, help_text: str, group: str, *, bare: Any = None) -> Any:
-    """A field that is also a flag: its help, the heading that it stands under, and what it means
-    without a value."""
-    return field(default=default, metadata={"help": help_text, "group": group, "bare": bare})
+def flag(
+    default: Any,
+    text: str,
+    heading: str | None = None,
+    *,
+    name: str | None = None,
+    at_least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    may_change: bool = False,
+    on_card: bool = True,
+    **settings: Any,
+) -> Any:
+    """A field that is also a flag.
+
+    text: its help; heading: begins a part of --help; name: in place of --field-name, and without
+    dashes that of a positional argument; may_change: an unfinished run may go on with another
+    value; on_card: the model card shows it; settings: argparse's, over those of the field's type.
+    """
+    return field(default=default, metadata=locals())  # the arguments by their names
 
 
-def at_least(config: object, lowest: float, *names: str) -> None:
-    """UserError for the first of the named fields that is below `lowest` or not finite (None is not
-    checked)."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not lowest <= value < float("inf"):
-            raise UserError(f"--{name.replace('_', '-')} must be at least {lowest}, not {value}")
+def flag_name(item: Field[Any]) -> str:
+    """The flag of a field, or the name of a positional argument."""
+    dashes = "--" if len(item.name) > 1 else "-"
+    return item.metadata["name"] or dashes + item.name.replace("_", "-")
 
 
-def add_flags(
-    parser: argparse.ArgumentParser, config: type, positional: Sequence[str] = ()
-) -> None:
-    """A flag for each field that has help text, under the field's heading; a flag not given is left
-    out."""
+def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
+    """Add the flags of a dataclass to a parser, which leaves out those that are not given."""
     hints = get_type_hints(config)
-    groups: dict[str, Any] = {}
+    group: argparse._ActionsContainer = parser
     for item in fields(config):
-        if "help" not in item.metadata:
-            continue
-        title = item.metadata["group"]
-        group = groups.setdefault(title, None) or parser.add_argument_group(title)
-        groups[title] = group
-        name = item.name if item.name in positional else "--" + item.name.replace("_", "-")
-        shown = item.default not in (None, "", (), False)
-        text = item.metadata["help"] + (
-            f" (default {item.default})" if shown and "default" not in item.metadata["help"] else ""
-        )
-        bare = (
-            {"nargs": "?", "const": item.metadata["bare"]}
-            if item.metadata["bare"] is not None
-            else {}
-        )
-        settings = {**argument(hints[item.name]), **bare}
-        group.add_argument(
-            name, default=argparse.SUPPRESS, help=text.replace("%", "%%"), **settings
-        )
+        if item.metadata["heading"]:
+            group = parser.add_argument_group(item.metadata["heading"])
+        name = flag_name(item)
+        settings = {**type_settings(hints[item.name]), **item.metadata["settings"]}
+        if name.startswith("-"):
+            settings["dest"] = item.name
+        else:
+            settings["metavar"], name = name, item.name
+        group.add_argument(name, default=argparse.SUPPRESS, help=help_text(item), **settings)
 
 
-def argument(hint: Any) -> dict[str, Any]:
+def help_text(item: Field[Any]) -> str:
+    """A flag's help, with its default."""
+    text: str = item.metadata["text"]
+    default = item.default
+    if default not in (None, "", (), False) and "default" not in text:
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        text = f"{text} (default {shown})"
+    return text.replace("%", "%%")
+
+
+def type_settings(hint: Any) -> dict[str, Any]:
     """argparse's settings for a field's type."""
     if get_origin(hint) in (Union, types.UnionType):  # X | None
         hint = next(kind for kind in get_args(hint) if kind is not type(None))
@@ -66,16 +77,37 @@ def argument(hint: Any) -> dict[str, Any]:
     if get_origin(hint) is Literal:
         return {"choices": get_args(hint)}
     if get_origin(hint) is tuple:
-        return {"nargs": "+", **argument(get_args(hint)[0])}
+        return {"nargs": "+", **type_settings(get_args(hint)[0])}
     return {"type": hint, "metavar": {int: "N", float: "X"}.get(hint, "NAME")}
 
 
-def from_args(config: type[Config], args: argparse.Namespace, **defaults: Any) -> Config:
-    """A config of the flags that were given over `defaults` over the dataclass's own."""
-    names = set(get_type_hints(config))
-    given = {
-        name: tuple(v) if isinstance(v, list) else v
-        for name, v in vars(args).items()
-        if name in names
+def from_flags(config: type[Config], flags: Mapping[str, Any]) -> Config:
+    """The dataclass of flags as argparse returns them."""
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in flags.items()}
+    return config(**values)
+
+
+def flag_values(config: Any, **metadata: bool) -> dict[str, Any]:
+    """Values of the flags that were declared so: flag_values(config, may_change=False)."""
+    return {
+        item.name: getattr(config, item.name)
+        for item in fields(config)
+        if all(item.metadata[key] == value for key, value in metadata.items())
     }
-    return config(**{**defaults, **given})
+
+
+def check_bounds(config: Any) -> None:
+    """UserError for the first flag whose value is outside its bounds (None never is)."""
+    for item in fields(config):
+        value, bounds = getattr(config, item.name), item.metadata
+        if value is None:
+            continue
+        if bounds["at_least"] is not None and not bounds["at_least"] <= value < math.inf:
+            bound = f"at least {bounds['at_least']}"
+        elif bounds["above"] is not None and not value > bounds["above"]:
+            bound = f"more than {bounds['above']}"
+        elif bounds["below"] is not None and not value < bounds["below"]:
+            bound = f"less than {bounds['below']}"
+        else:
+            continue
+        raise UserError(f"{flag_name(item)} must be {bound}, not {value}")

@@ -1,12 +1,17 @@
-"""A disk that dies or fails at a chosen operation, and keeps a log. Stands in for `files._os`."""
+"""A disk that dies or fails at a chosen operation, and keeps a log.
+
+It replaces what atomic_files calls of `os` and `io`, in that module alone, and `fcntl.flock`."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
+import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,18 +20,13 @@ from safetensors import SafetensorError
 
 from minilm_retriever.storage import atomic_files
 
-OPERATIONS = (
-    "open",
-    "write",
-    "fsync",
-    "ftruncate",
-    "rename",
-    "mkdir",
-    "rmdir",
-    "unlink",
-    "chmod",
-    "flock",
-)
+OS_OPERATIONS = ("open", "fsync", "rename", "mkdir", "rmdir", "unlink", "chmod")
+
+
+def patch_module(patch: pytest.MonkeyPatch, name: str, **changes: Any) -> None:
+    """Change what atomic_files sees of a module that it imports; nobody else sees the change."""
+    module = getattr(atomic_files, name)
+    patch.setattr(atomic_files, name, SimpleNamespace(**{**vars(module), **changes}))
 
 
 class Dead(BaseException):
@@ -74,12 +74,14 @@ class FaultyDisk:
     @contextmanager
     def installed(self) -> Iterator[FaultyDisk]:
         with pytest.MonkeyPatch.context() as patch:
-            for name in OPERATIONS:
-                real = getattr(atomic_files._os, name)
-                patch.setattr(
-                    atomic_files._os, name, lambda *args, _n=name, _r=real: self.run(_n, _r, *args)
-                )
-            # Weights are written by their own library, into a folder that `files` made.
+            for name in OS_OPERATIONS:
+                real = getattr(atomic_files.os, name)
+                run = lambda *args, _n=name, _r=real: self.run(_n, _r, *args)  # noqa: E731
+                patch_module(patch, "os", **{name: run})
+            patch_module(patch, "io", FileIO=self.file_class(atomic_files.io.FileIO))
+            flock = fcntl.flock
+            patch.setattr(fcntl, "flock", lambda *args: self.run("flock", flock, *args))
+            # Weights are written by their own library, into a staged folder.
             save_file = safetensors.torch.save_file
             patch.setattr(
                 safetensors.torch,
@@ -87,6 +89,27 @@ class FaultyDisk:
                 lambda t, path, metadata=None: self.run("save_file", save_file, t, path, metadata),
             )
             yield self
+
+    def file_class(self, real: type[io.FileIO]) -> type[io.FileIO]:
+        """FileIO whose operations are those of this disk."""
+        disk = self
+
+        class FaultyFile(real):
+            def __init__(self, path: Any, mode: str) -> None:
+                disk.run("open", super().__init__, path, mode)
+
+            def write(self, data: Any) -> int:
+                return disk.run(
+                    "write",
+                    lambda _, some: super(FaultyFile, self).write(some),
+                    self.fileno(),
+                    data,
+                )
+
+            def truncate(self, size: int | None = None) -> int:
+                return disk.run("ftruncate", super().truncate, size)
+
+        return FaultyFile
 
 
 def every_crash(prepare: Callable[[], Callable[[], object]]) -> Iterator[str]:

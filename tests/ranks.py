@@ -30,12 +30,12 @@ SECONDS = 60  # after which the others have to have ended
 
 
 class Ended(NamedTuple):
-    """How the ranks of a run ended, and what they said."""
+    """How the ranks of a run ended, and their stderr."""
 
     statuses: list[
         int | None
     ]  # exit status, a signal's number below 0; None where it had to be killed
-    said: str  # on stderr, rank by rank
+    stderr: str  # rank by rank
     apart: float  # seconds between the first end and the last
 
 
@@ -75,8 +75,8 @@ def launch(
     statuses = [child.exitcode for child in ranks]
     for child in ranks:
         child.kill()
-    said = "".join((place / f"stderr-{rank}").read_text("utf-8") for rank in range(world))
-    return Ended(statuses, said, ends[-1] - ends[0] if ends else seconds)
+    stderr = "".join((place / f"stderr-{rank}").read_text("utf-8") for rank in range(world))
+    return Ended(statuses, stderr, ends[-1] - ends[0] if ends else seconds)
 
 
 def _rank(

@@ -9,16 +9,14 @@ LENGTHS = random.Random(0)
 
 RUN = RunRecord(
     name="job-skills",
-    folder="checkpoints/job-skills",
-    base="checkpoints/all-MiniLM-L6-v2",
-    base_model="sentence-transformers/all-MiniLM-L6-v2",
+    base="sentence-transformers/all-MiniLM-L6-v2",
     base_revision="c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
-    bert={"layers": 6, "hidden size": 384, "attention heads": 12, "parameters": 22_713_216},
+    architecture={"layers": 6, "hidden size": 384, "attention heads": 12, "parameters": 22_713_216},
     max_length=256,
     dimension=384,
     pooling="mean",
     normalize=True,
-    data=("examples/job_skills/train.csv",),
+    data=("train.csv",),
     rows=100_000,
     distinct_pairs=376,
     columns=(
@@ -38,7 +36,6 @@ RUN = RunRecord(
         ),
         ("Shows products to shoppers.", "Product knowledge Demonstration Sales"),
     ),
-    loss_parameters={"scale": 20.0, "similarity": "cosine"},
     loss_floor=0.0374,
     settings={"learning_rate": 5e-5, "batch_size": 16, "epochs": 3, "seed": 42, "device": None},
     defaults={"learning_rate": 2e-5, "batch_size": 16, "epochs": 3, "seed": 42, "device": None},
@@ -47,38 +44,34 @@ RUN = RunRecord(
     machine="2 x Some CPU, 8 GB",
     versions={"Python": "3.11.7", "minilm_retriever": "0.1.0", "PyTorch": "2.13.0+cpu"},
     log=((0.08, 500, 0.0787), (0.16, 1000, 0.047), (1.36, 8500, 0.0374), (2.96, 18500, 0.03612)),
-    evaluations=(
-        Evaluation(
-            data="examples/job_skills/heldout.csv",
-            queries=320,
-            documents=320,
-            before={"accuracy@1": 0.604, "mrr@10": 0.738, "recall@10": 0.976},
-            after={"accuracy@1": 0.712, "mrr@10": 0.815, "recall@10": 0.981},
-            gains={"mrr@10": (0.051, 0.103)},
-            also_in_training=2,
-        ),
+    evaluation=Evaluation(
+        data="heldout.csv",
+        queries=320,
+        documents=320,
+        before={"accuracy@1": 0.604, "mrr@10": 0.738, "recall@10": 0.976},
+        after={"accuracy@1": 0.712, "mrr@10": 0.815, "recall@10": 0.981},
+        also_in_training=2,
     ),
     notes=("Resumed twice.", "The published weights are of step 18,000, the best by mrr@10."),
-    command="python train.py --train examples/job_skills/train.csv --out checkpoints/job-skills",
     language="en",
     license="apache-2.0",
     intended_use="Finding the skills that a job description asks for.",
-    tags=("job-descriptions",),
     widget=(
         ("Looks after horses.", ("Grooming Feeding Stable management", "Python SQL Statistics")),
     ),
+    similarities="[[1.     0.6812 0.0213]\n [0.6812 1.     0.1034]\n [0.0213 0.1034 1.    ]]",
 )
 
 HOSTILE_TEXT = (
-    "a|b\n---\n`code` ``` *bold* _x_ [link](http://x) <script>alert('x')</script> & \"quoted\" 'single' \\ ~~gone~~ "
-    "é 漢字 👩‍🚀 \u2028 \u0085 \x07 \ud800 #: no, 2020-01-01 {braces} $math$"
+    "a|b\n---\n`code` ``` *bold* _x_ [link](http://x) <script>alert('x')</script> & \"quoted\" "
+    "'single' \\ ~~gone~~ é 漢字 👩‍🚀 \u2028 \u0085 \x07 \ud800 #: no, 2020-01-01 {braces} $math$ "
+    "{{ 6 * 7 }} {% raw %} {# gone #}"
 )
 
 HOSTILE = replace(
     RUN,
     name=HOSTILE_TEXT,
-    folder='checkpoints/o\'brien & "co" <b>',
-    base_model=None,
+    base=HOSTILE_TEXT,
     base_revision=None,
     data=(HOSTILE_TEXT,),
     columns=tuple(replace(column, name=HOSTILE_TEXT) for column in RUN.columns),
@@ -86,20 +79,17 @@ HOSTILE = replace(
     settings={HOSTILE_TEXT: HOSTILE_TEXT},
     machine=HOSTILE_TEXT,
     versions={HOSTILE_TEXT: HOSTILE_TEXT},
-    evaluations=(Evaluation(HOSTILE_TEXT, 1, {HOSTILE_TEXT: float("nan")}),),
+    evaluation=Evaluation(HOSTILE_TEXT, 1, 1, {HOSTILE_TEXT: float("nan"), "{{ x }}": 0.5}),
     notes=(HOSTILE_TEXT,),
-    command=HOSTILE_TEXT,
     language="no",
     license=HOSTILE_TEXT,
     intended_use=HOSTILE_TEXT,
     limits=HOSTILE_TEXT,
-    tags=(HOSTILE_TEXT, "2020-01-01", "no", "~", ""),
-    widget=((HOSTILE_TEXT, (HOSTILE_TEXT, "- x", "#")),),
+    widget=((HOSTILE_TEXT, (HOSTILE_TEXT, "- x", "#", "2020-01-01", "no", "~", "")),),
 )
 
 BARE = RunRecord(
     name="x",
-    folder="x",
     base="y",
     max_length=8,
     dimension=4,
@@ -109,13 +99,12 @@ BARE = RunRecord(
     rows=0,
     columns=(Column("a", ()), Column("b", ())),
     samples=(),
-    loss_parameters={},
     settings={},
     defaults={},
     steps=0,
     seconds=0.0,
     machine="m",
-    versions={},
+    versions={"Python": "3"},
     log=(),
 )
 

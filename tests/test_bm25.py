@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from minilm_retriever.errors import UserError
-from minilm_retriever.evaluation.bm25 import K1, STOP_WORDS, B, Terms, rank_by_terms
+from minilm_retriever.evaluation.bm25 import K1, STOP_WORDS, B, Vocabulary, rank_by_terms
 from minilm_retriever.evaluation.metrics import trec_order
 from minilm_retriever.evaluation.tasks import RetrievalTask, read_beir, retrieval_from_pairs
 from tests.conftest import REFERENCE
@@ -34,12 +34,12 @@ def by_hand(query, documents):
 
 def test_scores_are_the_formulas():
     task = read_beir(REFERENCE / "beir")
-    terms = Terms(Stemmer.Stemmer("porter"))
-    documents = [terms.of(text) for text in task.documents]
+    terms = Vocabulary(Stemmer.Stemmer("porter").stemWord)
+    documents = [terms.term_ids(text) for text in task.documents]
     run = rank_by_terms(task, 20)
     assert list(run) == list(task.query_ids)
     for query, text in zip(task.query_ids, task.queries, strict=True):
-        scores = by_hand(terms.of(text), documents)
+        scores = by_hand(terms.term_ids(text), documents)
         found = dict(run[query])
         numbers = {name: number for number, name in enumerate(task.document_ids)}
         assert found == pytest.approx({name: scores[numbers[name]] for name in found}, rel=1e-5)
@@ -55,11 +55,15 @@ def test_scores_are_the_formulas():
 
 
 def test_what_counts_as_a_term():
-    terms = Terms(Stemmer.Stemmer("porter"))
-    assert terms.of("The nurse's hospitals, the NURSE’S Hospital!") == [0, 1, 0, 1]
-    assert terms.of("don't U.S. x-rays 3.5") == terms.of("Don't u.s. X ray 3.5") == [2, 3, 4, 5, 6]
-    assert terms.of(" ".join(STOP_WORDS)) == [] and len(STOP_WORDS) == 33
-    assert terms.of("") == []
+    terms = Vocabulary(Stemmer.Stemmer("porter").stemWord)
+    assert terms.term_ids("The nurse's hospitals, the NURSE’S Hospital!") == [0, 1, 0, 1]
+    assert (
+        terms.term_ids("don't U.S. x-rays 3.5")
+        == terms.term_ids("Don't u.s. X ray 3.5")
+        == [2, 3, 4, 5, 6]
+    )
+    assert terms.term_ids(" ".join(STOP_WORDS)) == [] and len(STOP_WORDS) == 33
+    assert terms.term_ids("") == []
 
 
 def test_what_shares_no_term_is_not_found_and_equal_texts_tie():

@@ -1,4 +1,4 @@
-"""caching.py: the gradient of the large batch, from pieces."""
+"""training/gradient_caching.py: the gradient of the large batch, from pieces."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from minilm_retriever.core.loss import Removed, contrastive
+from minilm_retriever.core.loss import FalseNegatives, contrastive_loss
 from minilm_retriever.training.gradient_caching import encode_in_pieces
-from minilm_retriever.training.objective import known_pairs
+from minilm_retriever.training.objective import false_negative_mask
 
-WORDS = "the cook bakes bread a nurse plans tests and repairs old pumps in small towns by the sea".split()
+WORDS = "the cook bakes bread a nurse plans tests and repairs old pumps in small towns by".split()
+WORDS += ["the", "sea"]
 
 
 @pytest.fixture()
@@ -34,26 +35,30 @@ def gradients(encoder, vectors_of, repeat=1, dtype=None):
             [20, 13, 22, 23, 24, 25, 26, 27],
         ]
     )
-    known = torch.from_numpy(known_pairs(texts[0], texts[1:].reshape(-1)))
+    known = torch.from_numpy(false_negative_mask(texts[0], texts[1:].reshape(-1)))
     losses = []
     for _ in range(repeat):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is not None):
             vectors = vectors_of(encoder)
-        removed = Removed(known, known[:, :8].T)
+        removed = FalseNegatives(known, known[:, :8].T)
         loss = (
-            contrastive(
-                vectors[:8], vectors[8:], removed=removed, symmetric=True, dimensions=(32, 8)
+            contrastive_loss(
+                vectors[:8],
+                vectors[8:],
+                false_negatives=removed,
+                symmetric=True,
+                dimensions=(32, 8),
             )
             / repeat
         )
         loss.backward()
         losses.append(float(loss.detach()))
-    found = {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
-    return losses, found, torch.get_rng_state()
+    parameters = {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
+    return losses, parameters, torch.get_rng_state()
 
 
 def all_at_once(encoder, ids, mask, size):
-    """The same pieces, longest texts first, with their graphs kept: the plain step with the same
+    """The same pieces, longest texts first, with their graphs stored: the plain step with the same
     dropout."""
     order = mask.sum(1).argsort(descending=True, stable=True)
     pieces = [order[start : start + size] for start in range(0, len(ids), size)]
@@ -84,8 +89,6 @@ def test_the_gradient_is_the_plain_step_s_with_dropout_on(tiny, batch, repeat, s
 def test_it_agrees_with_one_undivided_batch_where_there_is_no_dropout(tiny, batch):
     encoder = copy.deepcopy(tiny.model.encoder)
     for module in encoder.modules():
-        if hasattr(module, "dropout") and isinstance(module.dropout, float):
-            module.dropout = 0.0
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     losses, cached, _ = gradients(encoder, lambda e: encode_in_pieces(e, *batch, 7))
@@ -110,12 +113,12 @@ def test_it_works_under_autocast_and_with_layers_checkpointed(tiny, batch):
 
 
 def test_no_piece_keeps_its_activations(tiny, batch):
-    kept = []
+    stored = []
     with torch.autograd.graph.saved_tensors_hooks(
-        lambda x: kept.append(x.numel()) or x, lambda x: x
+        lambda x: stored.append(x.numel()) or x, lambda x: x
     ):
         encode_in_pieces(copy.deepcopy(tiny.model.encoder).train(), *batch, 8)
-        whole = sum(kept)
-        kept.clear()
+        whole = sum(stored)
+        stored.clear()
         encode_in_pieces(copy.deepcopy(tiny.model.encoder).train(), *batch, None)
-    assert whole < sum(kept) / 100
+    assert whole < sum(stored) / 100

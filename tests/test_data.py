@@ -18,8 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minilm_retriever.data import lines, readers
-from minilm_retriever.data.pairs import pair_columns, read_pairs, read_scored_pairs
-from minilm_retriever.data.texts import read_texts, text_column
+from minilm_retriever.data.columns import pair_columns, text_column
+from minilm_retriever.data.pairs import read_pairs, read_scored_pairs
+from minilm_retriever.data.rows import BadRow, NoValue
+from minilm_retriever.data.texts import read_texts
 from minilm_retriever.errors import UserError
 
 FORMATS = ["csv", "tsv", "jsonl", "parquet"]
@@ -27,7 +29,7 @@ FORMATS = ["csv", "tsv", "jsonl", "parquet"]
 
 def save(path: Path, records: list[dict[str, object]]) -> Path:
     """Write records in the format that the name tells."""
-    kind = readers.kind_by_name(path.name)
+    kind = readers.format_by_name(path.name)
     if kind == "parquet":
         arrow = pytest.importorskip("pyarrow")
         parquet = pytest.importorskip("pyarrow.parquet")
@@ -87,10 +89,10 @@ class TestRows:
 
     def test_a_row_knows_the_line_where_it_starts(self, tmp_path):
         path = put(tmp_path, 'a,b\r\n\r\n1,"x\r\ny"\r\n\r\n2,z\n')
-        found = list(readers.read_rows(path))
-        assert [row.where for row in found] == [f"{path}:3", f"{path}:6"]
-        assert [row.values["b"] for row in found] == ["x\r\ny", "z"]
-        assert found[0].raw == '1,"x\r\ny"\r\n'
+        rows = list(readers.read_rows(path))
+        assert [row.where for row in rows] == [f"{path}:3", f"{path}:6"]
+        assert [row.values["b"] for row in rows] == ["x\r\ny", "z"]
+        assert rows[0].raw == '1,"x\r\ny"\r\n'
         path = put(tmp_path, '\n{"a": 1}\n \n{"a": 2}', "a.jsonl")
         assert [row.line for row in readers.read_rows(path)] == [2, 4]
 
@@ -125,6 +127,16 @@ class TestRows:
             (record,) = read_texts(save(tmp_path / name, [{"text": big}]))
             assert record.text == big
 
+    def test_the_csv_module_of_the_process_keeps_its_limit(self, tmp_path):
+        path = save(tmp_path / "a.csv", [{"text": "x" * 200_000}] * 2)
+        limit = csv.field_size_limit()
+        rows = readers.read_rows(path)
+        next(rows)
+        assert csv.field_size_limit() == limit  # also in the middle of a file
+        with pytest.raises(csv.Error):
+            list(csv.reader(path.open(encoding="utf-8")))
+        assert len(list(rows)) == 1 and csv.field_size_limit() == limit
+
     def test_memory_does_not_grow_with_the_file(self, tmp_path):
         def peak(count: int) -> int:
             path = put(
@@ -155,10 +167,10 @@ class TestRows:
         path = save(tmp_path / "a.parquet", [{"vector": [0.5], "text": "x", "n": 3, "gone": None}])
         (row,) = readers.read_rows(path)
         assert row.values == {
-            "vector": readers.NoValue("list<element: double>"),
+            "vector": NoValue("list<element: double>"),
             "text": "x",
             "n": 3,
-            "gone": readers.NoValue("null"),
+            "gone": NoValue("null"),
         }
         assert list(row.values) == ["vector", "text", "n", "gone"]
 
@@ -210,7 +222,7 @@ class TestRows:
     def test_any_bytes_are_rows_or_a_users_mistake(self, tmp_path_factory, raw, kind, packed):
         path = tmp_path_factory.mktemp("bytes") / f"a.{kind}"
         path.write_bytes(gzip.compress(raw) if packed else raw)
-        bad: list[readers.BadRow] = []
+        bad: list[BadRow] = []
         readers = [
             read_texts,
             lambda p: read_pairs(p).texts,
@@ -287,14 +299,14 @@ class TestBadFiles:
         whole = bytearray(gzip.compress(b"".join(b'"%d"\n' % (n * 7919) for n in range(1000))))
         path = put(tmp_path, whole[:-9], f"a.{kind}.gz")
         skip = {"on_bad": lambda _: None}
-        assert "the gzip archive is cut short or damaged after line 1000" in mistake(
+        assert "after line 1000: the gzip archive is cut short or damaged" in mistake(
             lambda: readers.read_rows(path, **skip)
         )
-        assert "gzip archive is damaged" in mistake(
+        assert "gzip archive is cut short or damaged" in mistake(
             lambda: readers.read_rows(put(tmp_path, whole + b"junk", path.name), **skip)
         )
         whole[-5] ^= 1  # the checksum
-        assert "gzip archive is damaged" in mistake(
+        assert "gzip archive is cut short or damaged" in mistake(
             lambda: readers.read_rows(put(tmp_path, whole, path.name), **skip)
         )
         whole[200] ^= 255
@@ -333,11 +345,12 @@ class TestBadFiles:
     def test_a_quote_closed_rows_later_leaves_doubt_and_stops(self, tmp_path):
         path = put(tmp_path, 'a,b\n1,"x\n2,y\n3,"z"\n4,w\n')
         assert mistake(lambda: readers.read_rows(path, on_bad=print)).startswith(
-            f"{path}:2: the field that opens here has text after the closing quote of a field (line 4)"
+            f"{path}:2: the field that opens here has text after the closing quote of a field "
+            "(line 4)"
         )
 
     def test_rows_that_would_fill_the_memory(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(lines, "LONGEST", 1 << 20)
+        monkeypatch.setattr(lines, "MAX_ROW_BYTES", 1 << 20)
         assert (
             len(texts(put(tmp_path, "a\n" + (f"{'x' * 1000}\n" * 2000)))) == 2000
         )  # a file may be of any size
@@ -364,7 +377,7 @@ class TestBadFiles:
         )
 
 
-#: One bad row each: format, the row, and what is said about it.
+#: One bad row each: format, the row, and a part of the message.
 BAD_ROWS = {
     "too few fields": ("csv", b"x", "1 field, but the header has 2"),
     "too many fields": ("csv", b"x,y,z", "3 fields, but the header has 2: is there a comma"),
@@ -440,11 +453,11 @@ class TestBadRows:
         )
         where = f"{path}:{before + 1 + len(head[:1])}"
 
-        said = mistake(lambda: read_texts(path, text="text"))
-        assert said.startswith(f"{where}: ")
-        assert reason in said
+        message = mistake(lambda: read_texts(path, text="text"))
+        assert message.startswith(f"{where}: ")
+        assert reason in message
 
-        bad: list[readers.BadRow] = []
+        bad: list[BadRow] = []
         kept = list(read_texts(path, text="text", on_bad=bad.append))
         assert [record.text for record in kept] == [f"good {n}" for n in range(4)]
         # The default ids count the bad row too, so that they tell the row whatever is skipped.
@@ -456,14 +469,14 @@ class TestBadRows:
 
     def test_a_bad_row_of_several_lines_is_set_aside_as_a_whole(self, tmp_path):
         path = put(tmp_path, b'text\n"one\n\xff\n\0"\ntwo\n')
-        bad: list[readers.BadRow] = []
+        bad: list[BadRow] = []
         assert [record.text for record in read_texts(path, on_bad=bad.append)] == ["two"]
         assert bad[0].where == f"{path}:3"
         assert bad[0].raw.encode(errors="surrogateescape") == b'"one\n\xff\n\0"'
         assert bad[0].reason.startswith("not UTF-8")
 
     def test_all_rows_bad_is_for_the_caller_to_judge(self, tmp_path):
-        bad: list[readers.BadRow] = []
+        bad: list[BadRow] = []
         assert list(read_texts(put(tmp_path, "a,b\n1\n"), on_bad=bad.append)) == []
         assert len(bad) == 1
 
@@ -475,7 +488,7 @@ class TestBadRows:
         assert mistake(lambda: read_texts(path)).startswith(
             f"{path}:{row + 1}: column 'text' holds nothing (null)"
         )
-        bad: list[readers.BadRow] = []
+        bad: list[BadRow] = []
         assert len(list(read_texts(path, on_bad=bad.append))) == 2
         assert bad[0].raw == "{'text': None, 'b': '1'}"
 
@@ -553,7 +566,7 @@ class TestTexts:
             "notes.md",
         ):
             (tmp_path / name).parent.mkdir(exist_ok=True)
-            if readers.kind_by_name(name):
+            if readers.format_by_name(name):
                 save(tmp_path / name, [{"text": name}])
             else:
                 (tmp_path / name).write_text("no data")
@@ -649,9 +662,9 @@ class TestScoredPairs:
     )
     def test_what_is_no_score(self, tmp_path, score):
         path = put(tmp_path, f'{{"sentence1": "a", "sentence2": "b", "score": {score}}}', "a.jsonl")
-        said = mistake(lambda: read_scored_pairs(path))
-        assert said.startswith(f"{path}:1: column 'score' holds ")
-        assert said.endswith("instead of a number")
+        message = mistake(lambda: read_scored_pairs(path))
+        assert message.startswith(f"{path}:1: column 'score' holds ")
+        assert message.endswith("instead of a number")
 
     def test_missing_columns_are_named(self, tmp_path):
         path = put(tmp_path, "sentence1,sentence2,label\na,b,1\n")

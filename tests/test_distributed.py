@@ -23,10 +23,11 @@ from minilm_retriever.errors import run_command
 from minilm_retriever.storage import atomic_files
 from minilm_retriever.training import checkpoint
 from minilm_retriever.training.config import TrainConfig
-from minilm_retriever.training.run import prepare, train
+from minilm_retriever.training.prepare import prepare
+from minilm_retriever.training.run import read_loss, train
 from tests.conftest import ROOT
 from tests.ranks import launch
-from tests.test_bulk import contents
+from tests.test_encode_files import contents
 from tests.test_training import log_rows, write_pairs
 
 NEGATIVES = ("sentence_0", "sentence_1", "negative")
@@ -49,7 +50,7 @@ def config(tiny_folder, tmp_path):
     (tmp_path / "pairs.csv").write_text(
         "\n".join([",".join(NEGATIVES), *sorted(rows)]) + "\n", "utf-8"
     )
-    made = {
+    defaults = {
         "train": (str(tmp_path / "pairs.csv"),),
         "columns": NEGATIVES[:2],
         "model": str(tiny_folder),
@@ -60,7 +61,7 @@ def config(tiny_folder, tmp_path):
         "save_steps": 3,
         "device": "cpu",
     }
-    return lambda **changes: TrainConfig(**{**made, **changes})
+    return lambda **changes: TrainConfig(**{**defaults, **changes})
 
 
 # --- the same numbers -----------------------------------------------------------------------------
@@ -90,18 +91,18 @@ MIXTURES = [
 def float64_steps(configs: list[TrainConfig], place: Path, name: str) -> None:
     """All steps of each run in float64; losses and last weights into a file."""
     with join("cpu") as ranks:
-        found = {}
+        results = {}
         for number, config in enumerate(configs):
-            _, trainer = prepare(config, ranks)
-            trainer.encoder.double()
-            steps = enumerate(trainer.plan.steps(0, trainer.total))
-            losses = [trainer.step(step, batches).loss for step, batches in steps]
-            found[f"{number} losses"] = torch.tensor(losses, dtype=torch.float64)
-            found |= {
-                f"{number} {key}": t.clone() for key, t in trainer.encoder.state_dict().items()
+            run = prepare(config, ranks)
+            run.base.encoder.double()
+            steps = enumerate(run.batches(0, run.total))
+            losses = [read_loss(run, n + 1, run.trainer.step(n, batches)) for n, batches in steps]
+            results[f"{number} losses"] = torch.tensor(losses, dtype=torch.float64)
+            results |= {
+                f"{number} {key}": t.clone() for key, t in run.base.encoder.state_dict().items()
             }
-        save_file(found, place / f"{name}-{ranks.rank}")
-        ranks.leave()
+        save_file(results, place / f"{name}-{ranks.rank}")
+        ranks.finish()
 
 
 def test_ranks_give_one_process_losses_and_weights(config, tmp_path):
@@ -111,14 +112,14 @@ def test_ranks_give_one_process_losses_and_weights(config, tmp_path):
     assert len(alone["0 losses"]) == 6 and alone["0 losses"].std() > 1e-4
     for world in (2, 3):
         ended = launch(
-            world, float64_steps, configs, tmp_path, f"of{world}", place=tmp_path / "said"
+            world, float64_steps, configs, tmp_path, f"of{world}", place=tmp_path / "logs"
         )
-        assert ended.statuses == [0] * world, ended.said
+        assert ended.statuses == [0] * world, ended.stderr
         for rank in range(world):
-            found = load_file(tmp_path / f"of{world}-{rank}")
-            assert found.keys() == alone.keys()
+            results = load_file(tmp_path / f"of{world}-{rank}")
+            assert results.keys() == alone.keys()
             for name, tensor in alone.items():
-                assert torch.abs(found[name] - tensor).max() < 1e-9, (world, rank, name)
+                assert torch.abs(results[name] - tensor).max() < 1e-9, (world, rank, name)
         weights = [load_file(tmp_path / f"of{world}-{rank}") for rank in range(world)]
         assert all(
             torch.equal(weights[0][name], other[name]) for other in weights[1:] for name in alone
@@ -128,10 +129,10 @@ def test_ranks_give_one_process_losses_and_weights(config, tmp_path):
 def test_rows_are_parted_evenly_and_in_order():
     for world in (1, 2, 5):
         for count in (0, 1, 4, 5, 16):
-            parts = [Ranks(rank, world).part(count) for rank in range(world)]
+            parts = [Ranks(rank, world).own_rows(count) for rank in range(world)]
             assert [i for part in parts for i in range(count)[part]] == list(range(count))
             sizes = [part.stop - part.start for part in parts]
-            assert max(sizes) - min(sizes) <= 1 and sizes == Ranks(0, world).sizes(count)
+            assert max(sizes) - min(sizes) <= 1 and sizes == Ranks(0, world).split_sizes(count)
 
 
 # --- a run of several ranks -----------------------------------------------------------------------
@@ -166,7 +167,7 @@ def test_killed_ranks_end_the_others_and_the_run_goes_on_to_the_same_bits(config
     whole = config(
         out=str(tmp_path / "whole"), eval=config().train[0], eval_steps=5, columns=NEGATIVES
     )
-    assert launch(2, run, whole, place=tmp_path / "said").statuses == [0, 0]
+    assert launch(2, run, whole, place=tmp_path / "logs").statuses == [0, 0]
     assert [row["step"] for row in log_rows(whole.out) if "loss" in row] == list(range(1, 13))
     for number, dies in enumerate(
         [{"rank": 1, "step": 7}, {"rank": 0, "step": 4}, {"rank": 0, "save": 5}]
@@ -174,21 +175,21 @@ def test_killed_ranks_end_the_others_and_the_run_goes_on_to_the_same_bits(config
         stopped = config(
             out=str(tmp_path / f"stopped{number}"), eval=whole.eval, eval_steps=5, columns=NEGATIVES
         )
-        ended = launch(2, run, stopped, dies, place=tmp_path / "said")
+        ended = launch(2, run, stopped, dies, place=tmp_path / "logs")
         assert (
             ended.statuses[dies["rank"]] == -signal.SIGKILL
             and ended.statuses[1 - dies["rank"]] == 2
         ), ended
-        assert ended.said.count("error: ") == 1 and "ended without a word" in ended.said
+        assert ended.stderr.count("error: ") == 1 and "ended without a word" in ended.stderr
         states = [
             path for path in Path(f"{stopped.out}.run").iterdir() if path.name.startswith("step-")
         ]
         assert states and all(checkpoint.latest(path.parent).path for path in states)
         assert not checkpoint.latest(states[0].parent).skipped
         if number == 2:  # and once more, on the way back
-            launch(2, run, stopped, {"rank": 1, "step": 9}, place=tmp_path / "said")
-        ended = launch(2, run, stopped, place=tmp_path / "said", restarts=1)
-        assert ended.statuses == [0, 0] and "going on from" in ended.said
+            launch(2, run, stopped, {"rank": 1, "step": 9}, place=tmp_path / "logs")
+        ended = launch(2, run, stopped, place=tmp_path / "logs", restarts=1)
+        assert ended.statuses == [0, 0] and "going on from" in ended.stderr
         assert all(
             torch.equal(tensor, weights_of(whole)[name])
             for name, tensor in weights_of(stopped).items()
@@ -207,16 +208,16 @@ def test_another_number_of_ranks_goes_on_within_rounding_and_evaluates_alike(con
         run,
         config(**flags),
         {"rank": 2, "step": 5, "signal": signal.SIGTERM},
-        place=tmp_path / "said",
+        place=tmp_path / "logs",
     )
     assert ended.statuses == [128 + signal.SIGTERM] * 3, (
-        ended.said
-    )  # one was asked to stop: all do, after the same step
-    assert ended.said.count("stopped after step 6; the same command goes on from there") == 1
-    assert launch(2, run, config(**flags), place=tmp_path / "said").statuses == [0, 0]
+        ended.stderr
+    )  # one received a signal: all do, after the same step
+    assert ended.stderr.count("stopped after step 6; the same command goes on from there") == 1
+    assert launch(2, run, config(**flags), place=tmp_path / "logs").statuses == [0, 0]
     for name, tensor in weights_of(alone).items():
         if name.endswith("key.bias"):
-            continue  # its true gradient is zero: what AdamW makes of rounding is as large as a step
+            continue  # its true gradient is zero, and AdamW makes whole steps of rounding
         torch.testing.assert_close(weights_of(config())[name], tensor, atol=1e-5, rtol=0)
     for ours, theirs in zip(log_rows(config().out), log_rows(alone.out), strict=True):
         assert ours.get("loss", 0) == pytest.approx(theirs.get("loss", 0), abs=1e-5)
@@ -254,17 +255,17 @@ def two_folders(config: TrainConfig, place: Path) -> int:
 
 
 def test_a_mistake_on_one_rank_ends_all_with_its_line(config, tmp_path):
-    ended = launch(2, broken, config(), "nan", place=tmp_path / "said")
+    ended = launch(2, broken, config(), "nan", place=tmp_path / "logs")
     assert ended.statuses == [2, 2]
     assert (
-        ended.said.count("error: ") == 1
-        and "error: rank 1: the loss of step 1 is not finite" in ended.said
+        ended.stderr.count("error: ") == 1
+        and "error: rank 1: the loss of step 1 is not finite" in ended.stderr
     )
-    ended = launch(2, broken, config(), "bug", place=tmp_path / "said")
+    ended = launch(2, broken, config(), "bug", place=tmp_path / "logs")
     assert (
         ended.statuses == [2, 1]
-        and ended.said.count("AttributeError") == 1
-        and "error: " not in ended.said
+        and ended.stderr.count("AttributeError") == 1
+        and "error: " not in ended.stderr
     )
 
 
@@ -274,16 +275,21 @@ def test_ranks_that_disagree_on_data_are_told_in_one_line(config, tmp_path):
         (tmp_path / rank / "mine.csv").write_text(
             f"sentence_0,sentence_1\na,b\nc,{rank}\n", "utf-8"
         )
-    ended = launch(2, two_folders, config(), tmp_path, place=tmp_path / "said")
+    ended = launch(2, two_folders, config(), tmp_path, place=tmp_path / "logs")
     assert ended.statuses == [2, 2]
-    assert len(ended.said.splitlines()) == 1 and "the ranks disagree on data mine.csv" in ended.said
+    assert (
+        len(ended.stderr.splitlines()) == 1
+        and "the ranks disagree on data mine.csv" in ended.stderr
+    )
     (tmp_path / "1/mine.csv").unlink()
-    ended = launch(2, two_folders, config(), tmp_path, place=tmp_path / "said")
+    ended = launch(2, two_folders, config(), tmp_path, place=tmp_path / "logs")
     assert ended.statuses == [2, 2]
-    assert len(ended.said.splitlines()) == 1 and ended.said.startswith("error: rank 1: mine.csv")
-    with atomic_files.hold(f"{config().out}.run"):
-        ended = launch(2, run, config(), place=tmp_path / "said")
-    assert ended.statuses == [2, 2] and ended.said.count("error: another process is writing") == 1
+    assert len(ended.stderr.splitlines()) == 1 and ended.stderr.startswith(
+        "error: rank 1: mine.csv"
+    )
+    with atomic_files.lock(f"{config().out}.run"):
+        ended = launch(2, run, config(), place=tmp_path / "logs")
+    assert ended.statuses == [2, 2] and ended.stderr.count("error: another process is writing") == 1
 
 
 # --- encoding -------------------------------------------------------------------------------------
@@ -291,12 +297,12 @@ def test_ranks_that_disagree_on_data_are_told_in_one_line(config, tmp_path):
 
 def encode(config: EncodeConfig, dies_at: int | None = None) -> int:
     """encode.py, of which rank 1 may die when it has written a shard."""
-    add, made = UnfinishedRun.add, []
+    add, added = UnfinishedRun.add, []
 
     def dying_add(self, shard, *args, **kinds):
         add(self, shard, *args, **kinds)
-        made.append(shard)
-        if len(made) == dies_at and os.environ["RANK"] == "1":
+        added.append(shard)
+        if len(added) == dies_at and os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGKILL)
 
     UnfinishedRun.add = dying_add
@@ -306,7 +312,7 @@ def encode(config: EncodeConfig, dies_at: int | None = None) -> int:
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_ranks_make_the_folder_of_one_process_byte_for_byte(tiny_folder, tmp_path, dtype):
     (tmp_path / "in.txt").write_text("".join(f"text {i % 30}\n" for i in range(58)), "utf-8")
-    asked = EncodeConfig(
+    defaults = EncodeConfig(
         inputs=(str(tmp_path / "in.txt"),),
         model=str(tiny_folder),
         shard_size=7,
@@ -315,22 +321,22 @@ def test_ranks_make_the_folder_of_one_process_byte_for_byte(tiny_folder, tmp_pat
         out="?",
     )
     alone, many = (
-        replace(asked, out=str(tmp_path / "alone")),
-        replace(asked, out=str(tmp_path / "many")),
+        replace(defaults, out=str(tmp_path / "alone")),
+        replace(defaults, out=str(tmp_path / "many")),
     )
     encode_files(alone)
-    ended = launch(2, encode, many, 2, place=tmp_path / "said")
-    assert ended.statuses == [2, -signal.SIGKILL] and ended.said.count("error: ") == 1
+    ended = launch(2, encode, many, 2, place=tmp_path / "logs")
+    assert ended.statuses == [2, -signal.SIGKILL] and ended.stderr.count("error: ") == 1
     stood = len(list(Path(f"{many.out}.run/unfinished").glob("0*.json")))
     assert stood >= 2
-    ended = launch(2, encode, many, place=tmp_path / "said", restarts=1)
-    assert ended.statuses == [0, 0] and "going on with" in ended.said, ended.said
+    ended = launch(2, encode, many, place=tmp_path / "logs", restarts=1)
+    assert ended.statuses == [0, 0] and "resuming " in ended.stderr, ended.stderr
     assert contents(many.out) == contents(alone.out)
-    assert launch(2, encode, many, place=tmp_path / "said", restarts=1).statuses == [
+    assert launch(2, encode, many, place=tmp_path / "logs", restarts=1).statuses == [
         0,
         0,
     ]  # it stands: nothing to do
-    assert launch(2, encode, many, place=tmp_path / "said").statuses == [
+    assert launch(2, encode, many, place=tmp_path / "logs").statuses == [
         2,
         2,
     ]  # but a second command is refused
@@ -355,7 +361,7 @@ sys.exit(main(["train", *sys.argv[1:]]))
 
 def test_torchrun_comes_back_from_the_newest_state_by_itself(config, tmp_path):
     whole = config(out=str(tmp_path / "whole"))
-    assert launch(2, run, whole, place=tmp_path / "said").statuses == [0, 0]
+    assert launch(2, run, whole, place=tmp_path / "logs").statuses == [0, 0]
     (tmp_path / "dying.py").write_text(DYING, "utf-8")
     flags = {
         "train": whole.train[0],

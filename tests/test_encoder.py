@@ -1,4 +1,4 @@
-"""encoder.py and encoding.py: what people import."""
+"""encoder.py: what people import."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from minilm_retriever import Encoder
+from minilm_retriever import encoder as encoder_module
 from minilm_retriever.errors import UserError
 from tests.conftest import REFERENCE
 from tests.texts import hostile_texts, varied_texts
@@ -171,7 +172,7 @@ def test_similarity_is_cosine_and_pairwise_its_diagonal(tiny):
     np.testing.assert_allclose(tiny.similarity_pairwise(a, b), np.diag(a @ b.T / norms), atol=1e-6)
     assert isinstance(tiny.similarity(torch.from_numpy(a), torch.from_numpy(b)), torch.Tensor)
     assert tiny.similarity(a[0], b).shape == (1, 3)
-    with pytest.raises(UserError, match="as many rows on both sides, not 3 and 2"):
+    with pytest.raises(UserError, match="of 3 and 2 rows"):
         tiny.similarity_pairwise(a, b[:2])
 
 
@@ -217,11 +218,30 @@ def test_a_saved_model_opens_again_with_the_same_bits(tiny, tmp_path):
 def test_importing_and_encoding_need_neither_transformers_nor_other_heavy_packages(tiny_folder):
     code = (
         "import sys, minilm_retriever\n"
+        "assert {'Encoder', 'UserError', 'train', '__version__'} <= set(dir(minilm_retriever))\n"
         "assert 'torch' not in sys.modules\n"
         "from minilm_retriever import Encoder\n"
         f"Encoder.from_pretrained({str(tiny_folder)!r}).encode('one text')\n"
-        "heavy = {'transformers', 'huggingface_hub', 'pandas', 'scipy', 'sklearn', 'pyarrow', 'faiss', 'ray'}\n"
+        "heavy = {'transformers', 'huggingface_hub', 'pandas', 'scipy', 'sklearn', 'pyarrow'}\n"
+        "heavy |= {'faiss', 'ray', 'jinja2'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.stdout.strip() == "[]", run.stderr
+
+
+def test_commands_keep_freed_memory_and_making_an_encoder_does_not(tiny_folder, monkeypatch):
+    kept = []
+    monkeypatch.setattr(encoder_module, "keep_freed_memory", kept.append)
+    Encoder.from_pretrained(tiny_folder, device="cpu").encode("one text")
+    assert kept == []
+    encoder_module.open_for_command(str(tiny_folder), "cpu")
+    assert kept == [256 << 20]
+
+
+def test_progress_bears_the_label_that_is_given(tiny, monkeypatch, capsys):
+    monkeypatch.setattr("minilm_retriever.progress.LINE_SECONDS", 0.0)
+    tiny.encode(["one", "two"], show_progress="encoding queries")
+    tiny.encode(["one", "two"], show_progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["encoding queries", "encoding"]

@@ -10,12 +10,14 @@ import pytest
 from minilm_retriever import Encoder
 from minilm_retriever.data.pairs import SCORED_COLUMNS
 from minilm_retriever.errors import UserError
+from minilm_retriever.evaluation.config import EvaluateConfig
 from minilm_retriever.evaluation.evaluate import (
-    compare,
+    CORRELATIONS,
+    cosine_similarities,
     evaluate_models,
     evaluate_retrieval,
-    evaluate_sts,
     rank,
+    retrieval_table,
 )
 from minilm_retriever.evaluation.tasks import RetrievalTask, retrieval_from_pairs
 from tests.letters import one_hot
@@ -36,9 +38,16 @@ def test_metrics_by_hand():
 def test_sts_is_the_correlation_of_cosine():
     left, right = ["a", "a", "a b", "c"], ["a", "b", "a c", "c c"]
     cosine = [1.0, 0.0, 0.5, 1.0]
-    found = evaluate_sts(left, right, [5, 0, 2, 5], one_hot)
-    assert found["pearson"] == pytest.approx(np.corrcoef(cosine, [5, 0, 2, 5])[0, 1])
-    assert found["spearman"] == pytest.approx(1.0)
+    found = cosine_similarities(left, right, one_hot)
+    assert found == pytest.approx(cosine)
+    expected = np.corrcoef(cosine, [5, 0, 2, 5])[0, 1]
+    assert CORRELATIONS["pearson"](found, [5, 0, 2, 5]) == pytest.approx(expected)
+    assert CORRELATIONS["spearman"](found, [5, 0, 2, 5]) == pytest.approx(1.0)
+
+
+def measure(data, models, **flags):
+    flags = {name: tuple(v) if isinstance(v, list) else v for name, v in flags.items()}
+    return evaluate_models(EvaluateConfig(data, model=tuple(models), **flags))
 
 
 @pytest.fixture()
@@ -49,9 +58,9 @@ def pairs_file(tmp_path):
 
 
 def test_one_model_and_two_models(tiny_folder, pairs_file, tmp_path):
-    one = evaluate_models(pairs_file, [str(tiny_folder)]).as_json()
+    one = measure(pairs_file, [str(tiny_folder)]).as_json()
     assert {"ndcg@10", "mrr@10", "accuracy@1", "recall@10", "intervals"} <= set(one)
-    two = evaluate_models(pairs_file, [str(tiny_folder), str(tiny_folder)])
+    two = measure(pairs_file, [str(tiny_folder), str(tiny_folder)])
     (other,) = two.as_json()["others"]
     assert (
         other["gain"]["mrr@10"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
@@ -67,27 +76,25 @@ def test_a_corpus_makes_it_harder_and_sts_files_are_known_by_their_columns(
 ):
     corpus = tmp_path / "corpus.csv"
     corpus.write_text("id,document\n1,bread\n2,stone\n3,glass\n")
-    assert evaluate_models(pairs_file, [str(tiny_folder)], corpus=str(corpus)).title.endswith(
-        "5 documents"
-    )
+    assert measure(pairs_file, [str(tiny_folder)], corpus=str(corpus)).title.endswith("5 documents")
     sts = tmp_path / "sts.jsonl"
     rows = [("a cook", "a chef", 4.5), ("a cook", "a stone", 0.5), ("glass", "glass", 5.0)]
     sts.write_text(
         "".join(json.dumps(dict(zip(SCORED_COLUMNS, row, strict=True))) + "\n" for row in rows)
     )
-    found = evaluate_models(str(sts), [str(tiny_folder)] * 2).as_json()
+    found = measure(str(sts), [str(tiny_folder)] * 2).as_json()
     assert {"spearman", "pearson"} <= set(found) and found["intervals"]["spearman"]["low"] <= found[
         "spearman"
     ]
     assert found["others"][0]["gain"]["pearson"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
-    for mistake in ({"models": ["bm25"]}, {"models": [str(tiny_folder)], "runs": ["run"]}):
+    for mistake in ({"models": ["bm25"]}, {"models": [str(tiny_folder)], "run": ["run"]}):
         with pytest.raises(UserError, match="scored pairs"):
-            evaluate_models(str(sts), **mistake)
+            measure(str(sts), **mistake)
 
 
 def test_three_models_are_compared_in_turn_and_bm25_is_one(tiny_folder, pairs_file):
     pytest.importorskip("bm25s")
-    report = evaluate_models(pairs_file, ["bm25", str(tiny_folder), "bm25"])
+    report = measure(pairs_file, ["bm25", str(tiny_folder), "bm25"])
     first, second = (other["gain"]["mrr@10"]["mean"] for other in report.as_json()["others"])
     assert (
         first == -second and first > 0
@@ -99,7 +106,7 @@ def test_three_models_are_compared_in_turn_and_bm25_is_one(tiny_folder, pairs_fi
 
 def test_runs_are_written_as_trec_eval_reads_them(tiny_folder, pairs_file, tmp_path):
     run = tmp_path / "tiny.trec"
-    evaluate_models(pairs_file, [str(tiny_folder)], runs=[str(run)])
+    measure(pairs_file, [str(tiny_folder)], run=[str(run)])
     lines = [line.split(" ") for line in run.read_text().splitlines()]
     assert (
         len(lines) == 9
@@ -109,10 +116,10 @@ def test_runs_are_written_as_trec_eval_reads_them(tiny_folder, pairs_file, tmp_p
     assert [line[3] for line in lines] == ["1", "2", "3"] * 3
     for runs, message in (([str(run)], "exists"), (["a", "b"], "2 files for 1 model")):
         with pytest.raises(UserError, match=message):
-            evaluate_models(pairs_file, [str(tiny_folder)], runs=runs)
-    evaluate_models(pairs_file, [str(tiny_folder)], runs=[str(run)], overwrite=True)
+            measure(pairs_file, [str(tiny_folder)], run=runs)
+    measure(pairs_file, [str(tiny_folder)], run=[str(run)], overwrite=True)
     with pytest.raises(UserError, match="stands twice"):
-        evaluate_models(pairs_file, [str(tiny_folder)] * 2, runs=[str(run)] * 2)
+        measure(pairs_file, [str(tiny_folder)] * 2, run=[str(run)] * 2)
 
 
 def test_prompts_and_similarity_are_the_folders_own(tiny_copy, pairs_file):
@@ -146,15 +153,13 @@ def test_the_queries_that_changed_most_are_told():
     bad = evaluate_retrieval(
         task, lambda texts: one_hot(texts if texts[0] == "a a" else texts[::-1])
     )
-    changed = compare(good, bad).changed
+    changed = retrieval_table(["good", "bad"], [good, bad]).results[1].changed
     assert all(gain < 0 for gain, _ in changed) and {query for _, query in changed} == {
         "a a",
         "b b",
     }
-    same = compare(good, good, metrics=["ndcg@10"])
-    assert same.changed == [] and same.gain == {"ndcg@10": (0, 0, 0)}
-    with pytest.raises(UserError, match="same queries"):
-        compare(good, evaluate_retrieval(retrieval_from_pairs(["a"], ["a"]), one_hot))
+    same = retrieval_table(["good", "good"], [good, good]).results[1]
+    assert same.changed == [] and set(same.gain.values()) == {(0, 0, 0)}
 
 
 def test_a_run_reads_back_as_the_same_ranking():

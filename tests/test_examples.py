@@ -12,7 +12,7 @@ import pytest
 
 from minilm_retriever import Encoder
 from minilm_retriever.evaluation.bm25 import rank_by_terms
-from minilm_retriever.evaluation.evaluate import judge
+from minilm_retriever.evaluation.evaluate import measure_run
 from minilm_retriever.evaluation.tasks import retrieval_from_pairs
 from tests.conftest import ROOT
 
@@ -78,7 +78,7 @@ def test_it_is_hard_enough_for_bm25_and_neither_hopeless_nor_easy_for_the_base_m
     documents = [row["skills"] for row in CORPUS]
     queries = [row["description"] for row in ROWS]
     task = retrieval_from_pairs(queries, [row["skills"] for row in ROWS], documents)
-    assert judge(task, rank_by_terms(task, 1), (1,)).metrics["accuracy@1"] <= 0.6
+    assert measure_run(task, rank_by_terms(task, 1), (1,)).metrics["accuracy@1"] <= 0.6
     right = np.array([documents.index(row["skills"]) for row in ROWS])
     nearest = (base.encode(queries) @ base.encode(documents).T).argmax(axis=1)
     assert 0.4 <= (nearest == right).mean() <= 0.85
@@ -92,7 +92,8 @@ def test_it_is_hard_enough_for_bm25_and_neither_hopeless_nor_easy_for_the_base_m
         ("clustering", r"( *\d+  [^\n]+, [^\n]+\n){12}"),
         (
             "classification",
-            r"accuracy on 282 descriptions, 282 occupations: 0\.\d{4}\nby the nearest .*: 0\.\d{4}\n",
+            r"accuracy on 282 descriptions, 282 occupations: 0\.\d{4}\n"
+            r"by the nearest .*: 0\.\d{4}\n",
         ),
     ],
 )

@@ -73,7 +73,7 @@ def test_a_row_that_is_silent_skipped_short_or_not_noticed_fails():
     assert failures("row", good) == []
     assert failures("row", {**good, "skipped": "no root"}) == ["row: SKIPPED: no root"]
     assert failures("row", {**good, "injected": 4}) == ["row: 4 injected, 5 wanted"]
-    assert failures("row", {**good, "silent": 1, "told": ["wrong"]}) == ["row: SILENT: wrong"]
+    assert failures("row", {**good, "silent": 1, "examples": ["wrong"]}) == ["row: SILENT: wrong"]
     assert (
         "was not noticed"
         in failures("row", {**good, "mutations": {"m": {"injected": 3, "caught": 0}}})[0]

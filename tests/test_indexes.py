@@ -3,8 +3,8 @@ crashes."""
 
 from __future__ import annotations
 
-import builtins
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,8 @@ import pytest
 from minilm_retriever.errors import UserError
 from minilm_retriever.search import faiss_index
 from minilm_retriever.search.exact import nearest_bits, top_k
-from minilm_retriever.search.faiss_index import choose
-from minilm_retriever.search.index import ExactIndex, InMemory, find
+from minilm_retriever.search.faiss_index import choose_plan
+from minilm_retriever.search.index import find
 from minilm_retriever.search.index_folder import make_index, open_index
 from minilm_retriever.storage.manifest import verify_folder
 from minilm_retriever.vectors.vector_folder import open_vectors, save_vectors
@@ -29,10 +29,10 @@ def unit_rows(seed: int, rows: int, width: int = H) -> np.ndarray:
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def save(folder: Path, vectors: np.ndarray, first: int = 0, **said) -> Path:
+def save(folder: Path, vectors: np.ndarray, first: int = 0, **settings) -> Path:
     ids = [f"d{n}" for n in range(first, first + len(vectors))]
-    said = {"model": MODEL, "shard_size": 100} | said
-    save_vectors(folder, ids, [f"text {name}" for name in ids], vectors, **said)
+    settings = {"model": MODEL, "shard_size": 100} | settings
+    save_vectors(folder, ids, [f"text {name}" for name in ids], vectors, **settings)
     return folder
 
 
@@ -63,10 +63,10 @@ def recall(rows: np.ndarray, right: np.ndarray) -> float:
 @pytest.mark.parametrize("count", [1, 3, 40])
 def test_every_dtype_is_searched_as_the_vectors_that_it_keeps(tmp_path, dtype, count):
     vectors = open_vectors(save(tmp_path / "v", unit_rows(0, 345), dtype=dtype))
-    kept = np.concatenate([vectors.floats(shard) for shard in vectors.shards])
+    stored = np.concatenate([vectors.floats(shard) for shard in vectors.shards])
     queries = unit_rows(1, count)
     scores, rows = open_index(tmp_path / "v").search(queries, 7)
-    expected, right = best(queries, kept, 7)
+    expected, right = best(queries, stored, 7)
     np.testing.assert_array_equal(rows, right)
     np.testing.assert_allclose(scores, expected, atol=1e-6)
 
@@ -117,7 +117,7 @@ def test_binary_vectors_may_be_ranked_by_finer_ones(tmp_path, dtype):
     np.testing.assert_allclose(scores, expected, atol=1e-6)
     with pytest.raises(UserError, match="only binary vectors"):
         open_index(tmp_path / "fine", finer=tmp_path / "bits")
-    with pytest.raises(UserError, match="searched exactly, which is no matter of effort"):
+    with pytest.raises(UserError, match="searched exactly: --effort is for hnsw and ivfpq"):
         open_index(tmp_path / "fine", effort=5)
     save(tmp_path / "fewer", x[:90])
     with pytest.raises(UserError, match="90 rows, not 95"):
@@ -136,10 +136,10 @@ def test_rows_left_out_are_never_found():
     assert top_k(queries, x, 5, without=np.arange(300))[0].shape == (20, 0)
 
 
-def test_documents_at_hand_are_an_index_too():
-    index = ExactIndex(
-        InMemory(np.eye(3, dtype=np.float32), ["a", "b", "c"], ["an apple", "a bee", "a cat"])
-    )
+def test_a_folder_of_vectors_is_an_index_too(tmp_path):
+    texts = ["an apple", "a bee", "a cat"]
+    save_vectors(tmp_path / "v", ["a", "b", "c"], texts, np.eye(3, dtype=np.float32), model=MODEL)
+    index = open_index(tmp_path / "v")
     hits = find(index, np.array([[0, 1, 0.5]], np.float32), 2)
     assert [(hit.id, hit.text, hit.score) for hit in hits[0]] == [
         ("b", "a bee", 1),
@@ -161,18 +161,18 @@ def test_queries_of_another_width_are_refused(tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "int8", "binary"])
 def test_approximate_indexes_find_the_exact_scores_of_nearly_all(tmp_path, kind, dtype, capsys):
     vectors = open_vectors(save(tmp_path / "v", unit_rows(0, 1500), dtype=dtype))
-    kept = np.concatenate([vectors.floats(shard) for shard in vectors.shards])
+    stored = np.concatenate([vectors.floats(shard) for shard in vectors.shards])
     make_index(tmp_path / "v", tmp_path / "i", kind=kind)
     assert f"{kind}: " in capsys.readouterr().err
     queries = unit_rows(1, 30)
     index = open_index(tmp_path / "i")
     scores, rows = index.search(queries, 10)
-    expected, right = best(queries, kept, 10)
+    expected, right = best(queries, stored, 10)
     assert recall(rows, right) > 0.9
     same = rows == right
     np.testing.assert_allclose(scores[same], expected[same], atol=1e-6)
     assert (np.diff(scores, axis=1) <= 0).all()
-    assert find(index, kept[[7]], 1)[0][0][:2] == ("d7", "text d7")
+    assert find(index, stored[[7]], 1)[0][0][:2] == ("d7", "text d7")
     assert open_index(tmp_path / "i", effort=1).search(queries, 10)[1].shape == (30, 10)
     assert index.search(queries[:1], 5000)[1].shape == (1, 1500)
 
@@ -191,9 +191,9 @@ def test_documents_are_added_and_deleted_and_come_back_after_saving(tmp_path, ki
     make_index(tmp_path / "old", tmp_path / "i", kind=kind)
     _, right = best(queries, x[:1800], 1)
     gone = sorted({f"d{row}" for row in right[:, 0].tolist()})
-    made = make_index(tmp_path / "i", tmp_path / "j", add=[tmp_path / "new"], delete=gone)
-    assert len(made) == 2300 - len(gone) and made.plan.kind == kind
-    for index in (made, open_index(tmp_path / "j")):
+    changed = make_index(tmp_path / "i", tmp_path / "j", add=[tmp_path / "new"], delete=gone)
+    assert len(changed) == 2300 - len(gone) and changed.plan.kind == kind
+    for index in (changed, open_index(tmp_path / "j")):
         _, rows = index.search(queries, 10)
         right = best(queries, x[:2300], 10, [int(name[1:]) for name in gone])[1]
         assert recall(rows, right) == 1 if kind == "exact" else recall(rows, right) > 0.9
@@ -271,14 +271,7 @@ def test_a_damaged_index_or_other_vectors_are_one_line(tmp_path):
 
 def test_without_the_extra_there_is_one_line(tmp_path, monkeypatch):
     save(tmp_path / "v", unit_rows(0, 20))
-    real = builtins.__import__
-
-    def missing(name, *rest):
-        if name == "faiss":
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
+    monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(UserError, match=r"minilm_retriever\[faiss\]"):
         make_index(tmp_path / "v", tmp_path / "i", kind="hnsw")
     assert make_index(tmp_path / "v", tmp_path / "i").plan.kind == "exact"
@@ -308,30 +301,32 @@ def test_a_crash_leaves_the_old_index_or_the_new_one(tmp_path):
 
 def test_the_kind_follows_from_the_size_and_the_memory():
     gigabytes = 1 << 30
-    assert [choose(rows, 384, memory=32 * gigabytes).kind for rows in (1, 49_999, 50_000, 5_000_000, 5_000_001)] == [
-        "exact", "exact", "hnsw", "hnsw", "ivfpq",
-    ]  # fmt: skip
-    assert choose(1_000_000, 384, memory=2 * gigabytes).kind == "ivfpq"
-    plan = choose(1_000_000, 384, "ivfpq")
+    sizes = (1, 49_999, 50_000, 5_000_000, 5_000_001)
+    kinds = [choose_plan(rows, 384, memory=32 * gigabytes).kind for rows in sizes]
+    assert kinds == ["exact", "exact", "hnsw", "hnsw", "ivfpq"]
+    assert choose_plan(1_000_000, 384, memory=2 * gigabytes).kind == "ivfpq"
+    plan = choose_plan(1_000_000, 384, "ivfpq")
     assert (
         plan.parameters == {"lists": 4096, "code_bytes": 96, "effort": 256}
         and 1e8 < plan.bytes < 1.2e8
     )
     assert str(plan) == "ivfpq: lists 4,096, code_bytes 96, effort 256; about 110 MB"
     with pytest.raises(UserError, match="no index is called 'flat'"):
-        choose(10, 384, "flat")
+        choose_plan(10, 384, "flat")
 
 
-def test_codes_are_learned_from_a_sample_and_documents_come_in_blocks(monkeypatch):
+def test_codes_are_learned_from_a_sample_and_documents_come_in_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(faiss_index, "BLOCK", 64)
     x = unit_rows(0, 1000)
-    documents = InMemory(x, [], [])
-    parts = list(faiss_index.blocks([documents, documents], without=np.array([0, 1500]), first=5))
+    documents = open_vectors(save(tmp_path / "v", x))
+    parts = list(
+        faiss_index.read_blocks([documents, documents], without=np.array([0, 1500]), first=5)
+    )
     assert max(len(rows) for rows, _ in parts) <= 64
     rows = np.concatenate([rows for rows, _ in parts])
     assert len(rows) == 2000 - 1 and rows[0] == 5 and 1500 not in rows
     np.testing.assert_array_equal(
         np.concatenate([v for _, v in parts]), np.concatenate([x, x])[rows - 5]
     )
-    sampled = np.concatenate([rows for rows, _ in faiss_index.blocks([documents], step=7)])
+    sampled = np.concatenate([rows for rows, _ in faiss_index.read_blocks([documents], step=7)])
     np.testing.assert_array_equal(sampled, np.arange(0, 1000, 7))

@@ -10,20 +10,16 @@ import json
 import os
 import re
 import sys
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from importlib import import_module
 
 import pytest
 
 import minilm_retriever
-from minilm_retriever.__main__ import parser
-from minilm_retriever.curation.config import MineConfig
-from minilm_retriever.encoding.config import EncodeConfig
-from minilm_retriever.training.config import TrainConfig
+from minilm_retriever.__main__ import COMMANDS, parser
 from tests.conftest import ROOT
 
 INTERFACE, HELP = (ROOT / "tests/snapshots" / name for name in ("interface.json", "help.txt"))
-CONFIGS = {"train": TrainConfig, "encode": EncodeConfig, "mine": MineConfig}
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 DOCUMENTS += sorted((ROOT / "examples").glob("*.py"))
 
@@ -38,10 +34,9 @@ def commands() -> dict[str, argparse.ArgumentParser]:
 
 def default(command: str, action: argparse.Action) -> object:
     """What a flag is where it is not given; all that is empty is null."""
-    value = action.default
-    if value == argparse.SUPPRESS and command in CONFIGS:
-        value = {item.name: item.default for item in fields(CONFIGS[command])}[action.dest]
-    return None if value in ((), [], "", MISSING) else value
+    config, _ = COMMANDS[command]
+    value = {item.name: item.default for item in fields(config)}[action.dest]
+    return None if value in ((), "") else value
 
 
 def flags_of(command: str) -> list[dict[str, object]]:
@@ -74,7 +69,7 @@ def signature(thing: object) -> str:
         parameter.replace(annotation=inspect.Parameter.empty)
         for parameter in inspect.signature(thing).parameters.values()
     ]
-    return str(inspect.Signature(plain))
+    return re.sub(r"<function (\w+) at \w+>", r"\1", str(inspect.Signature(plain)))
 
 
 def documented_imports() -> set[tuple[str, str]]:
@@ -93,7 +88,10 @@ def interface() -> dict[str, object]:
     encoder = minilm_retriever.Encoder
     return {
         "commands": {command: flags_of(command) for command in commands()},
-        "minilm_retriever": sorted(minilm_retriever.__all__),
+        "minilm_retriever": {
+            name: signature(getattr(minilm_retriever, name))
+            for name in sorted(minilm_retriever.__all__)
+        },
         "Encoder": {
             name: signature(thing)
             for name, thing in inspect.getmembers(encoder)

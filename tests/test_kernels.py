@@ -1,4 +1,4 @@
-"""kernels.py, packed.py and layout.py: every faster path against the plain one."""
+"""kernels/: every faster path against the plain one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from minilm_retriever.core.model import BertConfig
 from minilm_retriever.kernels import ops
 from minilm_retriever.kernels.ops import drop_out
-from minilm_retriever.kernels.unpadding import CPU_SCORES, layout_of, spare_tokens
+from minilm_retriever.kernels.unpadding import CPU_SCORES, make_layout, spare_tokens
 from minilm_retriever.pretrained.load_weights import bert_from_tensors
 from tests.tiny import tiny_weights
 
@@ -45,10 +45,10 @@ def test_packed_layers_give_the_plain_numbers(activation):
         for mode in (torch.inference_mode, torch.no_grad):
             with mode():
                 states = bert(IDS[:rows], MASK[:rows])
+            assert len(bert.packed.packed) == 2
             torch.testing.assert_close(
                 states, plain(bert, IDS[:rows], MASK[:rows]), atol=5e-6, rtol=0
             )
-    assert len(bert.packed.packed) == 2
 
 
 def test_with_gradients_and_in_training_nothing_is_packed():
@@ -65,12 +65,35 @@ def optimizer_step(bert):
     torch.optim.AdamW(bert.parameters(), lr=0.1, fused=True).step()
 
 
+def optimizer_step_after_inference(bert):
+    bert(IDS, MASK).square().sum().backward()
+    with torch.inference_mode():
+        bert(IDS, MASK)
+    torch.optim.AdamW(bert.parameters(), lr=0.1, fused=True).step()
+
+
+def optimizer_step_from_elsewhere(bert):
+    for parameter in bert.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    torch.optim.AdamW(bert.parameters(), lr=0.1, fused=True).step()
+    bert.zero_grad()
+
+
+def training(bert):
+    bert.train()
+    optimizer_step(bert)
+    bert.eval()
+
+
 def first_dense(bert):
     return bert.encoder["layer"][0].output.dense
 
 
 CHANGES = {
     "a step of the optimizer": optimizer_step,
+    "a step after inference": optimizer_step_after_inference,
+    "a step with gradients from elsewhere": optimizer_step_from_elsewhere,
+    "training": training,
     "load_state_dict": lambda bert: bert.load_state_dict(tiny_bert(5).state_dict()),
     "load_state_dict that assigns": lambda bert: bert.load_state_dict(
         tiny_bert(6).state_dict(), assign=True
@@ -79,6 +102,7 @@ CHANGES = {
         first_dense(bert), "weight", nn.Parameter(torch.ones(32, 64))
     ),
     "other memory": lambda bert: setattr(first_dense(bert).weight, "data", torch.ones(32, 64)),
+    "a write that is not counted": lambda bert: first_dense(bert).weight.data.mul_(-1),
     "the bias alone": lambda bert: first_dense(bert).bias.detach()[:9].add_(3),
     "a norm": lambda bert: bert.encoder["layer"][1].output.LayerNorm.weight.detach().mul_(2),
     "another module": lambda bert: setattr(
@@ -98,6 +122,13 @@ def test_a_change_to_the_weights_is_seen(change):
         after = bert(IDS, MASK)
     assert not torch.allclose(before, after, atol=1e-3)
     torch.testing.assert_close(after, plain(bert), atol=1e-4, rtol=0)
+
+
+def test_no_hook_is_set_on_all_optimizers():
+    from torch.optim import optimizer
+
+    assert not optimizer._global_optimizer_pre_hooks
+    assert not optimizer._global_optimizer_post_hooks
 
 
 def test_other_types_and_autocast_are_left_to_torch():
@@ -134,21 +165,21 @@ def test_linear_layers_and_their_gradients_are_the_plain_ones(rows, slow_mkl, mo
         torch.randn(*shape, dtype=torch.float64)
         for shape in ((rows, 48), (32, 48), (32,), (rows, 32))
     ]
-    found, wanted = (
+    single, double = (
         [part.to(kind).requires_grad_(number < 3) for number, part in enumerate(exact)]
         for kind in (torch.float32, torch.float64)
     )
-    out = ops.linear(*found[:3])
-    torch.testing.assert_close(out, F.linear(*wanted[:3]).float(), atol=1e-5, rtol=1e-5)
-    (out * found[3]).sum().backward()
-    (F.linear(*wanted[:3]) * wanted[3]).sum().backward()
-    for ours, theirs in zip(found[:3], wanted[:3], strict=True):
+    out = ops.linear(*single[:3])
+    torch.testing.assert_close(out, F.linear(*double[:3]).float(), atol=1e-5, rtol=1e-5)
+    (out * single[3]).sum().backward()
+    (F.linear(*double[:3]) * double[3]).sum().backward()
+    for ours, theirs in zip(single[:3], double[:3], strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad.float(), atol=2e-5, rtol=2e-5)
     if rows:  # a gradient that does not lie in rows
-        found[0].grad = None
-        ops.linear(*found[:3]).sum().backward()
+        single[0].grad = None
+        ops.linear(*single[:3]).sum().backward()
         torch.testing.assert_close(
-            found[0].grad, found[1].sum(dim=0).expand(rows, -1), atol=2e-5, rtol=2e-5
+            single[0].grad, single[1].sum(dim=0).expand(rows, -1), atol=2e-5, rtol=2e-5
         )
 
 
@@ -194,15 +225,15 @@ def test_mkl_is_slow_on_amd_with_wide_vectors(vendor, family, capability, slow, 
 
 
 @pytest.mark.parametrize("lengths", [[24] * 5, [24, 20, 19, 24]], ids=["full", "padded"])
-def test_attention_by_hand_is_torchs(lengths, monkeypatch):
+def test_own_attention_is_torchs(lengths, monkeypatch):
     mask = (torch.arange(24) < torch.tensor(lengths)[:, None]).long()
-    layout = layout_of(mask, 0.25, on_cpu=True)
+    layout = make_layout(mask, 0.25, on_cpu=True)
     projected = torch.randn(
         len(layout.positions), 3 * 32, generator=torch.Generator().manual_seed(2)
     )
     results = []
     for by_hand in (True, False):
-        monkeypatch.setattr(ops, "faster_by_hand", lambda *_, by_hand=by_hand: by_hand)
+        monkeypatch.setattr(ops, "own_attention_is_faster", lambda *_, by_hand=by_hand: by_hand)
         with torch.inference_mode():
             results.append(ops.attention(projected, layout, 4))
     torch.testing.assert_close(*results, atol=1e-6, rtol=0)
@@ -227,7 +258,7 @@ def test_gradients_through_dropout_are_those_of_the_function(padded):
     attend = same_dropout(ops.AttentionWithDropout.apply, mask, 0.3)
     assert torch.autograd.gradcheck(attend, parts)
     x, residual = (torch.randn(6, 7, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    plus = same_dropout(ops.Dropout(0.4).plus)
+    plus = same_dropout(ops.Dropout(0.4).add_residual)
     assert torch.autograd.gradcheck(plus, (x, residual))
     torch.testing.assert_close(
         plus(x, residual) - residual, same_dropout(drop_out, 0.4)(x), atol=1e-12, rtol=0
@@ -266,24 +297,19 @@ def masks():
 @pytest.mark.parametrize("slack", [0.0, 0.25, 1.0])
 @pytest.mark.parametrize("mask", masks().values(), ids=masks().keys())
 def test_every_real_token_is_in_one_group_and_comes_back_to_its_place(mask, slack, on_cpu):
-    layout = layout_of(mask, slack, on_cpu=on_cpu)
+    layout = make_layout(mask, slack, on_cpu=on_cpu)
     batch, width = mask.shape
     states = torch.arange(1.0, mask.numel() + 1).view(batch, width)
-    x = layout.drop(states)[:, None]
+    x = layout.unpad(states)[:, None]
     assert len(x) == len(layout.positions)
-    assert (
-        len(x) - layout.spare
-        == mask.sum()
-        == sum(group.stop - group.start for group in layout.groups)
-    )
-    assert torch.equal(layout.pad(x, batch, width)[..., 0], states * mask)
+    assert len(x) - layout.spare == mask.sum() == sum(group.tokens for group in layout.groups)
+    assert torch.equal(layout.pad(x)[..., 0], states * mask)
     start = 0
     for group in layout.groups:
-        assert group.start == start
-        start, tokens = group.stop, x[group.start : group.stop]
+        start, tokens = start + group.tokens, x[start : start + group.tokens]
         rectangle = group.pad(tokens)
         assert rectangle.shape == (group.rows, group.width, 1) and group.width > 0
-        assert torch.equal(group.drop(rectangle), tokens)
+        assert torch.equal(group.unpad(rectangle), tokens)
         real = rectangle[..., 0] > 0
         assert real.any(dim=1).all() and real.sum(dim=1).min() >= group.width * (1 - slack)
         assert (group.mask is None) == bool(real.all())
@@ -304,9 +330,9 @@ def test_attention_on_a_cpu_takes_few_scores_together():
     lengths = torch.tensor([256] * 4 + [200] * 3 + [40] * 99)
     mask = (torch.arange(256) < lengths[:, None]).long()
     for part in (mask, mask[:4]):
-        groups = layout_of(part, 1.0, on_cpu=True).groups
+        groups = make_layout(part, 1.0, on_cpu=True).groups
         assert all(group.rows == 1 or group.rows * group.width**2 <= CPU_SCORES for group in groups)
-        assert len(layout_of(part, 1.0).groups) == 1
+        assert len(make_layout(part, 1.0).groups) == 1
     assert [group.rows for group in groups] == [1, 1, 1, 1]
 
 
@@ -315,7 +341,7 @@ def test_spare_tokens_change_no_state_and_no_gradient():
     trace of the others."""
     bert = tiny_bert().double()
     ids = torch.randint(0, 600, (7, 10), generator=torch.Generator().manual_seed(1))
-    assert layout_of(torch.ones_like(ids), on_cpu=True).spare == 2
+    assert make_layout(torch.ones_like(ids), on_cpu=True).spare == 2
     states = bert(ids, torch.ones_like(ids))
     states.square().sum().backward()
     gradients = {name: part.grad for name, part in bert.named_parameters()}
@@ -339,6 +365,7 @@ def test_training_and_inference_compute_the_same_states(mask):
     for module in bert.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        if hasattr(module, "heads"):
-            module.dropout = 1e-9  # none falls out, but the path is that of dropout
+    for layer in bert.encoder["layer"]:
+        # None falls out, but the path is that of dropout.
+        layer.attention["self"].dropout.p = 1e-9
     torch.testing.assert_close(bert(ids, mask).detach(), inference, atol=5e-6, rtol=0)

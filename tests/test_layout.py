@@ -1,9 +1,10 @@
 """The structure, held: imports point one way, one writer of files, one door to the network, no
-pickle, no eval."""
+pickle, no eval. `python -m tests.test_layout` prints the figures of the imports."""
 
 from __future__ import annotations
 
 import ast
+import tomllib
 from functools import cache
 
 import pytest
@@ -21,7 +22,8 @@ ORDER = [
     "pretrained",
     "core data vectors",
     "storage reports distributed flags",
-    "kernels progress errors lazy types",
+    "kernels errors lazy types",
+    "progress",
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms.split()}
 ONLY = {  # tighter than the order
@@ -47,7 +49,8 @@ def tree(name: str) -> ast.Module:
 
 @cache
 def imported(name: str) -> set[str]:
-    """Our modules that a module imports, wherever in it, but for type checking alone."""
+    """Our modules that a module imports, or names for a lazy import, wherever in it, but for type
+    checking alone."""
     found = set()
     skipped = {
         id(node)
@@ -56,6 +59,9 @@ def imported(name: str) -> set[str]:
         for node in ast.walk(test)
     }
     for node in ast.walk(tree(name)):
+        if isinstance(node, ast.Constant) and str(node.value).startswith("minilm_retriever."):
+            lazy = "/".join(str(node.value).split(".")[1:])
+            found |= {lazy} & PATHS.keys()
         if id(node) in skipped or not isinstance(node, ast.ImportFrom) or not node.module:
             continue
         if node.module.split(".")[0] != "minilm_retriever":
@@ -69,13 +75,15 @@ def imported(name: str) -> set[str]:
 
 @cache
 def packages(name: str) -> set[str]:
-    """The other packages that a module imports, wherever in it."""
+    """The other packages that a module imports or requires, wherever in it."""
     found = set()
     for node in ast.walk(tree(name)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "require":
+            found.add(ast.literal_eval(node.args[0]))
     return found
 
 
@@ -83,6 +91,12 @@ def arrows() -> set[tuple[str, str]]:
     return {
         (room_of(a), room_of(b)) for a in PATHS for b in imported(a) if room_of(a) != room_of(b)
     }
+
+
+def figures() -> str:
+    """How many rooms and arrows there are, and how many of them point back."""
+    back = [(a, b) for a, b in arrows() if b != "__init__" and LEVEL[b] <= LEVEL[a]]
+    return f"{len(LEVEL)} rooms, {len(arrows())} arrows, {len(back)} of them pointing back: {back}"
 
 
 def test_every_room_has_its_place():
@@ -98,11 +112,7 @@ def test_imports_point_one_way(room):
 
 
 def test_no_circles_among_files():
-    below = {
-        name: imported(name) - {"__init__"}
-        for name in MODULES
-        if name not in ("__init__", "__main__")
-    }
+    below = {name: imported(name) - {"__init__"} for name in MODULES if name != "__init__"}
     while below:
         free = [name for name, needs in below.items() if not needs & below.keys()]
         assert free, f"a circle among {sorted(below)}"
@@ -118,6 +128,11 @@ def test_the_built_package_holds_every_room():
         path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in PACKAGE.rglob("*.py")
     }
     assert found == rooms
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    patterns = settings["tool"]["setuptools"]["package-data"]["minilm_retriever"]
+    others = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.*") if path.suffix != ".py"]
+    others = [path for path in others if path.suffix != ".pyc"]
+    assert len(others) >= 4 and all(any(map(path.match, patterns)) for path in others)
 
 
 def only(package: str) -> set[str]:
@@ -129,14 +144,18 @@ def only(package: str) -> set[str]:
 
 
 def test_one_door_to_each_thing():
-    assert only("huggingface_hub") == {"pretrained/hub"}
-    assert only("transformers") <= {"pretrained/load_weights"}
+    assert only("huggingface_hub") == {"pretrained/hub", "reports/model_card"}
+    assert {
+        name for name in packages("reports/model_card") if name.startswith("huggingface_hub.")
+    } == {f"huggingface_hub.{name}" for name in ("EvalResult", "ModelCard", "ModelCardData")}
+    assert only("jinja2") == {"reports/html_report"}
     assert not only("requests") | only("urllib") | only("http")
     assert only("socket") == {"encoding/ray_engine"}  # whether a cluster answers
     assert only("torch.distributed") == {"distributed"}
     assert only("ray") == {"encoding/ray_engine"}
     assert only("bm25s") == {"evaluation/bm25"}
-    assert not only("sentence_transformers") | only("sklearn")
+    assert only("scipy") == {"evaluation/bootstrap"}
+    assert not only("transformers") | only("sentence_transformers") | only("sklearn")
 
 
 @pytest.mark.parametrize(
@@ -146,13 +165,16 @@ def test_one_door_to_each_thing():
         "storage/atomic_files",
         "storage/atomic_folders",
         "flags",
-        "training/config",
         "errors",
+        "progress",
+        *(name for name in PATHS if name.endswith("/config")),
         "data/readers",
         "data/lines",
         "data/pairs",
         "data/texts",
-        "data/values",
+        "data/rows",
+        "data/columns",
+        "data/parquet",
         "evaluation/metrics",
         "evaluation/tasks",
         "evaluation/comparison_table",
@@ -251,7 +273,6 @@ SAVERS = (
 )  # of numpy, json, safetensors, ...
 HARMLESS = {
     "atomic_files",
-    "_os",
     "atomic_folders",
     "dict",
     "self",
@@ -289,7 +310,7 @@ def writes(node: ast.Call) -> bool:
     return called == "open" and any(set(mode) & set("wxa+") for mode in modes)
 
 
-# Each writes only into a folder or beside a path that files.py or folders.py made and will publish.
+# Each writes only into a folder, or beside a path, that storage made and will publish.
 STAGED = {"pretrained/hub", "pretrained/model_folder", "storage/tensors", "training/checkpoint"}
 USED = [
     PATHS[m] for m in PATHS if m not in {"storage/atomic_files", "storage/atomic_folders", *STAGED}
@@ -298,7 +319,7 @@ USED += [ROOT / "train.py", ROOT / "encode.py", *(ROOT / "examples").rglob("*.py
 
 
 @pytest.mark.parametrize("path", USED, ids=lambda path: str(path.relative_to(ROOT)))
-def test_files_are_written_by_files_alone(path):
+def test_files_are_written_by_storage_alone(path):
     source = ast.parse(path.read_text("utf-8"))
     found = [
         node.lineno for node in ast.walk(source) if isinstance(node, ast.Call) and writes(node)
@@ -334,10 +355,19 @@ def test_the_ban_on_writing_sees(code):
 
 
 def test_the_ban_on_writing_lets_reading_pass():
-    reading = 'open(path)\nopen(path, "rb")\npath.open("rb")\natomic_files.write_text(p, t)\nnp.memmap(p, mode="r")\nd.copy()'
+    reading = 'open(path)\nopen(path, "rb")\npath.open("rb")\natomic_files.write_text(p, t)\n'
+    reading += 'np.memmap(p, mode="r")\nd.copy()'
     assert not [
         node for node in ast.walk(ast.parse(reading)) if isinstance(node, ast.Call) and writes(node)
     ]
+
+
+def test_the_core_is_read_in_one_sitting():
+    core = [name for name in PATHS if room_of(name) == "core"]
+    assert sum(len(PATHS[name].read_text("utf-8").splitlines()) for name in core) <= 500
+    outside = {package.split(".")[0] for name in core for package in packages(name)}
+    standard = {"__future__", "collections", "dataclasses", "time", "typing"}
+    assert outside - {"minilm_retriever"} <= standard | {"torch"}
 
 
 def test_top_level_scripts_are_thin():
@@ -348,3 +378,7 @@ def test_top_level_scripts_are_thin():
 def test_no_file_is_two_ideas():
     sizes = {name: len(path.read_text("utf-8").splitlines()) for name, path in PATHS.items()}
     assert {name: size for name, size in sizes.items() if size > 420} == {}
+
+
+if __name__ == "__main__":
+    print(figures())

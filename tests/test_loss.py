@@ -1,4 +1,4 @@
-"""loss.py against closed forms and brute force in float64."""
+"""core/loss.py against closed forms and brute force in float64."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from minilm_retriever.core.loss import Removed, contrastive, in_batch_negatives
+from minilm_retriever.core.loss import FalseNegatives, contrastive_loss, info_nce_loss
 from minilm_retriever.curation.duplicates import batch_floor
-from minilm_retriever.training.objective import closer_than_own, known_pairs
+from minilm_retriever.training.objective import false_negative_mask, guide_mask
 
 
 def brute_force(queries, documents, scale, smoothing=0.0):
@@ -36,21 +36,21 @@ def test_the_loss_is_its_definition():
         queries, documents = vectors(7, columns)
         assert (
             abs(
-                float(in_batch_negatives(queries, documents, 20.0))
+                float(info_nce_loss(queries, documents, 20.0))
                 - brute_force(queries, documents, 20.0)
             )
             < 1e-12
         )
-        smoothed = in_batch_negatives(queries, documents, 5.0, label_smoothing=0.1)
+        smoothed = info_nce_loss(queries, documents, 5.0, label_smoothing=0.1)
         assert abs(float(smoothed) - brute_force(queries, documents, 5.0, 0.1)) < 1e-12
 
 
 def test_closed_forms():
     one = torch.ones(1, 4)
-    assert float(in_batch_negatives(one, one)) == 0.0  # a single candidate is always right
+    assert float(info_nce_loss(one, one)) == 0.0  # a single candidate is always right
     same = torch.ones(5, 4)
-    torch.testing.assert_close(in_batch_negatives(same, same), torch.tensor(math.log(5.0)))
-    right = in_batch_negatives(torch.eye(3), torch.eye(3), 20.0)
+    torch.testing.assert_close(info_nce_loss(same, same), torch.tensor(math.log(5.0)))
+    right = info_nce_loss(torch.eye(3), torch.eye(3), 20.0)
     torch.testing.assert_close(
         right, torch.tensor(math.log(1 + 2 * math.exp(-20.0))), atol=1e-7, rtol=0
     )
@@ -59,8 +59,8 @@ def test_closed_forms():
 def test_scale_of_the_vectors_does_not_matter():
     queries, documents = vectors(6)
     torch.testing.assert_close(
-        in_batch_negatives(queries * 3, documents * 0.1),
-        in_batch_negatives(queries, documents),
+        info_nce_loss(queries * 3, documents * 0.1),
+        info_nce_loss(queries, documents),
         atol=1e-12,
         rtol=0,
     )
@@ -68,14 +68,12 @@ def test_scale_of_the_vectors_does_not_matter():
 
 def test_the_gradient_is_the_loss_s():
     queries, documents = (x.requires_grad_() for x in vectors(4, 2))
-    assert torch.autograd.gradcheck(
-        lambda q, d: in_batch_negatives(q, d, 20.0), (queries, documents)
-    )
+    assert torch.autograd.gradcheck(lambda q, d: info_nce_loss(q, d, 20.0), (queries, documents))
 
 
 def test_half_precision_vectors_give_a_float32_loss():
     queries, documents = vectors(4)
-    assert in_batch_negatives(queries.bfloat16(), documents.bfloat16()).dtype == torch.float32
+    assert info_nce_loss(queries.bfloat16(), documents.bfloat16()).dtype == torch.float32
 
 
 # --- variants: the definition in loops over single numbers ---
@@ -123,18 +121,18 @@ def test_every_variant_is_its_definition_in_value_and_gradient(mask, hard, symme
     queries, documents = vectors(6, len(texts) - 1)
     removed = None
     if mask == "known":
-        known = torch.from_numpy(known_pairs(texts[0], texts[1:].reshape(-1)))
-        removed = Removed(known, known[:, :6].T)
+        known = torch.from_numpy(false_negative_mask(texts[0], texts[1:].reshape(-1)))
+        removed = FalseNegatives(known, known[:, :6].T)
     elif mask == "guide":
         q, d = (torch.nn.functional.normalize(x, dim=1) for x in vectors(6, len(texts) - 1, seed=1))
-        removed = Removed(closer_than_own(q, d, 0.1), closer_than_own(d[:6], q, 0.1))
+        removed = FalseNegatives(guide_mask(q, d, 0.1), guide_mask(d[:6], q, 0.1))
     for smoothing in (0.0, 0.1):
         leaves = [[x.clone().requires_grad_() for x in (queries, documents)] for _ in range(2)]
-        ours = contrastive(
+        ours = contrastive_loss(
             *leaves[0],
             7.0,
             label_smoothing=smoothing,
-            removed=removed,
+            false_negatives=removed,
             symmetric=symmetric,
             dimensions=dimensions,
         )
@@ -151,13 +149,14 @@ def test_every_variant_is_its_definition_in_value_and_gradient(mask, hard, symme
 def test_float32_stays_within_a_millionth_of_float64():
     queries, documents = (torch.nn.functional.normalize(x, dim=1) for x in vectors(16, 2))
     known = torch.from_numpy(np.random.default_rng(0).random((16, 32)) < 0.2).fill_diagonal_(False)
-    removed = Removed(known, known[:, :16].T)
+    removed = FalseNegatives(known, known[:, :16].T)
     leaves = [
         [x.to(dtype).requires_grad_() for x in (queries, documents)]
         for dtype in (torch.float64, torch.float32)
     ]
     losses = [
-        contrastive(*pair, removed=removed, symmetric=True, dimensions=(8, 4)) for pair in leaves
+        contrastive_loss(*pair, false_negatives=removed, symmetric=True, dimensions=(8, 4))
+        for pair in leaves
     ]
     assert abs(float((losses[0] - losses[1]).detach())) < 1e-6
     for exact, single in zip(
@@ -171,14 +170,14 @@ def test_known_pairs_are_those_of_the_definition():
     for _ in range(50):
         texts = rng.integers(0, 6, (3, 8))
         documents = texts[1:].reshape(-1)
-        known = known_pairs(texts[0], documents)
+        known = false_negative_mask(texts[0], documents)
         for i, k in itertools.product(range(8), range(16)):
             positives = {texts[1, j] for j in range(8) if texts[0, j] == texts[0, i]}
             assert known[i, k] == (k != i and documents[k] in positives)
 
 
 def test_masks_leave_every_row_its_own():
-    assert not known_pairs(np.zeros(5, np.int64), np.zeros(10, np.int64)).diagonal().any()
+    assert not false_negative_mask(np.zeros(5, np.int64), np.zeros(10, np.int64)).diagonal().any()
     x = torch.nn.functional.normalize(
         torch.randn(64, 8, generator=torch.Generator().manual_seed(0)), dim=1
     )
@@ -189,8 +188,8 @@ def test_masks_leave_every_row_its_own():
         (x, x.flip(0)),
         (x, torch.cat([x.flip(0), x])),
     ]:
-        assert not closer_than_own(rows, candidates).diagonal().any()
-    assert not closer_than_own(
+        assert not guide_mask(rows, candidates).diagonal().any()
+    assert not guide_mask(
         same, same
     ).any()  # copies of the positive are no closer than the positive
 
@@ -198,7 +197,7 @@ def test_masks_leave_every_row_its_own():
 def test_a_row_without_candidates_costs_nothing_and_moves_nothing():
     queries, documents = (x.requires_grad_() for x in vectors(3))
     removed = ~torch.eye(3, dtype=torch.bool)
-    loss = in_batch_negatives(queries, documents, removed=removed, label_smoothing=0.1)
+    loss = info_nce_loss(queries, documents, excluded=removed, label_smoothing=0.1)
     assert loss.item() == 0.0
     assert all(not gradient.any() for gradient in torch.autograd.grad(loss, [queries, documents]))
 

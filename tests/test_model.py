@@ -1,4 +1,4 @@
-"""model.py: BertModel's numbers on real tokens, pooling, refusals."""
+"""core/model.py: BertModel's numbers on real tokens, pooling, refusals."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from minilm_retriever.core.model import Bert, BertConfig, SentenceEncoder, l2_normalize, masked_mean
+from minilm_retriever.core.model import Bert, SentenceEncoder, l2_normalize, masked_mean
 from minilm_retriever.errors import UserError
-from minilm_retriever.pretrained.load_weights import bert_from_tensors, bert_tensors
-from minilm_retriever.pretrained.model_folder import read_json
+from minilm_retriever.pretrained.load_weights import (
+    bert_from_tensors,
+    bert_tensors,
+    parse_bert_config,
+)
+from minilm_retriever.pretrained.settings import read_json
 from tests.texts import varied_texts
 
 
@@ -115,7 +119,7 @@ def test_too_many_tokens_for_the_positions_is_an_error(tiny):
 
 def fresh(folder) -> Bert:
     return bert_from_tensors(
-        BertConfig.from_dict(read_json(folder / "config.json")), bert_tensors(folder), "tiny"
+        parse_bert_config(read_json(folder / "config.json")), bert_tensors(folder), "tiny"
     )
 
 
@@ -128,7 +132,7 @@ def fresh(folder) -> Bert:
         ),
         (
             lambda t: t.update({"classifier.weight": torch.ones(2)}),
-            "unexpected tensor classifier.weight",
+            "tensor classifier.weight is unexpected",
         ),
         (
             lambda t: t.update({"embeddings.LayerNorm.bias": torch.ones(3)}),
@@ -149,7 +153,7 @@ def test_weights_that_do_not_fit_are_named(tiny_folder, change, message):
     change(tensors)
     with pytest.raises(UserError, match=message):
         bert_from_tensors(
-            BertConfig.from_dict(read_json(tiny_folder / "config.json")), tensors, "model"
+            parse_bert_config(read_json(tiny_folder / "config.json")), tensors, "model"
         )
 
 
@@ -157,7 +161,7 @@ def test_position_ids_of_old_files_are_ignored_and_a_pooler_is_kept(tiny_folder)
     tensors = load_file(tiny_folder / "model.safetensors")
     tensors["embeddings.position_ids"] = torch.arange(64)[None]
     bert = bert_from_tensors(
-        BertConfig.from_dict(read_json(tiny_folder / "config.json")), tensors, "model"
+        parse_bert_config(read_json(tiny_folder / "config.json")), tensors, "model"
     )
     assert torch.equal(bert.state_dict()["pooler.dense.weight"], tensors["pooler.dense.weight"])
 
@@ -176,5 +180,5 @@ def test_position_ids_of_old_files_are_ignored_and_a_pooler_is_kept(tiny_folder)
 )
 def test_another_architecture_is_refused_by_name(tiny_folder, change, message):
     with pytest.raises(UserError, match=message):
-        config = BertConfig.from_dict({**read_json(tiny_folder / "config.json"), **change})
+        config = parse_bert_config({**read_json(tiny_folder / "config.json"), **change})
         bert_from_tensors(config, bert_tensors(tiny_folder), "model")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from minilm_retriever import Encoder
 from minilm_retriever.errors import UserError
-from minilm_retriever.pretrained.model_folder import open_model
+from minilm_retriever.pretrained.model_folder import load_pretrained
 from tests.texts import varied_texts
 
 
@@ -152,10 +152,10 @@ def test_half_precision_weights_are_read_as_float32(tiny_copy):
 
 
 def test_the_fingerprint_tells_models_apart(tiny, tiny_copy):
-    same = open_model(tiny_copy).fingerprint()
+    same = load_pretrained(tiny_copy).fingerprint()
     assert same == tiny.model.fingerprint()
     edit(tiny_copy, "sentence_bert_config.json", max_seq_length=32)
-    assert open_model(tiny_copy).fingerprint() != same
+    assert load_pretrained(tiny_copy).fingerprint() != same
 
 
 def unlink(name):
@@ -193,7 +193,7 @@ DENSE = [
         (write("tokenizer.json", "{}"), r"tokenizer\.json: not a tokenizer"),
         (
             write("modules.json", json.dumps(DENSE)),
-            r"modules\.json: module Dense is not one we have",
+            r"modules\.json: module Dense is not implemented",
         ),
         (
             write("modules.json", json.dumps(DENSE[:1])),
@@ -223,7 +223,7 @@ DENSE = [
 def test_a_damaged_folder_is_one_clear_line(tiny_copy, damage, message):
     damage(tiny_copy)
     with pytest.raises(UserError, match=message) as caught:
-        open_model(tiny_copy)
+        load_pretrained(tiny_copy)
     assert "\n" not in str(caught.value)
 
 
@@ -234,13 +234,13 @@ def test_a_flipped_bit_under_our_manifest_is_noticed(tiny, tmp_path):
         data[len(data) // 2] ^= 1
         (tmp_path / "m" / name).write_bytes(data)
         with pytest.raises(UserError, match=name):
-            open_model(tmp_path / "m")
+            load_pretrained(tmp_path / "m")
         data[len(data) // 2] ^= 1
         (tmp_path / "m" / name).write_bytes(data)
     (tmp_path / "m" / "README.md").write_text("people edit cards")
-    open_model(tmp_path / "m")
+    load_pretrained(tmp_path / "m")
 
 
 def test_a_file_or_nothing_is_no_model_folder(tmp_path):
     with pytest.raises(UserError, match="no such model folder|no folder"):
-        open_model(tmp_path / "absent")
+        load_pretrained(tmp_path / "absent")

@@ -16,11 +16,13 @@ import torch
 from minilm_retriever.__main__ import main
 from minilm_retriever.core import loss
 from minilm_retriever.core.trainer import Trainer
+from minilm_retriever.distributed import Ranks
 from minilm_retriever.errors import UserError
 from minilm_retriever.training import objective, run
 from minilm_retriever.training.config import TrainConfig
 from minilm_retriever.training.objective import Objective
-from minilm_retriever.training.run import prepare, train
+from minilm_retriever.training.prepare import prepare
+from minilm_retriever.training.run import train
 
 JOBS = "cook nurse pilot baker judge tailor miner diver".split()
 
@@ -37,7 +39,7 @@ def write(path, rows, columns=("query", "document")):
 def config(tiny_folder, tmp_path):
     """32 rows in batches of 8; each of 8 pairs stands there four times."""
     rows = [(f"looks for a {job}", f"{job} wanted, {len(job)} years") for job in JOBS] * 4
-    made = {
+    defaults = {
         "train": (write(tmp_path / "pairs.csv", rows),),
         "model": str(tiny_folder),
         "out": str(tmp_path / "out"),
@@ -46,7 +48,7 @@ def config(tiny_folder, tmp_path):
         "log_steps": 1,
         "device": "cpu",
     }
-    return lambda **changes: TrainConfig(**{**made, **changes})
+    return lambda **changes: TrainConfig(**{**defaults, **changes})
 
 
 def with_hard_negatives(path, rows=32):
@@ -67,17 +69,17 @@ def log_of(config):
 
 
 def test_the_log_has_the_floor_of_its_batches(config):
-    made = config()
-    assert train(made) == 0
-    _, trainer = prepare(made)
-    for row, [(source, rows)] in zip(log_of(made), trainer.plan.steps(0, 4), strict=True):
-        documents = [int(trainer.data.places[source][r, 1]) for r in rows]
+    settings = config()
+    assert train(settings) == 0
+    ready = prepare(settings)
+    for row, [(source, rows)] in zip(log_of(settings), ready.sampler.steps(0, 4), strict=True):
+        documents = [int(ready.data.text_ids[source][r, 1]) for r in rows]
         expected = np.mean([math.log(documents.count(d)) for d in documents])
         assert row["loss_floor"] == pytest.approx(expected, abs=1e-12)
         assert row["loss"] > row["loss_floor"] - 0.05
-    assert any(row["loss_floor"] > 0 for row in log_of(made))
+    assert any(row["loss_floor"] > 0 for row in log_of(settings))
     assert (
-        json.loads((Path(made.out) / "training.json").read_text("utf-8"))["settings"][
+        json.loads((Path(settings.out) / "training.json").read_text("utf-8"))["settings"][
             "false_negatives"
         ]
         == "keep"
@@ -88,10 +90,10 @@ def test_the_log_has_the_floor_of_its_batches(config):
     "flags", [{"false_negatives": "mask"}, {"false_negatives": "avoid"}, {"distinct": True}]
 )
 def test_what_is_done_about_repeats_takes_the_floor_away(config, flags):
-    made = config(**flags)
-    assert train(made) == 0
-    assert all(row["loss_floor"] == 0.0 for row in log_of(made))
-    assert len(log_of(made)) == (1 if flags.get("distinct") else 4)
+    settings = config(**flags)
+    assert train(settings) == 0
+    assert all(row["loss_floor"] == 0.0 for row in log_of(settings))
+    assert len(log_of(settings)) == (1 if flags.get("distinct") else 4)
 
 
 VARIANTS = list(
@@ -104,7 +106,7 @@ VARIANTS = list(
 @pytest.mark.parametrize("number", range(0, len(VARIANTS), 5))
 def test_every_mixture_gives_the_loss_that_is_put_together_by_hand(config, tmp_path, number):
     false_negatives, guide, symmetric, matryoshka, cache_batch = VARIANTS[number]
-    made = config(
+    settings = config(
         train=(with_hard_negatives(tmp_path / "hard.csv"),),
         false_negatives=false_negatives,
         guide=guide,
@@ -114,18 +116,19 @@ def test_every_mixture_gives_the_loss_that_is_put_together_by_hand(config, tmp_p
         cache_batch=cache_batch,
         dropout=0.0,
     )
-    base, trainer = prepare(made)
-    [[(source, rows)]] = trainer.plan.steps(0, 1)
-    texts, ids, mask = trainer.data.batch(source, rows)
-    assert texts.shape == (4, len(rows))
-    base.encoder.train()
-    step_loss = trainer.batch_loss(texts, ids, mask)
-    with torch.no_grad():
-        vectors = base.encoder.eval()(ids, mask).double()
+    ready = prepare(settings)
+    encoder, trainer = ready.base.encoder, ready.trainer
+    [[(source, rows)]] = ready.sampler.steps(0, 1)
+    texts, ids, mask = batch = ready.data.batch(source, rows)
     count = len(rows)
+    assert texts.shape == (4, count)
+    encoder.train()
+    step_loss = trainer.batch_loss(batch)
+    with torch.no_grad():
+        vectors = encoder.eval()(ids, mask).double()
     left_out = np.zeros((count, 3 * count), bool), np.zeros((count, count), bool)
     if false_negatives == "mask":
-        known = objective.known_pairs(texts[0], texts[1:].reshape(-1))
+        known = objective.false_negative_mask(texts[0], texts[1:].reshape(-1))
         left_out = left_out[0] | known, left_out[1] | known[:, :count].T
     if guide:
         scores = (vectors[:count] @ vectors[count:].T).numpy()
@@ -134,29 +137,30 @@ def test_every_mixture_gives_the_loss_that_is_put_together_by_hand(config, tmp_p
             left_out[0] | (scores - own[:, None] > 0.001001),
             left_out[1] | (scores[:, :count].T - own[:, None] > 0.001001),
         )
-    removed = loss.Removed(*(torch.from_numpy(x) for x in left_out))
-    expected = loss.contrastive(
+    removed = loss.FalseNegatives(*(torch.from_numpy(x) for x in left_out))
+    expected = loss.contrastive_loss(
         vectors[:count],
         vectors[count:],
-        removed=removed,
+        false_negatives=removed,
         symmetric=symmetric,
         dimensions=matryoshka,
     )
     assert float(step_loss.detach()) == pytest.approx(float(expected), abs=2e-6)
-    base.encoder.train()  # gradient caching computes the pieces again
+    encoder.train()  # gradient caching computes the pieces again
     step_loss.backward()
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in trainer.parameters)
 
 
 def test_a_guide_of_its_own_masks_by_its_own_vectors(config, tiny_folder, tmp_path):
     other = config(guide=str(tiny_folder), false_negatives="mask")
-    _, trainer = prepare(other)
-    assert trainer.objective.guide.shape == (16, 32)
-    torch.testing.assert_close(trainer.objective.guide.norm(dim=1), torch.ones(16))
-    texts = trainer.data.places[0][:8].T
+    ready = prepare(other)
+    guide = ready.objective.guide
+    assert guide.shape == (16, 32)
+    torch.testing.assert_close(guide.norm(dim=1), torch.ones(16))
+    texts = ready.data.text_ids[0][:8].T
     wide = Objective(
-        config(guide="base", guide_margin=2.0, symmetric=True), trainer.objective.guide
-    ).removed(texts, torch.device("cpu"))
+        config(guide="base", guide_margin=2.0, symmetric=True), Ranks(), guide
+    ).false_negatives(texts, slice(0, 8), torch.device("cpu"))
     assert not wide.documents.any() and not wide.queries.any()  # no cosine is larger by 2
 
 
@@ -195,11 +199,11 @@ def test_a_stopped_run_that_avoids_repeats_goes_on_in_the_same_bits(config, tmp_
 
 def test_rows_that_no_batch_can_take_are_told(config, tmp_path, capsys):
     rows = [(f"query {i}", "one and the same" if i < 20 else f"document {i}") for i in range(32)]
-    made = config(
+    settings = config(
         train=(write(tmp_path / "skewed.csv", rows),), false_negatives="avoid", dry_run=True
     )
-    assert train(made) == 0
-    assert f"16 rows of {made.train[0]} find no batch" in capsys.readouterr().err
+    assert train(settings) == 0
+    assert f"16 rows of {settings.train[0]} find no batch" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -223,25 +227,22 @@ def test_a_mistake_is_one_line(tiny_folder, tmp_path, capsys, flags, message):
         main(["train", "--train", path, "--model", str(tiny_folder), "--out", str(out), *flags])
         == 2
     )
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and message in said
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1 and message in stderr
     assert not out.exists() and not Path(f"{out}.run").exists()
 
 
 def test_equal_texts_are_equal_whatever_white_space_stands_around_them(config, tmp_path):
     rows = [("q", "d"), (" q", "d "), ("q", "\td"), ("r", "e")]
-    _, trainer = prepare(config(train=(write(tmp_path / "p.csv", rows),)))
-    assert len(trainer.data.texts) == 4
-    assert prepare(config(train=(write(tmp_path / "p.csv", rows),), distinct=True))[
-        1
-    ].data.sizes == (2,)
+    path = write(tmp_path / "p.csv", rows)
+    assert len(prepare(config(train=(path,))).data.texts) == 4
+    assert prepare(config(train=(path,), distinct=True)).data.sizes == (2,)
 
 
 def test_hard_negatives_are_candidates(config, tmp_path):
-    made = config(train=(with_hard_negatives(tmp_path / "hard.csv"),))
-    _, trainer = prepare(made)
-    [[(source, rows)]] = trainer.plan.steps(0, 1)
-    assert trainer.data.batch(source, rows)[1].shape[0] == 4 * 8
+    settings = config(train=(with_hard_negatives(tmp_path / "hard.csv"),))
+    [[batch]] = prepare(settings).batches(0, 1)
+    assert batch.input_ids.shape[0] == 4 * 8
     with pytest.raises(UserError, match="no_such"):
-        prepare(config(train=made.train, columns=("query", "document", "no_such")))
-    assert run.train(made) == 0
+        prepare(config(train=settings.train, columns=("query", "document", "no_such")))
+    assert run.train(settings) == 0

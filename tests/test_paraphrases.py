@@ -1,4 +1,4 @@
-"""paraphrases.py against all pairs in float64, and the command from file to file."""
+"""The closest pairs against all pairs in float64, and the command from file to file."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ def by_hand(vectors):
 )
 def test_the_best_pairs_are_brute_forces(monkeypatch, blocks, count, threshold):
     left, right = blocks
-    monkeypatch.setattr(paraphrases, "LEFT", left)
-    monkeypatch.setattr(paraphrases, "RIGHT", max(left, right))
+    monkeypatch.setattr(paraphrases, "BLOCK_ROWS", left)
+    monkeypatch.setattr(paraphrases, "BLOCK_COLUMNS", max(left, right))
     vectors = unit(90, 0)
     vectors[40:44] = vectors[3]  # ties, at 1
-    found = closest_pairs(vectors, count, threshold)
+    closest = closest_pairs(vectors, count, threshold)
     scores, one, other = by_hand(vectors)
     kept = slice(
         0,
         min(count or len(scores), int((scores >= (-1 if threshold is None else threshold)).sum())),
     )
-    np.testing.assert_allclose(found.scores, scores[kept], atol=1e-7)
+    np.testing.assert_allclose(closest.scores, scores[kept], atol=1e-7)
     if count != 1:  # several pairs are equally good
-        assert set(zip(found.left, found.right, strict=True)) == set(
+        assert set(zip(closest.left, closest.right, strict=True)) == set(
             zip(one[kept], other[kept], strict=True)
         )
-    assert (found.left < found.right).all() and (np.diff(found.scores) <= 0).all()
+    assert (closest.left < closest.right).all() and (np.diff(closest.scores) <= 0).all()
 
 
 def test_what_is_kept_is_bounded(monkeypatch):
-    monkeypatch.setattr(paraphrases, "MOST", 1000)
+    monkeypatch.setattr(paraphrases, "MAX_PAIRS", 1000)
     with pytest.raises(UserError, match="more than 1,000 pairs reach the threshold"):
         closest_pairs(unit(100, 1), None, -1.0)
     assert len(closest_pairs(unit(100, 1), 10, -1.0).scores) == 10
@@ -135,8 +135,8 @@ def test_copies_come_first_where_they_are_wanted(texts, tmp_path, tiny_folder, c
 )
 def test_a_mistake_is_one_line(texts, tiny_folder, capsys, flags, message):
     assert main(["paraphrases", str(texts), "--model", str(tiny_folder), *flags]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and message in said
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1 and message in output
 
 
 def test_one_text_has_no_pair(tmp_path, tiny_folder, capsys):

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from minilm_retriever.training import batches
 from minilm_retriever.training.config import TrainConfig
-from minilm_retriever.training.run import prepare
+from minilm_retriever.training.prepare import prepare
 from tests.conftest import REFERENCE
 from tests.tiny import cpu_vendor, make_tiny_bert
 
@@ -51,6 +51,7 @@ def our_run(run: dict, folder: Path, tmp_path: Path, monkeypatch):
         first += size
     config = TrainConfig(
         train=tuple(paths),
+        out="never-written",
         model=str(folder),
         recipe="fit" if run["api"] == "fit" else "printed",
         epochs=run["epochs"],
@@ -63,23 +64,25 @@ def our_run(run: dict, folder: Path, tmp_path: Path, monkeypatch):
         gradient_accumulation_steps=run["accumulation"],
         device="cpu",
     )
-    _, trainer = prepare(config)
+    ready = prepare(config)
+    trainer, encoder = ready.trainer, ready.base.encoder
     starts = np.cumsum([0, *run["sizes"]])
     losses, orders, rates = [], [], []
     batch_loss = trainer.batch_loss
     monkeypatch.setattr(
         trainer, "batch_loss", lambda *a: losses.append(batch_loss(*a)) or losses[-1]
     )
-    before = {name: tensor.clone() for name, tensor in trainer.encoder.bert.state_dict().items()}
-    for number, micro_batches in enumerate(trainer.plan.steps(0, trainer.total)):
-        orders += [(starts[source] + rows).tolist() for source, rows in micro_batches]
+    before = {name: tensor.clone() for name, tensor in encoder.bert.state_dict().items()}
+    for rows_of_step in ready.sampler.steps(0, ready.total):
+        orders += [(starts[source] + rows).tolist() for source, rows in rows_of_step]
+    for number, micro_batches in enumerate(ready.batches(0, ready.total)):
         rates.append(trainer.step(number, micro_batches).learning_rate)
     return (
         [float(loss.detach()) for loss in losses],
         orders,
         rates,
         before,
-        trainer.encoder.bert.state_dict(),
+        encoder.bert.state_dict(),
     )
 
 
@@ -102,7 +105,7 @@ TINY_RUNS = [
 def test_tiny_bert_gives_the_peers_loss_at_every_step(peer, name, tmp_path, monkeypatch):
     run = recorded(peer)[name]
     if (peer, name) == ("st3", "trainer"):
-        monkeypatch.setattr(batches, "order", successive_permutations)
+        monkeypatch.setattr(batches, "shuffle", successive_permutations)
     folder = make_tiny_bert(tmp_path / "tiny", dropout=0.0)
     losses, orders, rates, before, after = our_run(run, folder, tmp_path, monkeypatch)
     assert orders == run["order"]
@@ -137,17 +140,17 @@ def test_real_weights_give_the_peers_losses_and_change(
 ):
     run = recorded(peer)[name]
     if (peer, name) == ("st3", "trainer-real"):
-        monkeypatch.setattr(batches, "order", successive_permutations)
+        monkeypatch.setattr(batches, "shuffle", successive_permutations)
     losses, orders, _, before, after = our_run(run, base_model, tmp_path, monkeypatch)
     assert orders == run["order"] and len(losses) == 30
     assert np.abs(np.array(losses) - run["losses"]).max() <= 1e-4
-    kept = recorded_weights(peer)
+    recorded_changes = recorded_weights(peer)
     different, total = 0.0, 0.0
     for parameter, norm in run["change_norms"].items():
         if parameter.endswith("key.bias"):
             continue
-        places = kept[f"{name}/{parameter}/indices"].long()
-        theirs = kept[f"{name}/{parameter}/change"].double()
+        places = recorded_changes[f"{name}/{parameter}/indices"].long()
+        theirs = recorded_changes[f"{name}/{parameter}/change"].double()
         ours = (after[parameter].double() - before[parameter].double()).flatten()[places]
         # A sample of a parameter's entries stands for all of them: weighted by the share of the
         # norm it carries.

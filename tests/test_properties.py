@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minilm_retriever.data import pairs, readers, texts
+from minilm_retriever.data import pairs, rows, texts
 from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.encoder import length_batches
 from minilm_retriever.errors import UserError
 from minilm_retriever.storage import atomic_folders, manifest
-from minilm_retriever.training.batches import Plan
+from minilm_retriever.training.batches import BatchSampler
 
 fixed = settings(derandomize=True, deadline=None, max_examples=60, database=None)
 few = settings(fixed, max_examples=30)
@@ -58,9 +58,9 @@ class TestBatching:
     def test_an_epoch_takes_no_row_twice_and_resuming_anywhere_changes_nothing(
         self, sizes, size, accumulation, seed
     ):
-        plan = Plan(tuple(sizes), size, accumulation, seed)
-        total = 2 * plan.steps_per_epoch
-        whole = list(plan.steps(0, total))
+        sampler = BatchSampler(tuple(sizes), size, accumulation, seed)
+        total = 2 * sampler.steps_per_epoch
+        whole = list(sampler.steps(0, total))
         first = [
             (source, int(row))
             for step in whole[: total // 2]
@@ -69,7 +69,7 @@ class TestBatching:
         ]
         assert len(set(first)) == len(first) and (len(sizes) > 1 or len(first) == sizes[0])
         middle = seed % total
-        again = list(plan.steps(middle, total))
+        again = list(sampler.steps(middle, total))
         for mine, theirs in zip(again, whole[middle:], strict=True):
             assert [(s, batch.tolist()) for s, batch in mine] == [
                 (s, batch.tolist()) for s, batch in theirs
@@ -136,7 +136,7 @@ class TestReaders:
         raw = bytearray(path.read_bytes())
         raw[drawn.draw(st.integers(0, len(raw) - 1))] = drawn.draw(st.integers(0, 255))
         path.write_bytes(raw)
-        bad: list[readers.BadRow] = []
+        bad: list[rows.BadRow] = []
         for read in (
             lambda: list(texts.read_texts(path, on_bad=bad.append)),
             lambda: pairs.read_pairs(path),
@@ -164,7 +164,7 @@ class TestPublishing:
         extra = {
             key: value for key, value in extra.items() if key not in ("format", "files", "self")
         }
-        with atomic_folders.publish_folder(out, overwrite=out.exists(), extra=extra) as making:
+        with atomic_folders.staged_folder(out, overwrite=out.exists(), extra=extra) as making:
             for file, content in held.items():
                 (making / file).write_bytes(content)
         assert sorted(manifest.verify_folder(out)) == sorted(held)

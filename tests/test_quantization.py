@@ -9,12 +9,12 @@ from minilm_retriever.errors import UserError
 from minilm_retriever.vectors.quantization import (
     Ranges,
     calibrate,
-    clipped,
-    fold,
+    count_clipped,
+    fold_scale,
     quantize,
+    stored_width,
     to_float,
     truncate,
-    width,
 )
 
 
@@ -26,10 +26,10 @@ def vectors():
 
 def test_int8_is_off_by_half_a_step_at_most_and_its_ends_are_the_ranges(vectors):
     ranges = calibrate(vectors)
-    kept = quantize(vectors, "int8", ranges)
-    assert kept.dtype == np.int8 and kept.min() == -128 and kept.max() == 127
-    assert (np.abs(to_float(kept, "int8", ranges) - vectors) <= ranges.step * 0.5001).all()
-    assert clipped(vectors, ranges) == 0
+    codes = quantize(vectors, "int8", ranges)
+    assert codes.dtype == np.int8 and codes.min() == -128 and codes.max() == 127
+    assert (np.abs(to_float(codes, "int8", ranges) - vectors) <= ranges.step * 0.5001).all()
+    assert count_clipped(vectors, ranges) == 0
 
 
 def test_int8_values_outside_the_ranges_become_the_ends_and_are_counted():
@@ -38,35 +38,35 @@ def test_int8_values_outside_the_ranges_become_the_ends_and_are_counted():
     )  # the second dimension never varied
     beyond = np.float32([[3.0, 0.0], [-3.0, 1.0]])
     np.testing.assert_array_equal(quantize(beyond, "int8", ranges), [[127, -128], [-128, 127]])
-    assert clipped(beyond, ranges) == 3
+    assert count_clipped(beyond, ranges) == 3
 
 
 def test_queries_can_be_folded_so_that_int8_need_not_be_unpacked(vectors):
     ranges = calibrate(vectors)
-    kept = quantize(vectors, "int8", ranges)
-    queries, offsets = fold(vectors[:5], ranges)
-    plain = vectors[:5] @ to_float(kept, "int8", ranges).T
+    codes = quantize(vectors, "int8", ranges)
+    queries, offsets = fold_scale(vectors[:5], ranges)
+    plain = vectors[:5] @ to_float(codes, "int8", ranges).T
     np.testing.assert_allclose(
-        queries @ kept.astype(np.float32).T + offsets[:, None], plain, atol=1e-5
+        queries @ codes.astype(np.float32).T + offsets[:, None], plain, atol=1e-5
     )
 
 
 def test_ranges_survive_json(vectors):
     ranges = calibrate(vectors)
-    again = Ranges.of_json(ranges.as_json())
+    again = Ranges.from_json(ranges.as_json())
     assert (
         (again.low == ranges.low).all()
         and (again.high == ranges.high).all()
         and again.low.dtype == np.float32
     )
-    assert Ranges.of_json(None) is None
+    assert Ranges.from_json(None) is None
 
 
 def test_binary_keeps_signs(vectors):
-    kept = quantize(vectors, "binary")
-    assert kept.shape == (50, 2) and kept.dtype == np.uint8
-    np.testing.assert_array_equal(to_float(kept, "binary") > 0, vectors > 0)
-    np.testing.assert_allclose(np.linalg.norm(to_float(kept, "binary"), axis=1), 1, atol=1e-6)
+    codes = quantize(vectors, "binary")
+    assert codes.shape == (50, 2) and codes.dtype == np.uint8
+    np.testing.assert_array_equal(to_float(codes, "binary") > 0, vectors > 0)
+    np.testing.assert_allclose(np.linalg.norm(to_float(codes, "binary"), axis=1), 1, atol=1e-6)
     np.testing.assert_array_equal(
         quantize(np.float32([[1, -1, 0, 1, 1, 1, 1, 1]]), "binary"), [[0b10011111]]
     )
@@ -88,6 +88,6 @@ def test_a_prefix_is_unit_again_where_the_vectors_were(vectors):
 
 
 def test_width():
-    assert width(384, "int8") == 384 and width(384, "binary") == 48
+    assert stored_width(384, "int8") == 384 and stored_width(384, "binary") == 48
     with pytest.raises(UserError, match="multiple of 8"):
-        width(100, "binary")
+        stored_width(100, "binary")

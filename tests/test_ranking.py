@@ -4,6 +4,7 @@ them."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -49,6 +50,13 @@ def test_copies_of_a_document_tie_even_where_encode_is_noisy():
         assert [document for document, _ in result.run["q"]] == ["4", "3", "1", "2"]
 
 
+def test_the_document_that_is_the_query_itself_can_be_left_out():
+    task = RetrievalTask("t", ["x"], ["a"], ["x", "y"], ["a", "b"], {"x": {"y": 1}})
+    assert evaluate_retrieval(task, one_hot).metrics["accuracy@1"] == 0
+    task = replace(task, ignore_identical_ids=True)
+    assert evaluate_retrieval(task, one_hot).metrics["accuracy@1"] == 1
+
+
 def test_an_encoder_that_loses_texts_is_noticed():
     with pytest.raises(ValueError, match="for 2 texts"):
         evaluate_retrieval(
@@ -77,7 +85,7 @@ def test_equals_trec_eval_from_vectors_to_metrics():
 def test_portions_change_nothing_and_brute_force_agrees(monkeypatch, portion):
     """A set with copies, ties and queries that are documents, against float64 over all documents at
     once."""
-    monkeypatch.setattr(ranking, "PORTION", portion)
+    monkeypatch.setattr(ranking, "PORTION_DOCUMENTS", portion)
     task = read_beir(REFERENCE / "beir")
     documents = one_hot(task.documents).astype(np.float64)
     run = rank_documents(task, one_hot, one_hot, 20)
@@ -90,7 +98,7 @@ def test_portions_change_nothing_and_brute_force_agrees(monkeypatch, portion):
 
 
 def test_no_more_than_a_portion_is_encoded_at_a_time_and_no_text_twice(monkeypatch):
-    monkeypatch.setattr(ranking, "PORTION", 10)
+    monkeypatch.setattr(ranking, "PORTION_DOCUMENTS", 10)
     texts = [" ".join("abcdefgh"[i % 8] for i in range(number % 40 + 1)) for number in range(100)]
     ids = [str(number) for number in range(100)]
     task = RetrievalTask("t", ["q"], ["a"], ids, texts, {"q": {"0": 1}})
@@ -103,7 +111,7 @@ def test_no_more_than_a_portion_is_encoded_at_a_time_and_no_text_twice(monkeypat
     rank_documents(task, one_hot, encode, 5)
     assert max(map(len, seen)) == 10
     assert sorted(sum(seen, [])) == sorted(set(texts))
-    monkeypatch.setattr(ranking, "CHARACTERS", 200)
+    monkeypatch.setattr(ranking, "PORTION_CHARACTERS", 200)
     seen.clear()
     rank_documents(task, one_hot, encode, 5)
     assert 1 < max(map(len, seen[4:])) < 10

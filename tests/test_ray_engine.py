@@ -1,4 +1,4 @@
-"""ray_engine.py: a cluster of actors makes the folder that one process makes, whatever dies."""
+"""A cluster of actors makes the folder that one process makes, whatever dies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from minilm_retriever.encoding import ray_engine
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.encoding.encode_files import encode_files
 from minilm_retriever.errors import UserError
-from tests.test_bulk import contents, write_rows
+from tests.test_encode_files import contents, write_rows
 from tests.texts import varied_texts
 
 ray = pytest.importorskip("ray")
@@ -35,24 +35,24 @@ def flags(tmp_path, monkeypatch, tiny_folder):
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
     write_rows("in.jsonl", [text for text in varied_texts(98) if "\x00" not in text][:58])
-    made = {
+    defaults = {
         "inputs": ("in.jsonl",),
         "text": "body",
         "id": "doc_id",
         "model": str(tiny_folder),
         "shard_size": 7,
     }
-    return lambda **changes: EncodeConfig(**{**made, "threads": 1, "device": "cpu", **changes})
+    return lambda **changes: EncodeConfig(**{**defaults, "threads": 1, "device": "cpu", **changes})
 
 
 class DyingWorker(ray_engine.ShardWorker):
     """The first actor that has the fourth shard dies over it."""
 
-    def make(self, shard):
+    def encode(self, shard):
         if shard.number == 3 and not Path("died").exists():
             Path("died").touch()
             os._exit(1)
-        return super().make(shard)
+        return super().encode(shard)
 
 
 def test_two_actors_of_which_one_dies_make_the_folder_of_one_process_byte_for_byte(
@@ -60,8 +60,8 @@ def test_two_actors_of_which_one_dies_make_the_folder_of_one_process_byte_for_by
 ):
     encode_files(flags(out="alone"))
     monkeypatch.setattr(ray_engine, "ShardWorker", DyingWorker)
-    said = ray_engine.encode_files_on_ray(flags(out="v", engine="ray", workers=2))
-    assert said.startswith("58 vectors of 32 (float32)")
+    summary = ray_engine.encode_files_on_ray(flags(out="v", engine="ray", workers=2))
+    assert summary.startswith("58 vectors of 32 (float32)")
     assert Path("died").exists()
     assert contents("v") == contents("alone")
 
@@ -72,9 +72,9 @@ def test_parquet_in_and_out_with_ranges_of_the_first_shard_and_bad_rows(cluster,
     parquet.write_table(
         arrow.table({"doc_id": [f"a{i}" for i in range(50)], "body": texts}), "in.parquet"
     )
-    asked = {"inputs": ("in.parquet",), "dtype": "int8", "shard_format": "parquet"}
-    encode_files(flags(**asked, out="alone", skip_bad="bad"))
-    ray_engine.encode_files_on_ray(flags(**asked, out="v", engine="ray", skip_bad="bad2"))
+    output = {"inputs": ("in.parquet",), "dtype": "int8", "shard_format": "parquet"}
+    encode_files(flags(**output, out="alone", skip_bad="bad"))
+    ray_engine.encode_files_on_ray(flags(**output, out="v", engine="ray", skip_bad="bad2"))
     assert Path("bad").read_bytes() == Path("bad2").read_bytes() != b""
     assert contents("v").keys() == contents("alone").keys()
     for name, data in contents("alone").items():
@@ -87,14 +87,11 @@ def test_a_bad_row_stops_the_reading_after_the_shards_before_it(flags):
     Path("in.jsonl").write_text(
         '{"doc_id": "a", "body": "one"}\n' * 8 + '{"doc_id": "a"}\n', "utf-8"
     )
-    start = {"folder": [str(Path.cwd())], "only_first": [False]}
-    rows = [table.to_pylist()[0] for table in ray_engine.read_shards(start, flags(out="v"))]
-    assert [(row["number"], row["start"], len(row["texts"])) for row in rows] == [
-        (0, 0, 7),
-        (-1, 0, 0),
-    ]
-    problem, stopped, bad = json.loads(rows[-1]["said"])["read"]
-    assert problem.startswith("in.jsonl:9") and stopped and bad == 0
+    tables = ray_engine.read_shards({}, flags(out="v"), str(Path.cwd()), only_first=False)
+    shard, end = (json.loads(table["json"][0].as_py()) for table in tables)
+    assert (shard["number"], shard["start"], len(shard["texts"])) == (0, 0, 7)
+    error, stopped, bad_rows = end["end"]
+    assert error.startswith("in.jsonl:9") and stopped and bad_rows == 0
 
 
 def test_what_is_wrong_is_one_line(cluster, flags, monkeypatch, capsys):
@@ -108,14 +105,14 @@ def test_what_is_wrong_is_one_line(cluster, flags, monkeypatch, capsys):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     assert main(["encode", "in.jsonl", "--engine", "ray", "--out", "v"]) == 2
-    said = capsys.readouterr().err
+    error = capsys.readouterr().err
     assert (
-        said.startswith("error: RAY_ADDRESS=127.0.0.1:1: no Ray cluster answers there")
-        and said.count("\n") == 1
+        error.startswith("error: RAY_ADDRESS=127.0.0.1:1: no Ray cluster answers there")
+        and error.count("\n") == 1
     )
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     assert main(["encode", "in.jsonl", "--engine", "ray", "--out", "v"]) == 2
     assert (
         capsys.readouterr().err
-        == "error: --engine ray needs the extra: pip install 'minilm_retriever[ray]'\n"
+        == "error: --engine ray needs an extra: pip install 'minilm_retriever[ray]'\n"
     )

@@ -10,7 +10,9 @@ import torch
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.search.exact import top_k
-from minilm_retriever.search.index import ExactIndex, InMemory, find
+from minilm_retriever.search.index import find
+from minilm_retriever.search.index_folder import open_index
+from minilm_retriever.vectors.vector_folder import save_vectors
 
 
 def plain_top_k(
@@ -190,11 +192,10 @@ def test_one_damaged_document_among_many_is_noticed():
         top_k(np.ones((1, 8), np.float32), documents, 2, block=1024)
 
 
-def test_an_index_gives_ids_and_texts():
-    documents = InMemory(
-        np.eye(3, dtype=np.float32), ["a", "b", "c"], ["an apple", "a bee", "a cat"]
-    )
-    index = ExactIndex(documents)
+def test_an_index_gives_ids_and_texts(tmp_path):
+    texts = ["an apple", "a bee", "a cat"]
+    save_vectors(tmp_path / "v", ["a", "b", "c"], texts, np.eye(3, dtype=np.float32), model="m")
+    index = open_index(tmp_path / "v")
     queries = np.array([[0.1, 0.9, 0.5], [1, 0, 0]], np.float32)
     first, second = find(index, queries, 2)
     assert [(hit.id, hit.text) for hit in first] == [("b", "a bee"), ("c", "a cat")]

@@ -1,5 +1,5 @@
-"""shards.py: which rows make a shard, and its files. What a whole run makes of them stands in
-test_bulk.py."""
+"""Which rows make a shard, and its files. What a whole run makes of them stands in
+test_encode_files.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ import pytest
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.vectors import shards
-from minilm_retriever.vectors.shards import Shard, group, open_shard, read_rows, write_shard
+from minilm_retriever.vectors.shards import (
+    Shard,
+    make_shards,
+    open_shard,
+    read_ids_texts,
+    write_shard,
+)
 
 VECTORS = np.arange(12, dtype=np.float32).reshape(3, 4)
 IDS, TEXTS = ["a", 'b"\n', "ü"], ["one", "two\nlines\u2028", "\x00 中 😀"]
@@ -18,17 +24,17 @@ IDS, TEXTS = ["a", 'b"\n', "ü"], ["one", "two\nlines\u2028", "\x00 中 😀"]
 
 def test_rows_are_grouped_in_order():
     records = [(str(n), f"text {n}") for n in range(7)]
-    made = list(group(records, 3))
-    assert [(s.number, s.start, len(s.ids)) for s in made] == [(0, 0, 3), (1, 3, 3), (2, 6, 1)]
-    assert [i for s in made for i in s.ids] == [str(n) for n in range(7)]
-    assert list(group([], 3)) == []
+    grouped = list(make_shards(records, 3))
+    assert [(s.number, s.start, len(s.ids)) for s in grouped] == [(0, 0, 3), (1, 3, 3), (2, 6, 1)]
+    assert [i for s in grouped for i in s.ids] == [str(n) for n in range(7)]
+    assert list(make_shards([], 3)) == []
     with pytest.raises(UserError, match="at least 1 row, not 0"):
-        list(group(records, 0))
+        list(make_shards(records, 0))
 
 
 def test_a_digest_tells_where_one_text_ends_and_the_next_begins():
     digests = {
-        Shard(0, 0, ids, texts).digest()
+        Shard(0, 0, ids, texts).sha256()
         for ids, texts in (
             (["a", "b"], ["c", "d"]),
             (["a", "b"], ["cd", ""]),
@@ -48,13 +54,15 @@ def test_what_is_written_is_read(tmp_path, format, kind):
     )
     names = shards.file_names(7, format)
     np.testing.assert_array_equal(open_shard(tmp_path / names[0], kind, 4), VECTORS.astype(kind))
-    assert read_rows(tmp_path / names[-1], [2, 0, 1]) == [(IDS[n], TEXTS[n]) for n in (2, 0, 1)]
+    assert read_ids_texts(tmp_path / names[-1], [2, 0, 1]) == [
+        (IDS[n], TEXTS[n]) for n in (2, 0, 1)
+    ]
 
 
 @pytest.mark.parametrize("format", shards.FORMATS)
 def test_without_texts(tmp_path, format):
     write_shard(tmp_path, 0, IDS, None, VECTORS, format)
-    assert read_rows(tmp_path / shards.file_names(0, format)[-1], [1]) == [('b"\n', "")]
+    assert read_ids_texts(tmp_path / shards.file_names(0, format)[-1], [1]) == [('b"\n', "")]
 
 
 def test_a_line_is_a_row_whatever_is_in_the_text(tmp_path):
@@ -89,6 +97,6 @@ def test_another_type_or_width_is_named(tmp_path):
 
 def test_rows_of_a_file_that_was_replaced_are_the_new_ones(tmp_path):
     write_shard(tmp_path, 0, ["a", "b"], ["one", "two"], VECTORS[:2])
-    assert read_rows(tmp_path / "rows-00000.jsonl", [1]) == [("b", "two")]
+    assert read_ids_texts(tmp_path / "rows-00000.jsonl", [1]) == [("b", "two")]
     write_shard(tmp_path, 0, ["long id", "d"], ["a longer text", "four"], VECTORS[:2])
-    assert read_rows(tmp_path / "rows-00000.jsonl", [1]) == [("d", "four")]
+    assert read_ids_texts(tmp_path / "rows-00000.jsonl", [1]) == [("d", "four")]

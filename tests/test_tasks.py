@@ -10,7 +10,7 @@ import pytest
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.evaluation.evaluate import evaluate_retrieval
-from minilm_retriever.evaluation.tasks import first_copies, read_beir, retrieval_from_pairs
+from minilm_retriever.evaluation.tasks import first_occurrences, read_beir, retrieval_from_pairs
 from tests.conftest import REFERENCE
 from tests.letters import one_hot
 
@@ -88,7 +88,7 @@ def test_a_beir_folder_that_lacks_a_file(tmp_path):
 
 def test_a_malformed_document_is_named_by_line(tmp_path):
     folder = beir(tmp_path / "set", corpus=[{"_id": "d1", "text": "a"}, {"_id": "d2", "text": 7}])
-    with pytest.raises(UserError, match=r"corpus\.jsonl:2: text is 7"):
+    with pytest.raises(UserError, match=r"corpus\.jsonl:2: column .text. holds a number"):
         read_beir(folder)
 
 
@@ -167,7 +167,7 @@ def test_a_set_with_all_oddities_equals_trec_eval(capsys):
         np.testing.assert_allclose(values, wanted, rtol=0, atol=1e-9, err_msg=name)
 
 
-def test_first_copies():
+def test_first_occurrences():
     texts = ["a", "b", "a", "", "b", "a", "\ud800", ""]
-    assert first_copies(texts).tolist() == [0, 1, 0, 3, 1, 0, 6, 3]
-    assert first_copies([]).tolist() == []
+    assert first_occurrences(texts).tolist() == [0, 1, 0, 3, 1, 0, 6, 3]
+    assert first_occurrences([]).tolist() == []

@@ -1,5 +1,5 @@
-"""training.py: exact resume wherever a run was stopped, refusals, schedule, early stopping, what is
-published."""
+"""training/run.py: exact resume wherever a run was stopped, refusals, schedule, early stopping,
+what is published."""
 
 from __future__ import annotations
 
@@ -18,16 +18,20 @@ import torch
 from safetensors.torch import load_file
 
 from minilm_retriever import Encoder
-from minilm_retriever.core import trainer
-from minilm_retriever.core.trainer import Trainer, lr_at
+from minilm_retriever.core.model import Embedding
+from minilm_retriever.core.trainer import Hyperparameters, Trainer, linear_schedule
+from minilm_retriever.distributed import Ranks
 from minilm_retriever.errors import UserError
 from minilm_retriever.storage import tensors
-from minilm_retriever.training import checkpoint, run
+from minilm_retriever.training import checkpoint, prepare, run
 from minilm_retriever.training.config import TrainConfig
-from minilm_retriever.training.run import prepare, train
+from minilm_retriever.training.run import train
+from minilm_retriever.training.sparse_embedding import SparseEmbedding
+from minilm_retriever.training.validation import Validation
 from tests.conftest import THREADS
 
-NOUNS = "data nurse cook engine river soil music night bread glass horse code paper metal forest child".split()
+NOUNS = "data nurse cook engine river soil music night bread glass horse code paper metal".split()
+NOUNS += ["forest", "child"]
 
 
 class Killed(BaseException):
@@ -49,7 +53,7 @@ def write_pairs(path, rows, start=0):
 @pytest.fixture()
 def config(tiny_folder, tmp_path):
     """A small run: 42 rows in batches of 8, the last of 2."""
-    made = {
+    defaults = {
         "train": (write_pairs(tmp_path / "pairs.csv", 42),),
         "model": str(tiny_folder),
         "out": str(tmp_path / "out"),
@@ -59,16 +63,16 @@ def config(tiny_folder, tmp_path):
         "save_steps": 3,
         "device": "cpu",
     }
-    return lambda **changes: TrainConfig(**{**made, **changes})
+    return lambda **changes: TrainConfig(**{**defaults, **changes})
 
 
 def end_of(config, monkeypatch):
     """Weights, optimizer and loss log at the end of a run."""
-    kept = {}
+    tensors_at_end = {}
     save = checkpoint.save_state
 
     def keep(run, encoder, optimizer, position):
-        kept.update(checkpoint.optimizer_tensors(encoder, optimizer))
+        tensors_at_end.update(checkpoint.optimizer_tensors(encoder, optimizer))
         return save(run, encoder, optimizer, position)
 
     with monkeypatch.context() as patch:
@@ -78,7 +82,7 @@ def end_of(config, monkeypatch):
     losses = [(row["step"], row["loss"], row["learning_rate"]) for row in rows if "loss" in row]
     return (
         load_file(f"{config.out}/model.safetensors"),
-        {n: t.clone() for n, t in kept.items()},
+        {n: t.clone() for n, t in tensors_at_end.items()},
         losses,
     )
 
@@ -234,9 +238,9 @@ def test_a_signal_writes_a_state_and_says_how_to_go_on(config, tmp_path, number,
     while process.poll() is None and not (log.exists() and len(log.read_bytes().splitlines()) > 4):
         time.sleep(0.01)
     process.send_signal(number)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 128 + number, said
-    assert "the same command goes on from there" in said
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number, stderr
+    assert "the same command goes on from there" in stderr
     assert subprocess.run(command, stderr=subprocess.PIPE, check=False).returncode == 0
     assert all(
         torch.equal(t, whole[0][n])
@@ -250,15 +254,16 @@ def test_the_learning_rate_is_transformers_linear_schedule():
         parameter = torch.nn.Parameter(torch.zeros(1))
         optimizer = torch.optim.AdamW([parameter], lr=2e-5)
         schedule = transformers.get_linear_schedule_with_warmup(optimizer, warmup, total)
+        settings = Hyperparameters(total, learning_rate=2e-5, warmup_steps=warmup)
         for step in range(total):
-            ours = lr_at(step, total=total, peak=2e-5, warmup_steps=warmup)
+            ours = linear_schedule(step, settings)
             assert math.isclose(ours, optimizer.param_groups[0]["lr"], rel_tol=1e-12, abs_tol=1e-20)
             optimizer.step()
             schedule.step()
 
 
 def test_biases_and_layer_norms_do_not_decay(config):
-    _, trainer = prepare(config(weight_decay=0.1))
+    trainer = prepare.prepare(config(weight_decay=0.1)).trainer
     names = {parameter: name for name, parameter in trainer.encoder.named_parameters()}
     decayed, spared = (
         {names[p] for p in group["params"]} for group in trainer.optimizer.param_groups
@@ -271,12 +276,12 @@ def test_biases_and_layer_norms_do_not_decay(config):
 
 def test_accumulated_gradients_are_those_of_the_mean(config):
     """Two batches at once give the gradient of the mean of their losses."""
-    _, trainer = prepare(
+    ready = prepare.prepare(
         config(dropout=0.0, gradient_accumulation_steps=2, max_grad_norm=1e9, learning_rate=0.0)
     )
-    batches = next(iter(trainer.plan.steps(0, 1)))
+    (batches,), trainer = ready.batches(0, 1), ready.trainer
     trainer.encoder.train()
-    losses = [trainer.batch_loss(*trainer.data.batch(source, rows)) for source, rows in batches]
+    losses = [trainer.batch_loss(batch) for batch in batches]
     (sum(losses) / 2).backward()
     expected = {
         n: p.grad.clone() for n, p in trainer.encoder.named_parameters() if p.grad is not None
@@ -294,7 +299,8 @@ def test_accumulated_gradients_are_those_of_the_mean(config):
 
 
 def test_gradients_are_clipped_at_one(config):
-    _, trainer = prepare(config(scale=1000.0, learning_rate=0.0))
+    ready = prepare.prepare(config(scale=1000.0, learning_rate=0.0))
+    trainer = ready.trainer
     norms = []
     trainer.optimizer.register_step_pre_hook(
         lambda *a: norms.append(
@@ -305,7 +311,8 @@ def test_gradients_are_clipped_at_one(config):
             )
         )
     )
-    trainer.step(0, next(iter(trainer.plan.steps(0, 1))))
+    step = trainer.step(0, *ready.batches(0, 1))
+    assert step.gradient_norm > 1
     assert norms[0] == pytest.approx(1.0, abs=1e-4)
 
 
@@ -328,16 +335,73 @@ def test_a_non_finite_step_is_not_taken_and_names_its_rows(config, monkeypatch, 
         UserError, match=rf"the {what} of step 8 is not finite, so the step was not taken"
     ) as caught:
         train(config())
-    rows = next(iter(prepare(config())[1].plan.steps(7, 8)))[0][1]
+    rows = next(iter(prepare.prepare(config()).sampler.steps(7, 8)))[0][1]
     assert all(f"pairs.csv:{row + 2}" in str(caught.value) for row in rows)
     assert "step-00000006" in str(caught.value)
     assert checkpoint.latest(tmp_path / "out.run").path.name == "step-00000006"
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_non_finite_step_leaves_weights_and_optimizer_as_they_are(config, monkeypatch, precision):
+    ready = prepare.prepare(config(precision=precision))
+    first, second = ready.batches(0, 2)
+    ready.trainer.step(0, first)
+    before = checkpoint.optimizer_tensors(ready.base.encoder, ready.trainer.optimizer)
+    before |= ready.base.encoder.state_dict()
+    before = {name: tensor.clone() for name, tensor in before.items()}
+    with monkeypatch.context() as patch:
+        loss = Trainer.batch_loss
+        patch.setattr(Trainer, "batch_loss", lambda *args: loss(*args) * float("nan"))
+        assert ready.trainer.step(1, second).losses.isnan().all()
+    after = checkpoint.optimizer_tensors(ready.base.encoder, ready.trainer.optimizer)
+    after |= ready.base.encoder.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    ready.trainer.step(1, second)
+    assert not torch.equal(
+        after["bert.embeddings.LayerNorm.bias"], before["bert.embeddings.LayerNorm.bias"]
+    )
+
+
+def late(self, *args):
+    """Callbacks that read each loss after the next step, as they do on a GPU."""
+    INIT(self, *args)
+    self.lag = 1
+
+
+INIT = run.Callbacks.__init__
+
+
+def test_losses_that_are_read_late_are_the_same(config, monkeypatch, tmp_path):
+    flags = {"log_steps": 5, "eval": config().train[0], "eval_steps": 4}
+    train(config(out=str(tmp_path / "whole"), **flags))
+    monkeypatch.setattr(run.Callbacks, "__init__", late)
+    stopped = config(out=str(tmp_path / "late"), **flags)
+    run_killed(stopped, monkeypatch, at_step=7)
+    train(stopped)
+    rows = [log_rows(tmp_path / name) for name in ("whole", "late")]
+    for row in rows[0] + rows[1]:
+        row.pop("seconds", None), row.pop("tokens_per_second", None)
+    assert rows[0] == rows[1]
+
+
+def test_a_non_finite_loss_that_is_read_late_names_its_own_step(config, monkeypatch):
+    monkeypatch.setattr(run.Callbacks, "__init__", late)
+    calls, loss = [], Trainer.batch_loss
+
+    def poisoned(self, batch):
+        calls.append(1)
+        return loss(self, batch) * (float("nan") if len(calls) == 5 else 1.0)
+
+    monkeypatch.setattr(Trainer, "batch_loss", poisoned)
+    with pytest.raises(UserError, match="the loss of step 5 is not finite"):
+        train(config(log_steps=100))
+    assert len(calls) == 6
+
+
 def test_too_little_memory_names_the_flags(config, monkeypatch):
     def scarce(self, *args):
         raise RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"
+            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"
         )
 
     monkeypatch.setattr(Trainer, "batch_loss", scarce)
@@ -375,16 +439,16 @@ def test_an_unfinished_run_is_not_continued_with_other_data_or_another_model(
 def test_a_finished_model_is_refused_without_overwrite(config, tmp_path):
     assert train(config()) == 0
     assert not (tmp_path / "out.run").exists()
-    with pytest.raises(UserError, match="a finished model stands there"):
+    with pytest.raises(UserError, match="out is already finished"):
         train(config())
     assert train(config(overwrite=True)) == 0
 
 
 def test_several_files_are_taken_in_turn(config, tmp_path):
     second = write_pairs(tmp_path / "more.csv", 24, start=100)
-    _, trainer = prepare(config(train=(*config().train, second)))
-    assert trainer.total == 2 * 6  # the shorter has 3 batches: 3 of each an epoch
-    assert [step[0][0] for step in trainer.plan.steps(0, 6)] == [0, 1, 0, 1, 0, 1]
+    ready = prepare.prepare(config(train=(*config().train, second)))
+    assert ready.total == 2 * 6  # the shorter has 3 batches: 3 of each an epoch
+    assert [step[0][0] for step in ready.sampler.steps(0, 6)] == [0, 1, 0, 1, 0, 1]
 
 
 def test_held_out_data_is_evaluated_before_during_and_after_and_the_best_is_published(
@@ -393,8 +457,8 @@ def test_held_out_data_is_evaluated_before_during_and_after_and_the_best_is_publ
     held_out = write_pairs(
         tmp_path / "held_out.csv", 30, start=30
     )  # 12 of them stand in training too
-    made = config(eval=held_out, eval_steps=4, learning_rate=2e-3)
-    assert train(made) == 0
+    settings = config(eval=held_out, eval_steps=4, learning_rate=2e-3)
+    assert train(settings) == 0
     rows = log_rows(tmp_path / "out")
     evaluations = {row["step"]: row["eval"] for row in rows if "eval" in row}
     assert list(evaluations) == [0, 4, 8, 12]
@@ -407,7 +471,8 @@ def test_held_out_data_is_evaluated_before_during_and_after_and_the_best_is_publ
         key=lambda step: (evaluations[step]["mrr@10"], -step),
     )
     again = Encoder.from_pretrained(tmp_path / "out", device="cpu")
-    published = run.HeldOut.read(made, again.model.tokenizer).evaluate(again.model.encoder)
+    validation = Validation.read(settings, again.model.tokenizer)
+    published = validation.evaluate(again.model.encoder, Ranks())
     assert published["mrr@10"] == pytest.approx(evaluations[best]["mrr@10"], abs=1e-9)
     assert published["loss"] == pytest.approx(evaluations[best]["loss"], abs=1e-6)
 
@@ -433,8 +498,8 @@ def test_an_unknown_metric_is_named_before_any_training(config, tmp_path):
 
 def test_a_dry_run_writes_nothing(config, tmp_path, capsys):
     assert train(config(dry_run=True)) == 0
-    said = capsys.readouterr().err
-    assert "estimate: " in said and "12 steps" in said
+    stderr = capsys.readouterr().err
+    assert "estimate: " in stderr and "12 steps" in stderr
     assert sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith(".")) == ["pairs.csv"]
 
 
@@ -472,7 +537,7 @@ def test_what_is_published(config, tmp_path):
 def test_two_runs_in_one_folder_are_refused(config, tmp_path):
     from minilm_retriever.storage import atomic_files
 
-    with atomic_files.hold(tmp_path / "out.run"), pytest.raises(UserError, match="another process"):
+    with atomic_files.lock(tmp_path / "out.run"), pytest.raises(UserError, match="another process"):
         train(config())
 
 
@@ -495,11 +560,11 @@ def steps_of(config, count=6, *, learn_all):
     """A trainer after some steps; learn_all: the whole table of word vectors takes part."""
     with pytest.MonkeyPatch.context() as patch:
         if learn_all:
-            patch.setattr(trainer, "rows_that_learn", lambda *_: None)
-        _, made = prepare(config)
-    for number, batches in enumerate(made.plan.steps(0, count)):
-        made.step(number, batches)
-    return made
+            patch.setattr(prepare, "train_used_words", lambda *_: None)
+        ready = prepare.prepare(config)
+    for number, batches in enumerate(ready.batches(0, count)):
+        ready.trainer.step(number, batches)
+    return ready.trainer
 
 
 def test_rows_of_words_that_no_text_has_need_no_optimizer(config):
@@ -507,15 +572,16 @@ def test_rows_of_words_that_no_text_has_need_no_optimizer(config):
     order."""
     unclipped = config(max_grad_norm=1e9)
     whole, small = (steps_of(unclipped, learn_all=learn_all) for learn_all in (True, False))
-    tables = [made.encoder.bert.embeddings.word_embeddings for made in (whole, small)]
-    assert tables[0].learned is None and 0 < len(tables[1].learned) < len(tables[1].weight) / 2
-    states = [made.encoder.state_dict() for made in (whole, small)]
+    tables = [trainer.encoder.bert.embeddings.word_embeddings for trainer in (whole, small)]
+    assert type(tables[0]) is Embedding and type(tables[1]) is SparseEmbedding
+    assert 0 < len(tables[1].learned) < len(tables[1].weight) / 2
+    states = [trainer.encoder.state_dict() for trainer in (whole, small)]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     moved = (states[1]["bert.embeddings.word_embeddings.weight"] != whole_base(unclipped)).any(
         dim=1
     )
-    assert torch.equal(moved.nonzero()[:, 0], tables[1].in_use.sort().values)
+    assert torch.equal(moved.nonzero()[:, 0], tables[1].rows.sort().values)
     clipped = [
         steps_of(config(), learn_all=learn_all).encoder.state_dict() for learn_all in (True, False)
     ]
@@ -533,4 +599,5 @@ def whole_base(config):
 
 
 def test_all_rows_learn_where_weights_decay(config):
-    assert steps_of(config(weight_decay=0.01), 1, learn_all=False).words.learned is None
+    trainer = steps_of(config(weight_decay=0.01), 1, learn_all=False)
+    assert type(trainer.encoder.bert.embeddings.word_embeddings) is Embedding

@@ -1,4 +1,4 @@
-"""vector_cache.py: vectors of texts across shards and runs."""
+"""Vectors of texts across shards and runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VECTORS = np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32)
 
 @pytest.fixture()
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(vector_cache, "AT_ONCE", 3)
+    monkeypatch.setattr(vector_cache, "QUERY_KEYS", 3)
     return VectorCache(tmp_path / "cache", "a model", 4)
 
 

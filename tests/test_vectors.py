@@ -1,4 +1,4 @@
-"""vectors.py: opening what encode.py wrote."""
+"""Opening what encode.py wrote."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from minilm_retriever.vectors.vector_folder import open_vectors
 
 
 @pytest.fixture(scope="module")
-def made_once(tmp_path_factory, tiny_folder):
+def vectors_once(tmp_path_factory, tiny_folder):
     folder = tmp_path_factory.mktemp("made")
     (folder / "in.txt").write_text("one\ntwo\nthree\nfour\nfive\n", "utf-8")
     source = str(folder / "in.txt")
@@ -31,43 +31,47 @@ def made_once(tmp_path_factory, tiny_folder):
 
 
 @pytest.fixture()
-def made(made_once, tmp_path, monkeypatch):
+def vectors_folder(vectors_once, tmp_path, monkeypatch):
     """A folder of three shards and a single .npy of the same five texts, to be damaged."""
-    monkeypatch.chdir(shutil.copytree(made_once, tmp_path / "made"))
+    monkeypatch.chdir(shutil.copytree(vectors_once, tmp_path / "made"))
     return tmp_path / "made"
 
 
 @pytest.mark.parametrize("name", ["v", "v.npy"])
-def test_rows_are_found_by_number(made, name):
+def test_rows_are_found_by_number(vectors_folder, name):
     vectors = open_vectors(Path(name))
     assert len(vectors) == 5 and vectors.starts[-1] == 5
     assert vectors.rows([4, 0, 2]) == [("4", "five"), ("0", "one"), ("2", "three")]
     with pytest.raises(IndexError):
-        vectors.row(5)
+        vectors.rows([5])
 
 
-def test_shards_are_mapped_and_not_loaded(made):
-    vectors = open_vectors(made / "v")
+def test_shards_are_mapped_and_not_loaded(vectors_folder):
+    vectors = open_vectors(vectors_folder / "v")
     assert len(vectors.shards) == 3 and all(
         isinstance(shard, np.memmap) for shard in vectors.shards
     )
-    assert [shard.shape for shard in vectors.shards[1:]] == [(2, 32), (1, 32)]
+    assert [vectors.shards[n].shape for n in (1, 2)] == [(2, 32), (1, 32)]
     assert vectors.floats(vectors.shards[0]) is not None
 
 
-def test_search_finds_a_text_itself_in_fewer_dimensions_and_int8(made, tiny, tiny_folder, capsys):
+def test_search_finds_a_text_itself_in_fewer_dimensions_and_int8(
+    vectors_folder, tiny, tiny_folder, capsys
+):
     flags = {"model": str(tiny_folder), "threads": 1, "overwrite": True, "out": "v"}
     encode_files(EncodeConfig(inputs=("in.txt",), dtype="int8", dimensions=16, **flags))
     assert __main__.main(["search", "v", "three", "-k", "1", "--model", str(tiny_folder)]) == 0
-    found = capsys.readouterr().out.split()
-    assert found[-2:] == ["2", "three"] and abs(float(found[-3]) - 1) < 0.02
+    printed = capsys.readouterr().out.split()
+    assert printed[-2:] == ["2", "three"] and abs(float(printed[-3]) - 1) < 0.02
 
 
 @pytest.mark.parametrize("name", ["v", "v.npy"])
-def test_verify_names_a_changed_file(made, name, capsys):
+def test_verify_names_a_changed_file(vectors_folder, name, capsys):
     assert __main__.main(["verify", name]) == 0
     assert "5 vectors" in capsys.readouterr().out
-    for path in sorted((made / "v").iterdir() if name == "v" else made.glob("v.npy*")):
+    for path in sorted(
+        (vectors_folder / "v").iterdir() if name == "v" else vectors_folder.glob("v.npy*")
+    ):
         whole = path.read_bytes()
         for damaged in (whole[:-1], whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]):
             path.write_bytes(damaged)
@@ -78,7 +82,7 @@ def test_verify_names_a_changed_file(made, name, capsys):
         path.write_bytes(whole)
 
 
-def test_what_is_no_folder_of_vectors_is_one_line(made, tiny, tmp_path):
+def test_what_is_no_folder_of_vectors_is_one_line(vectors_folder, tiny, tmp_path):
     with pytest.raises(
         UserError, match=r"nowhere: no such folder; encode.py INPUT --out .*nowhere makes one"
     ):
@@ -90,7 +94,7 @@ def test_what_is_no_folder_of_vectors_is_one_line(made, tiny, tmp_path):
         open_vectors(Path("model"))
 
 
-def test_the_manifest_says_what_the_vectors_are(made, tiny):
+def test_the_manifest_says_what_the_vectors_are(vectors_folder, tiny):
     info = json.loads(Path("v/manifest.json").read_text("utf-8"))["vectors"]
     assert info["model"] == tiny.model.fingerprint()
     assert (info["rows"], info["dimension"], info["dtype"], info["shard_size"]) == (

@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 import unicodedata
 
-WORDS = """the of and to in is for with that plumber nurse repairs engine bakery customers quickly river night
-translates contracts orchestra soil samples teaches children geometry network packets invoices harbour crane vines
-don't e-mail 3.14 2,500 C++ #hashtag @home https://example.org/a?b=c naïve café Zürich Łódź über straße ﬁn ½ ²
-шахматы музыка 東京 中文字 日本語 한국어 عربى עברית हिन्दी ไทย 😀 👩‍🔬 🇫🇷 ♥ — … “quoted” „so“ «so» ﷺ
-\u200b zero\u200dwidth e\u0301 A\u030a \u202eright\u202c tab\there nul\x00here bell\x07 \ufeffbom""".split()
+WORDS = """the of and to in is for with that plumber nurse repairs engine bakery customers
+quickly river night translates contracts orchestra soil samples teaches children geometry
+network packets invoices harbour crane vines don't e-mail 3.14 2,500 C++ #hashtag @home
+https://example.org/a?b=c naïve café Zürich Łódź über straße ﬁn ½ ² шахматы музыка
+東京 中文字 日本語 한국어 عربى עברית हिन्दी ไทย 😀 👩‍🔬 🇫🇷 ♥ — … “quoted” „so“ «so» ﷺ
+\u200b zero\u200dwidth e\u0301 A\u030a \u202eright\u202c tab\there
+nul\x00here bell\x07 \ufeffbom""".split()
 
 
 def varied_texts(count: int, seed: int = 0) -> list[str]:

@@ -1,51 +1,77 @@
-"""Settings of the mining of hard negatives."""
+"""Flags of `inspect`, `mine` and `paraphrases`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from minilm_retriever.errors import UserError
-from minilm_retriever.flags import at_least, flag
-from minilm_retriever.pretrained.hub import BASE_FOLDER
+from minilm_retriever.flags import check_bounds, flag
+from minilm_retriever.pretrained.config import BASE_FOLDER, DEVICE_HELP, MODEL_HELP
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    """Describe pairs: lengths, repeats, the floor under the loss."""
+
+    pairs: str = flag("", "CSV, TSV, JSONL or Parquet", name="PAIRS")
+    columns: tuple[str, ...] = flag((), "query, document and maybe hard negatives")
+    batch_size: int = flag(16, "of training", at_least=1)
+    model: str = flag(BASE_FOLDER, "whose tokens are counted")
+    json: bool = flag(False, "print JSON", action="store_true")
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if len(self.columns) == 1 or len(set(self.columns)) < len(self.columns):
+            names = ", ".join(self.columns)
+            raise UserError(f"--columns needs two different names at least, not {names}")
 
 
 @dataclass(frozen=True)
 class MineConfig:
-    """Adding hard negatives to pairs."""
+    """Add hard negatives to pairs, chosen by a model."""
 
-    pairs: str = flag("", "pairs: CSV, TSV, JSONL or Parquet", "data")
-    columns: tuple[str, ...] = flag((), "the columns of query and document", "data")
-    corpus: str | None = flag(None, "more documents to choose from: a file of texts", "data")
-    out: str = flag(
-        "", "where to write the pairs with their negatives: .csv, .tsv or .jsonl", "data"
-    )
-    overwrite: bool = flag(False, "replace what is there", "data")
-    model: str = flag(
-        BASE_FOLDER, "the model that ranks: best the one that is trained next", "mining"
-    )
-    negatives: int = flag(1, "hard negatives a row", "mining")
+    pairs: str = flag("", "pairs: CSV, TSV, JSONL or Parquet", "data", name="PAIRS")
+    columns: tuple[str, ...] = flag((), "the columns of query and document")
+    corpus: str | None = flag(None, "more documents to choose from: a file of texts")
+    out: str = flag("", "where to write the pairs with their negatives: .csv, .tsv or .jsonl")
+    overwrite: bool = flag(False, "replace what is there")
+
+    model: str = flag(BASE_FOLDER, "the model that ranks: best the one to be trained", "mining")
+    negatives: int = flag(1, "hard negatives a row", at_least=1)
     ranks: tuple[int, ...] = flag(
-        (1, 50), "first and last rank to choose from, known answers left out", "mining"
+        (1, 50), "first and last rank to choose from, known answers left out"
     )
     margin: float = flag(
-        0.05, "how much lower (cosine) than the row's own document a negative has to be", "mining"
+        0.05, "how much lower (cosine) than the row's own document a negative must be", at_least=0
     )
-    seed: int = flag(42, "seed of the random documents where the ranks hold too few", "mining")
-    device: str | None = flag(None, "cpu, cuda, ... (default: a GPU where there is one)", "mining")
+    seed: int = flag(42, "seed of the random documents where the ranks hold too few", at_least=0)
+    device: str | None = flag(None, DEVICE_HELP)
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "negatives")
-        at_least(self, 0, "margin", "seed")
+        check_bounds(self)
         if not self.out:
             raise UserError("--out is missing: the file to write")
         if len(self.columns) not in (0, 2):
-            raise UserError(
-                f"--columns needs two names, query and document, not {' '.join(self.columns)}"
-            )
+            names = " ".join(self.columns)
+            raise UserError(f"--columns needs two names, query and document, not {names}")
+        ranks = " ".join(map(str, self.ranks))
         if len(self.ranks) != 2 or not 1 <= self.ranks[0] <= self.ranks[1]:
-            given = " ".join(map(str, self.ranks))
-            raise UserError(f"--ranks needs a first and a last rank, counted from 1, not {given}")
+            raise UserError(f"--ranks needs a first and a last rank, counted from 1, not {ranks}")
         if self.ranks[1] - self.ranks[0] + 1 < self.negatives:
-            raise UserError(
-                f"--ranks {self.ranks[0]} {self.ranks[1]} has no room for --negatives {self.negatives}"
-            )
+            raise UserError(f"--ranks {ranks} has no room for --negatives {self.negatives}")
+
+
+@dataclass(frozen=True)
+class ParaphrasesConfig:
+    """Find the closest pairs of texts within one file."""
+
+    file: str = flag("", "texts: lines, CSV, TSV, JSONL or Parquet", name="FILE")
+    text: str | None = flag(None, "the column that holds the text")
+    id: str | None = flag(None, "the column that holds the id (default: the row's number)")
+    n: int | None = flag(None, "the best N pairs (default 100, or all with --threshold)")
+    threshold: float | None = flag(None, "pairs with a cosine of at least X")
+    duplicates: bool = flag(False, "pair copies of a text with the first, too", action="store_true")
+    model: str = flag(BASE_FOLDER, MODEL_HELP)
+    device: str | None = flag(None, DEVICE_HELP)
+    out: str | None = flag(None, "write .csv, .tsv or .jsonl (default: a table on stdout)")
+    overwrite: bool = flag(False, "replace what is there", action="store_true")

@@ -22,9 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
+from minilm_retriever.types import Float64Array, IntArray
 
 
 @dataclass(frozen=True)
@@ -44,20 +43,18 @@ class Repeats:
     unplaceable: int  # rows a pass that --false-negatives avoid has no batch for
 
 
-def count_repeats(queries: Ints, documents: Ints, batch_size: int) -> Repeats:
+def count_repeats(queries: IntArray, documents: IntArray, batch_size: int) -> Repeats:
     """queries, documents (N,): equal numbers are equal texts."""
-    pairs = (
-        queries * np.int64(-7046029254386353131) + documents
-    )  # an odd factor, modulo 2^64: as good as a hash
-    query_counts, document_counts = counts_of(queries), counts_of(documents)
-    distinct = len(counts_of(pairs))
-    steps = -(-len(queries) // batch_size)
-    surplus = max(
-        int((counts - steps).clip(min=0).sum()) for counts in (query_counts, document_counts)
+    # An odd factor, modulo 2^64: as good as a hash.
+    pairs = queries * np.int64(-7046029254386353131) + documents
+    query_counts, document_counts, pair_counts = (
+        np.unique(numbers, return_counts=True)[1] for numbers in (queries, documents, pairs)
     )
+    steps = -(-len(queries) // batch_size)
+    surplus = (int((c - steps).clip(min=0).sum()) for c in (query_counts, document_counts))
     return Repeats(
         rows=len(queries),
-        distinct_pairs=distinct,
+        distinct_pairs=len(pair_counts),
         distinct_queries=len(query_counts),
         distinct_documents=len(document_counts),
         batch_size=batch_size,
@@ -65,40 +62,32 @@ def count_repeats(queries: Ints, documents: Ints, batch_size: int) -> Repeats:
         query_repeat_share=repeat_share(query_counts, batch_size),
         loss_floor=loss_floor(document_counts, batch_size),
         steps=steps,
-        distinct_steps=-(-distinct // batch_size),
-        unplaceable=surplus,
+        distinct_steps=-(-len(pair_counts) // batch_size),
+        unplaceable=max(surplus),
     )
 
 
-def counts_of(numbers: Ints) -> Ints:
-    """How often each distinct number stands there."""
-    return np.unique(numbers, return_counts=True)[1]
-
-
-def loss_floor(frequencies: Ints, batch_size: int) -> float:
-    """The expected floor of an epoch's mean loss; frequencies (T,): rows that each distinct
-    positive stands in."""
+def loss_floor(frequencies: IntArray, batch_size: int) -> float:
+    """The expected floor of an epoch's mean loss; frequencies (T,): rows of each text."""
     return mean_over_batches(frequencies, batch_size, expected_floor)
 
 
-def repeat_share(frequencies: Ints, batch_size: int) -> float:
-    """The expected share of an epoch's batches in which some text stands twice; frequencies (T,) as
-    above."""
+def repeat_share(frequencies: IntArray, batch_size: int) -> float:
+    """The expected share of an epoch's batches in which some text stands twice."""
     return mean_over_batches(frequencies, batch_size, probability_of_repeat)
 
 
 def mean_over_batches(
-    frequencies: Ints, batch_size: int, value: Callable[[Ints, int], float]
+    frequencies: IntArray, batch_size: int, value: Callable[[IntArray, int], float]
 ) -> float:
-    """The mean of value(frequencies, rows of the batch) over an epoch's batches, all but the last
-    of batch_size."""
+    """The mean of value(frequencies, rows of the batch) over an epoch's batches."""
     whole, rest = divmod(int(frequencies.sum()), batch_size)
     total = whole * value(frequencies, batch_size) if whole else 0.0
     total += value(frequencies, rest) if rest else 0.0
     return total / max(1, whole + (rest > 0))
 
 
-def expected_floor(frequencies: Ints, batch: int) -> float:
+def expected_floor(frequencies: IntArray, batch: int) -> float:
     """g(b): the mean over rows of E[log(1 + K)] in a batch of `batch` rows."""
     rows = int(frequencies.sum())
     values, texts = np.unique(frequencies, return_counts=True)
@@ -109,20 +98,18 @@ def expected_floor(frequencies: Ints, batch: int) -> float:
 
 
 def expected_log(rows: int, frequency: int, batch: int) -> float:
-    """E[log(1 + K)], K hypergeometric: copies among the batch - 1 others drawn from rows - 1,
-    frequency - 1 of them."""
+    """E[log(1 + K)], K hypergeometric: copies among the batch - 1 others drawn from rows - 1."""
     copies, others, drawn = frequency - 1, rows - frequency, batch - 1
     low, high = max(0, drawn - others), min(copies, drawn)
     k = np.arange(low, high, dtype=np.float64)
-    # P(k + 1) / P(k); summed up as logarithms from the lowest k, and scaled so that they add up to
-    # 1.
+    # P(k + 1) / P(k), summed as logarithms from the lowest k; divided by their sum at the end.
     steps = np.log(copies - k) + np.log(drawn - k) - np.log(k + 1) - np.log(others - drawn + k + 1)
     weights = np.concatenate([[0.0], np.cumsum(steps)])
     weights = np.exp(weights - weights.max())
     return float((weights * np.log1p(np.arange(low, high + 1))).sum() / weights.sum())
 
 
-def probability_of_repeat(frequencies: Ints, batch: int) -> float:
+def probability_of_repeat(frequencies: IntArray, batch: int) -> float:
     """1 - P(all texts of a batch differ).
 
     The batches whose texts differ number e_b(f), the elementary symmetric polynomial: the
@@ -145,15 +132,15 @@ def probability_of_repeat(frequencies: Ints, batch: int) -> float:
     return float(min(1.0, max(0.0, -np.expm1(np.log(product[batch]) + log_scale - log_all))))
 
 
-def binomial_logs(texts: int, x: float, degree: int) -> npt.NDArray[np.float64]:
+def binomial_logs(texts: int, x: float, degree: int) -> Float64Array:
     """Logarithms of the terms of (1 + x)^texts up to x^degree."""
     k = np.arange(min(texts, degree), dtype=np.float64)
     return np.concatenate([[0.0], np.cumsum(np.log(texts - k) - np.log(k + 1) + np.log(x))])
 
 
-def batch_floor(texts: Ints) -> float:
-    """The mean of log(1 + k) over a batch, k the other candidates with the text of a row's own: no
-    model is below it.
+def batch_floor(texts: IntArray) -> float:
+    """The mean of log(1 + k) over a batch, which no model gets below; k: the other candidates with
+    the text of a row's own.
 
     texts (1 + C, B): which texts stand in the columns of the batch's rows, queries first. Equal
     texts have equal vectors (but for dropout, which only adds to the mean), and 1 + k equal scores

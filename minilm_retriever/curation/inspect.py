@@ -11,25 +11,23 @@ from __future__ import annotations
 import math
 import random
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from minilm_retriever.curation.duplicates import Repeats, count_repeats
+from minilm_retriever.data.columns import pair_columns
 from minilm_retriever.data.distinct import deduplicate
-from minilm_retriever.data.pairs import pair_columns
-from minilm_retriever.data.readers import BadRow, Row, read_rows
+from minilm_retriever.data.readers import read_rows
+from minilm_retriever.data.rows import BadRow
 from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained.tokenizer import TextTokenizer
-
-Ids = npt.NDArray[np.int64]
+from minilm_retriever.types import IntArray
 
 SAMPLE = 10_000  # rows whose texts are tokenised
-AT_A_TIME = 2048  # of them
+BATCH_ROWS = 2048  # of them at a time
 QUOTED = 3  # most repeated texts of a column
 PERCENTILES = (50, 90, 99)
 BARS = "▁▂▃▄▅▆▇█"
@@ -47,23 +45,39 @@ class Tokens:
     edges: Sequence[int]  # of the histogram's bins
     histogram: Sequence[int]  # texts in each bin
 
+    @staticmethod
+    def of(lengths: IntArray, limit: int) -> Tokens:
+        """lengths (N,), to be cut at the limit."""
+        cut = lengths.clip(max=limit)
+        low, high = int(cut.min()), int(cut.max())
+        width = math.ceil((high - low + 1) / 16)
+        edges = list(range(low, high + width + 1, width))
+        return Tokens(
+            min=low,
+            mean=float(cut.mean()),
+            percentiles={p: int(np.percentile(cut, p, method="inverted_cdf")) for p in PERCENTILES},
+            max=high,
+            truncated=float((lengths > limit).mean()),
+            edges=edges,
+            histogram=np.histogram(cut, edges)[0].tolist(),
+        )
+
 
 @dataclass
-class Fault:
+class BadRows:
     """Rows that training refuses."""
 
     rows: int = 0
     first: str = ""  # path:line and what is wrong
 
-    def note(self, first: str) -> None:
-        """One more."""
+    def add(self, bad: BadRow) -> None:
         self.rows += 1
-        self.first = self.first or first
+        self.first = self.first or str(bad)
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that is found; counts of rows unless said otherwise."""
+    """Counts of rows, unless said otherwise."""
 
     path: str
     columns: tuple[str, ...]
@@ -72,283 +86,196 @@ class Inspection:
     tokens: dict[str, Tokens]
     sampled_rows: int  # over which token counts are stated
     most_repeated: dict[str, list[tuple[int, str]]]  # by column, the most frequent first
-    unreadable: Fault
-    empty: Fault
-    identical: int = 0  # the query is the document
-    swapped: int = 0  # the query stands elsewhere as a document, and the document as a query
-    own_negatives: int = 0  # a hard negative is the row's own document
+    unreadable: BadRows
+    empty: BadRows
+    identical: int  # the query is the document
+    swapped: int  # the query stands elsewhere as a document, and the document as a query
+    own_negatives: int  # a hard negative is the row's own document
 
     def as_json(self) -> dict[str, Any]:
         """For machines; the repeats' figures stand at the top."""
-        mine = asdict(self)
-        repeats = mine.pop("repeats")
-        return {**mine, **repeats, "advice": advice(self)}
+        values = asdict(self)
+        repeats = values.pop("repeats")
+        return {**values, **repeats, "advice": advice(self)}
 
 
 def inspect(
-    path: str,
-    tokenizer: TextTokenizer,
-    *,
-    columns: Sequence[str] | None = None,
-    batch_size: int = 16,
+    path: str, tokenizer: TextTokenizer, columns: Sequence[str] = (), batch_size: int = 16
 ) -> Inspection:
-    """Read a file of pairs and say what is in it, with the model's tokenizer.
+    """Read a file of pairs and count what is in it, with the model's tokenizer.
 
-    Raises UserError where there is no row to look at, a column is missing, or batch_size is below
-    1."""
-    if batch_size < 1:
-        raise UserError(f"--batch-size must be at least 1, not {batch_size}")
-    if columns is not None and (len(columns) < 2 or len(set(columns)) < len(columns)):
-        raise UserError(f"--columns needs two different names at least, not {', '.join(columns)}")
-    # With room for one token more, so that a text that is cut can be told from one that just fits.
-    roomy = TextTokenizer(
-        tokenizer.json.encode(),
-        max_length=tokenizer.max_length + 1,
-        lower_case=tokenizer.lower_case,
-    )
-    scan = Scan(path, tuple(columns or ()), roomy)
-    scan.read()
-    if not scan.rows:
+    Raises UserError where no row can be used, or a column is missing."""
+    scan, sample = Scan(path, tuple(columns)), Sample(tokenizer)
+    arrays: list[array[int]] = []
+    for row, texts in enumerate(scan.texts()):
+        arrays = arrays or [array("q") for _ in texts]
+        for column, text in zip(arrays, texts, strict=True):
+            column.append(hash(text))
+        sample.add(row, texts)
+    if not arrays:
         raise UserError(scan.unreadable.first or scan.empty.first)
-    hashes = [np.frombuffer(column, dtype=np.int64) for column in scan.hashes]
+    hashes = [np.frombuffer(column, dtype=np.int64) for column in arrays]
     queries, documents = hashes[:2]
-    same = queries == documents
-    crossed = np.isin(queries, documents) & np.isin(documents, queries) & ~same
+    identical = queries == documents
+    swapped = np.isin(queries, documents) & np.isin(documents, queries) & ~identical
+    lengths = sample.token_counts()
+    limit = tokenizer.max_length
     return Inspection(
         path=path,
         columns=scan.columns,
-        limit=tokenizer.max_length,
+        limit=limit,
         repeats=count_repeats(queries, documents, batch_size),
-        tokens=scan.tokens(),
-        sampled_rows=len(scan.sample.lengths),
-        most_repeated=quote(path, scan.columns, [most_frequent(column) for column in hashes]),
+        tokens={name: Tokens.of(lengths[:, i], limit) for i, name in enumerate(scan.columns)},
+        sampled_rows=len(lengths),
+        most_repeated=quote(Scan(path, scan.columns), [most_frequent(column) for column in hashes]),
         unreadable=scan.unreadable,
         empty=scan.empty,
-        identical=int(same.sum()),
-        swapped=int(crossed.sum()),
+        identical=int(identical.sum()),
+        swapped=int(swapped.sum()),
         own_negatives=int(sum((column == documents).sum() for column in hashes[2:])),
     )
 
 
 class Scan:
-    """One pass over a file: hashes of all texts, token counts of a sample."""
+    """One pass over a file of pairs."""
 
-    def __init__(self, path: str, columns: tuple[str, ...], tokenizer: TextTokenizer) -> None:
-        self.path, self.columns, self.tokenizer = path, columns, tokenizer
-        self.hashes: list[array[int]] = []
-        self.unreadable, self.empty = Fault(), Fault()
-        self.sample = Sample(tokenizer)
-        self.rows = 0
+    def __init__(self, path: str, columns: tuple[str, ...]) -> None:
+        self.path, self.columns = path, columns
+        self.unreadable, self.empty = BadRows(), BadRows()
 
-    def read(self) -> None:
-        """Take the file in."""
-
-        def note(bad: BadRow) -> None:
-            self.unreadable.note(f"{bad.where}: {bad.reason}")
-
-        for row in read_rows(self.path, need=self.columns, on_bad=note):
+    def texts(self) -> Iterator[list[str]]:
+        """The texts of each row that training takes, without the white space around them."""
+        for row in read_rows(self.path, need=self.columns, on_bad=self.unreadable.add):
             self.columns = self.columns or pair_columns(list(row.values), row.where)
-            self.hashes = self.hashes or [array("q") for _ in self.columns]
-            texts = texts_of(row, self.columns)
-            if texts is None:
-                self.unreadable.note(f"{row.where}: {why_unreadable(row, self.columns)}")
-            elif not all(texts):
-                self.empty.note(f"{row.where}: column {self.columns[texts.index('')]!r} is empty")
+            try:
+                texts = [row.text(column).strip() for column in self.columns]
+            except BadRow as bad:
+                self.unreadable.add(bad)
+                continue
+            if all(texts):
+                yield texts
             else:
-                for column, text in zip(self.hashes, texts, strict=True):
-                    column.append(hash(text))
-                self.sample.offer(self.rows, texts)
-                self.rows += 1
-        self.sample.settle()
-
-    def tokens(self) -> dict[str, Tokens]:
-        """Token counts by column."""
-        lengths = np.array(self.sample.lengths)
-        return {
-            name: describe_lengths(lengths[:, place], self.tokenizer.max_length - 1)
-            for place, name in enumerate(self.columns)
-        }
+                self.empty.add(row.bad(f"column {self.columns[texts.index('')]!r} is empty"))
 
 
 class Sample:
-    """Token counts of at most SAMPLE rows, each row equally likely; the texts are forgotten at
-    once."""
+    """Token counts of at most SAMPLE rows, each row equally likely; few texts lie in memory."""
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
-        self.tokenizer, self.random = tokenizer, random.Random(0)
-        self.lengths: list[list[int]] = []
-        self.waiting: dict[int, list[str]] = {}  # by place in `lengths`
+        # With room for one token more, so that a text that is cut differs from one that just fits.
+        self.tokenizer = TextTokenizer(
+            tokenizer.json.encode(),
+            max_length=tokenizer.max_length + 1,
+            lower_case=tokenizer.lower_case,
+        )
+        self.random = random.Random(0)
+        self.lengths: dict[int, list[int]] = {}  # by place, of SAMPLE places
+        self.waiting: dict[int, list[str]] = {}
 
-    def offer(self, number: int, texts: list[str]) -> None:
-        """Row `number`, counted from 0: it takes a place at first, later the place of a random one,
-        or none."""
-        place = number if number < SAMPLE else self.random.randrange(number + 1)
+    def add(self, row: int, texts: list[str]) -> None:
+        """Reservoir sampling: row `row`, from 0, takes a free place, else a random one or none."""
+        place = row if row < SAMPLE else self.random.randrange(row + 1)
         if place < SAMPLE:
             self.waiting[place] = texts
-            if len(self.waiting) == AT_A_TIME:
-                self.settle()
+            if len(self.waiting) == BATCH_ROWS:
+                self._tokenize()
 
-    def settle(self) -> None:
-        """Tokenise what waits."""
-        distinct, inverse = deduplicate([text for texts in self.waiting.values() for text in texts])
-        values = iter(self.tokenizer.tokenize(distinct).lengths[inverse].tolist())
-        for place, texts in self.waiting.items():
-            row = list(islice(values, len(texts)))
-            if place < len(self.lengths):
-                self.lengths[place] = row
-            else:
-                self.lengths.append(row)
-        self.waiting.clear()
+    def token_counts(self) -> IntArray:
+        """(rows, columns)"""
+        self._tokenize()
+        return np.array(list(self.lengths.values()))
 
-
-def texts_of(row: Row, columns: Sequence[str]) -> list[str] | None:
-    """The row's texts without the white space around them, None where one is no text."""
-    found = []
-    for name in columns:
-        text = row.values.get(name)
-        if not isinstance(text, str):
-            return None
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                return None
-        found.append(text.strip())
-    return found
+    def _tokenize(self) -> None:
+        if self.waiting:
+            texts, inverse = deduplicate([text for row in self.waiting.values() for text in row])
+            lengths = self.tokenizer.tokenize(texts).lengths[inverse]
+            rows = lengths.reshape(len(self.waiting), -1).tolist()
+            self.lengths.update(zip(self.waiting, rows, strict=True))
+            self.waiting = {}
 
 
-def why_unreadable(row: Row, columns: Sequence[str]) -> str:
-    """What is wrong with a row that has no texts."""
-    for name in columns:
-        if name not in row.values:
-            return f"no column {name!r}; there are: {', '.join(row.values) or 'none'}"
-        if not isinstance(row.values[name], str):
-            return f"column {name!r} holds no text"
-    return "a text holds half a character (a lone surrogate)"
-
-
-def most_frequent(column: Ids) -> dict[int, int]:
-    """The most frequent hashes of a column that stand there twice at least, with how often."""
-    values, counts = np.unique(column, return_counts=True)
+def most_frequent(hashes: IntArray) -> dict[int, int]:
+    """The most frequent hashes that stand there twice at least, with how often."""
+    values, counts = np.unique(hashes, return_counts=True)
     top = np.argsort(-counts, kind="stable")[:QUOTED]
     return {int(values[i]): int(counts[i]) for i in top if counts[i] > 1}
 
 
-def quote(
-    path: str, columns: Sequence[str], wanted: list[dict[int, int]]
-) -> dict[str, list[tuple[int, str]]]:
-    """The texts behind hashes, from a second look at the file that ends with the last of them."""
-    found: list[dict[int, str]] = [{} for _ in columns]
-    missing = sum(map(len, wanted))
-    for row in read_rows(path, on_bad=lambda bad: None) if missing else ():
-        for place, text in enumerate(texts_of(row, columns) or ()):
-            number = hash(text)
-            if number in wanted[place] and number not in found[place]:
-                found[place][number] = text
-                missing -= 1
-        if not missing:
+def quote(scan: Scan, wanted: list[dict[int, int]]) -> dict[str, list[tuple[int, str]]]:
+    """Counts and texts by column, of hashes with their counts; reads on to the last of them."""
+    quotes: list[dict[int, str]] = [{} for _ in wanted]
+    for texts in scan.texts():
+        if [*map(len, quotes)] == [*map(len, wanted)]:
             break
+        for text, known, counts in zip(texts, quotes, wanted, strict=True):
+            if hash(text) in counts:
+                known[hash(text)] = text
     return {
-        name: [(count, texts.get(number, "")) for number, count in top.items()]
-        for name, top, texts in zip(columns, wanted, found, strict=True)
+        name: [(count, known.get(number, "")) for number, count in counts.items()]
+        for name, counts, known in zip(scan.columns, wanted, quotes, strict=True)
     }
-
-
-def describe_lengths(lengths: Ids, limit: int) -> Tokens:
-    """lengths (N,): token counts cut one above the limit."""
-    cut = lengths.clip(max=limit)
-    low, high = int(cut.min()), int(cut.max())
-    width = max(1, math.ceil((high - low + 1) / 16))
-    edges = list(range(low, high + width + 1, width))
-    return Tokens(
-        min=low,
-        mean=float(cut.mean()),
-        percentiles={p: int(np.percentile(cut, p, method="inverted_cdf")) for p in PERCENTILES},
-        max=high,
-        truncated=float((lengths > limit).mean()),
-        edges=edges,
-        histogram=np.histogram(cut, edges)[0].tolist(),
-    )
 
 
 # --- in words -------------------------------------------------------------------------------------
 
 
-def as_text(found: Inspection) -> str:
+def as_text(inspection: Inspection) -> str:
     """For people."""
-    r = found.repeats
+    i, r = inspection, inspection.repeats
+    query, document = i.columns[:2]
+    distinct = f"{r.distinct_queries:,} of {query}, {r.distinct_documents:,} of {document}"
+    sampled = f", in a sample of {i.sampled_rows:,} rows" if i.sampled_rows < r.rows else ""
     lines = [
-        f"{found.path}: {r.rows:,} rows of {', '.join(found.columns)}",
-        f"distinct: {r.distinct_pairs:,} pairs, {r.distinct_queries:,} of {found.columns[0]}, "
-        f"{r.distinct_documents:,} of {found.columns[1]}",
+        f"{i.path}: {r.rows:,} rows of {', '.join(i.columns)}",
+        f"distinct: {r.distinct_pairs:,} pairs, {distinct}",
+        f"tokens (limit {i.limit}{sampled}):",
     ]
-    sampled = f", in a sample of {found.sampled_rows:,} rows" if found.sampled_rows < r.rows else ""
-    lines.append(f"tokens (limit {found.limit}{sampled}):")
-    width = max(map(len, found.columns))
-    for name, t in found.tokens.items():
+    width = max(map(len, i.columns))
+    for name, t in i.tokens.items():
         shares = "  ".join(f"{p} % {value}" for p, value in t.percentiles.items())
         bars = "".join(BARS[math.ceil(7 * n / max(t.histogram))] for n in t.histogram)
         lines.append(
             f"  {name:<{width}}  min {t.min}  mean {t.mean:.1f}  {shares}  max {t.max}  "
             f"{t.truncated:.1%} cut  {t.edges[0]} {bars} {t.edges[-1] - 1}"
         )
-    for name, texts in found.most_repeated.items():
+    for name, texts in i.most_repeated.items():
         lines += [f"most repeated {name}:"] if texts else []
-        lines += [
-            f"  {count:,} x {text if len(text) < 90 else text[:87] + '...'}"
-            for count, text in texts
-        ]
-    lines += [summary(r), *(f"- {line}" for line in advice(found))]
-    return "\n".join(lines)
+        for count, text in texts:
+            lines.append(f"  {count:,} x {text if len(text) < 90 else text[:87] + '...'}")
+    return "\n".join([*lines, summary(r), *(f"- {line}" for line in advice(i))])
 
 
 def summary(r: Repeats) -> str:
-    """Two lines on batches drawn at random: the short form, also said when training starts."""
-    repeated = f"{r.repeat_share:.1%} hold some document twice, {r.query_repeat_share:.1%} some query twice"
-    return (
-        f"batches of {r.batch_size}: {repeated}; the mean loss cannot go below {r.loss_floor:.4f}\n"
-        f"a pass over all rows takes {r.steps:,} steps, over the {r.distinct_pairs:,} distinct pairs "
-        f"{r.distinct_steps:,}"
-    )
+    """Two lines on batches drawn at random, also printed when training starts."""
+    documents = f"{r.repeat_share:.1%} hold some document twice"
+    queries = f"{r.query_repeat_share:.1%} some query twice"
+    floor = f"the mean loss cannot go below {r.loss_floor:.4f}"
+    passes = f"{r.steps:,} steps, over the {r.distinct_pairs:,} distinct pairs {r.distinct_steps:,}"
+    batches = f"batches of {r.batch_size}: {documents}, {queries}; {floor}"
+    return f"{batches}\na pass over all rows takes {passes}"
 
 
-def advice(found: Inspection) -> list[str]:
+def advice(i: Inspection) -> list[str]:
     """What to do about it, a line each."""
-    r, lines = found.repeats, []
-    for what, fault in (("unreadable", found.unreadable), ("empty", found.empty)):
-        if fault.rows:
-            lines.append(
-                f"{fault.rows:,} rows are {what}, and training refuses them; the first: {fault.first}"
-            )
+    r, refused = i.repeats, "and training refuses them; the first"
+    counts = [
+        (i.unreadable.rows, f"rows are unreadable, {refused}: {i.unreadable.first}"),
+        (i.empty.rows, f"rows are empty, {refused}: {i.empty.first}"),
+        (i.identical, "rows have the same text on both sides: they teach nothing"),
+        (i.swapped, "rows look swapped: both of their texts stand elsewhere on the other side"),
+        (i.own_negatives, "hard negatives are their row's own document"),
+        (r.rows - r.distinct_pairs, "rows repeat others: --distinct trains on each pair once"),
+        (r.unplaceable, "rows a pass have no batch with --false-negatives avoid: too many repeats"),
+    ]
+    lines = [f"{count:,} {text}" for count, text in counts if count]
     if r.distinct_documents < 2:
         lines.append("every row has the same document: there is no negative to learn from")
-    if r.distinct_pairs < r.rows:
-        lines.append(
-            f"{r.rows - r.distinct_pairs:,} rows repeat others: --distinct trains on each pair once, in "
-            f"{r.distinct_steps:,} steps a pass"
-        )
     if r.loss_floor > 5e-4:
-        lines.append(
-            f"{r.repeat_share:.1%} of the batches push a query away from a copy of its own document: --false-negatives "
-            "avoid draws batches without copies, mask leaves them out of the loss"
-        )
-    if r.unplaceable:
-        lines.append(
-            f"one text stands in so many rows that --false-negatives avoid leaves out {r.unplaceable:,} rows a pass"
-        )
-    for name, t in found.tokens.items():
+        batches = f"{r.repeat_share:.1%} of the batches push a query away from a copy of its own"
+        remedy = "avoid draws batches without copies, mask leaves them out of the loss"
+        lines.append(f"{batches} document: --false-negatives {remedy}")
+    for name, t in i.tokens.items():
         if t.truncated > 0.001:
-            lines.append(
-                f"{t.truncated:.1%} of {name} is longer than {found.limit} tokens: the rest is not seen"
-            )
-    if found.identical:
-        lines.append(
-            f"{found.identical:,} rows have the same text on both sides: they teach nothing"
-        )
-    if found.swapped:
-        lines.append(
-            f"{found.swapped:,} rows look swapped: their query is a document elsewhere, and their document a query"
-        )
-    if found.own_negatives:
-        lines.append(f"{found.own_negatives:,} hard negatives are their row's own document")
+            longer = f"{t.truncated:.1%} of {name} is longer than {i.limit} tokens"
+            lines.append(f"{longer}: the rest is not seen")
     return lines

@@ -7,56 +7,60 @@ import io
 import os
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
+from minilm_retriever.data.rows import BadRow, Row
 from minilm_retriever.errors import UserError
-
-StrPath = str | os.PathLike[str]
+from minilm_retriever.types import StrPath
 
 STDIN = "-"
-LONGEST = 1 << 26  # bytes of one row; a row has to fit in memory, whatever an archive unpacks to
+MAX_ROW_BYTES = 1 << 26  # a row has to fit in memory, whatever an archive unpacks to
 
 
 @contextmanager
-def opened(path: StrPath, name: str) -> Iterator[BinaryIO]:
-    """The bytes of a file, unpacked where they are gzip."""
+def open_lines(path: StrPath, name: str) -> Iterator[Lines]:
+    """The lines of a file, unpacked where its bytes are gzip; `name` stands in messages."""
     with ExitStack() as stack:
         try:
-            raw = (
-                sys.stdin.buffer
-                if os.fspath(path) == STDIN
-                else stack.enter_context(Path(path).open("rb"))
-            )
-            stream: Any = raw if hasattr(raw, "peek") else io.BufferedReader(cast(Any, raw))
-            packed = stream.peek(2)[:2] == b"\x1f\x8b"
+            stream: Any = sys.stdin.buffer
+            if os.fspath(path) != STDIN:
+                stream = stack.enter_context(Path(path).open("rb"))
+            if not hasattr(stream, "peek"):
+                stream = io.BufferedReader(stream)
+            is_gzip = stream.peek(2)[:2] == b"\x1f\x8b"
         except OSError as fault:
             raise UserError(f"{name}: cannot be read: {fault.strerror}") from fault
-        yield cast(BinaryIO, gzip.GzipFile(fileobj=stream)) if packed else stream
+        yield Lines(name, gzip.GzipFile(fileobj=stream) if is_gzip else stream)
 
 
 class Lines:
-    """Decoded lines, counted. What is wrong with a line is noted and told when the row that it
-    belongs to is complete.
+    """Decoded lines, counted, and collected to the row that is being read.
 
-    So a row of several lines is set aside as a whole, and never half of it taken for a row of its
-    own."""
+    What is wrong with the bytes of a line is noted, and the whole row is bad for it: half of a row
+    of several lines must not be taken for a row of its own."""
 
-    def __init__(self, name: str, stream: BinaryIO) -> None:
+    def __init__(self, name: str, stream: io.BufferedIOBase) -> None:
         self.name = name
         self.number = 0  # of the line read last
-        self.row: list[str] = []  # lines of the row being read
-        self.fault: tuple[int, str] | None = None
-        self._size = 0
         self._stream = stream
+        self.begin_row()
 
-    def begin(self) -> None:
-        """Forget the row before."""
-        self.row = []
-        self.fault = None
-        self._size = 0
+    def begin_row(self) -> None:
+        self.start = self.number + 1
+        self.row: list[str] = []  # its lines so far
+        self.defect: tuple[int, str] | None = None  # the line and the reason
+        self._bytes = 0
+
+    def finish_row(self, values: Mapping[str, object], reason: str = "") -> Row | BadRow:
+        """The row of these values, unless there is a reason not to use it."""
+        raw = self.row[0] if len(self.row) == 1 else "".join(self.row)
+        if not (reason or self.defect):
+            return Row(values, self.name, self.start, raw)
+        line, reason = self.defect or (self.start, reason)
+        return BadRow(f"{self.name}:{line}", reason, raw)
 
     def __iter__(self) -> Iterator[str]:
         while raw := self._read():
@@ -67,37 +71,28 @@ class Lines:
                 place = f"byte {raw[fault.start]:#04x}, number {fault.start + 1} of the line"
                 self._note(f"not UTF-8 ({place}): save the file as UTF-8")
             if "\0" in line:
-                self._note(
-                    "a NUL character: the file is damaged, binary or UTF-16; save it as UTF-8 text"
-                )
+                self._note("a NUL character: damaged, binary or UTF-16? Save it as UTF-8 text")
             self.row.append(line)
             yield line
 
     def _note(self, reason: str) -> None:
-        self.fault = self.fault or (self.number, reason)
+        self.defect = self.defect or (self.number, reason)
 
     def _read(self) -> bytes:
         try:
-            raw = self._stream.readline(LONGEST + 1)
-        except (EOFError, zlib.error) as fault:
-            raise UserError(
-                f"{self.name}: the gzip archive is cut short or damaged after line {self.number}"
-            ) from fault
-        except OSError as fault:
-            reason = fault.strerror or f"the gzip archive is damaged: {fault}"
-            raise UserError(
-                f"{self.name}: cannot be read after line {self.number}: {reason}"
-            ) from fault
+            raw = self._stream.readline(MAX_ROW_BYTES + 1)
+        except (OSError, EOFError, zlib.error) as fault:
+            what = f"{self.name}: cannot be read after line {self.number}"
+            damaged = "the gzip archive is cut short or damaged"
+            raise UserError(f"{what}: {getattr(fault, 'strerror', None) or damaged}") from fault
         if not self.number:
             if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
                 raise UserError(f"{self.name}:1: this is UTF-16: save the file as UTF-8")
             raw = raw.removeprefix(b"\xef\xbb\xbf")
-        if raw:
-            self.number += 1
-        self._size += len(raw)
-        if self._size > LONGEST:
-            start = self.number - len(self.row)
-            raise UserError(
-                f"{self.name}:{start}: a row of more than {LONGEST >> 20} MiB: is a line end or quote missing?"
-            )
+        self.number += bool(raw)
+        self._bytes += len(raw)
+        if self._bytes > MAX_ROW_BYTES:
+            size = f"a row of more than {MAX_ROW_BYTES >> 20} MiB"
+            where = f"{self.name}:{self.start}"
+            raise UserError(f"{where}: {size}: is a line end or quote missing?")
         return raw

@@ -1,27 +1,16 @@
-"""What people bring, as the jobs want it: texts to encode, pairs to train on, scored pairs to
-evaluate with."""
+"""Pairs to train on, and scored pairs to evaluate with."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from minilm_retriever.data.lines import StrPath
+from minilm_retriever.data.columns import check_pair_columns, pair_columns
 from minilm_retriever.data.readers import read_rows
-from minilm_retriever.data.values import Unusable, filled_text, number_of
-from minilm_retriever.errors import UserError
+from minilm_retriever.types import StrPath
 
-PAIR_COLUMNS = (("sentence_0", "sentence_1"), ("anchor", "positive"))
 SCORED_COLUMNS = ("sentence1", "sentence2", "score")
-_NEGATIVE = re.compile(r"negative(_?[0-9]+)?|sentence_([2-9]|[1-9][0-9]+)")
-
-
-# --- texts ----------------------------------------------------------------------------------------
-
-
-# --- pairs ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -58,38 +47,16 @@ def read_pairs(
 
     Raises UserError with `path:line`, also for a text of nothing but white space: there is nothing
     to learn from it."""
-    if columns is not None and (len(columns) < 2 or len(set(columns)) < len(columns)):
-        raise UserError(
-            f"pairs need two different columns or more, not {', '.join(columns) or 'none'}"
-        )
-    names: tuple[str, ...] = tuple(columns or ())
-    texts: list[list[str]] = [[] for _ in names]
+    names = check_pair_columns(columns)
+    texts: list[list[str]] = []
     lines: list[int] = []
     for row in read_rows(path, format=format, need=names):
-        if not names:
-            names = pair_columns(list(row.values), row.where)
-            texts = [[] for _ in names]
-        try:
-            for name, column in zip(names, texts, strict=True):
-                column.append(filled_text(row, name))
-        except Unusable as reason:
-            raise UserError(f"{row.where}: {reason}") from None
+        names = names or pair_columns(list(row.values), row.where)
+        texts = texts or [[] for _ in names]
+        for name, column in zip(names, texts, strict=True):
+            column.append(row.filled_text(name))
         lines.append(row.line)
     return Pairs(os.fspath(path), names, texts, lines)
-
-
-def pair_columns(columns: Sequence[str], where: str) -> tuple[str, ...]:
-    """sentence_0 and sentence_1, else anchor and positive, else the first two; and the hard
-    negatives behind them.
-
-    Hard negatives are the columns negative, negative_1, ... and sentence_2, sentence_3, ... in the
-    order of the file."""
-    pair = next((known for known in PAIR_COLUMNS if set(known) <= set(columns)), tuple(columns[:2]))
-    if len(pair) < 2:
-        raise UserError(
-            f"{where}: pairs need two columns, there is only {', '.join(columns) or 'none'}"
-        )
-    return (*pair, *(name for name in columns if _NEGATIVE.fullmatch(name) and name not in pair))
 
 
 def read_scored_pairs(
@@ -102,13 +69,7 @@ def read_scored_pairs(
     right: list[str] = []
     scores: list[float] = []
     for row in read_rows(path, format=format, need=SCORED_COLUMNS):
-        try:
-            left.append(filled_text(row, first))
-            right.append(filled_text(row, second))
-            scores.append(number_of(row, score))
-        except Unusable as reason:
-            raise UserError(f"{row.where}: {reason}") from None
+        left.append(row.filled_text(first))
+        right.append(row.filled_text(second))
+        scores.append(row.number(score))
     return left, right, scores
-
-
-# --- one value ------------------------------------------------------------------------------------

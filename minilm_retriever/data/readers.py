@@ -1,69 +1,42 @@
 """Rows out of CSV, TSV, JSONL, text and Parquet files, one at a time, each knowing where it stands.
 
-The kind goes by the name (`.csv .tsv .jsonl .ndjson .txt .parquet`, all but the last also with
-`.gz`) or by `format`; gzip is recognised by its first bytes. Text is UTF-8, a byte order mark is
-dropped, lines end in \\n or \\r\\n.
+The format goes by the name (`.csv .tsv .jsonl .ndjson .txt .parquet`, all but the last also with
+`.gz`) or by `format`; gzip goes by its first bytes. Text is UTF-8, lines end in \\n or \\r\\n.
 
-CSV, TSV  The first row names the columns. Fields may be quoted, hold line breaks and doubled quotes
-("" is one quote).
-          Blank lines are skipped.
-JSONL     One object a line. Blank lines are skipped. txt       Every line is a row with the column
-`text`; a blank line is an empty text. Parquet   Columns of text, numbers and truth values are read;
-others are there, but hold no value to use.
+CSV, TSV  The first row names the columns. Quoted fields may hold line breaks and doubled quotes
+          ("" is one quote). Blank lines are skipped.
+JSONL     One object a line. Blank lines are skipped.
+txt       Every line is a row with the column `text`; a blank line is an empty text.
+Parquet   Columns of text, numbers and truth values; others are there, but hold no value to use.
 
-What is wrong with one row is given to `on_bad`, if there is one, and reading goes on. What leaves
-doubt where the rows begin (a quote that is never closed, a damaged archive) always stops. A row
-lies in memory, a file never does."""
+What is wrong with one row goes to `on_bad`, if there is one, and reading goes on. What leaves open
+where the rows begin (a quote never closed, a damaged archive) always stops. A row lies in memory, a
+file never does."""
 
 from __future__ import annotations
 
-import csv
+import importlib.util
 import json
 import os
 import re
+import stat
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from minilm_retriever.data.lines import LONGEST, STDIN, Lines, StrPath, opened
+from minilm_retriever.data.columns import check_header
+from minilm_retriever.data.lines import MAX_ROW_BYTES, STDIN, Lines, open_lines
+from minilm_retriever.data.parquet import parquet_rows
+from minilm_retriever.data.rows import BadRow, OnBad, Row
 from minilm_retriever.errors import UserError
+from minilm_retriever.types import StrPath
 
+Rows = Iterator[Row | BadRow]
 FORMATS = ("csv", "tsv", "jsonl", "txt", "parquet")
-_SUFFIXES = {f".{kind}": kind for kind in FORMATS} | {".ndjson": "jsonl"}
-
-
-class Row(NamedTuple):
-    """One row: its values by column, and the line where it starts (the row's number in a Parquet
-    file), from 1."""
-
-    values: dict[str, object]
-    path: str
-    line: int
-    raw: str  # the text it was read from, as far as there is one
-
-    @property
-    def where(self) -> str:
-        """`path:line`, for a message about this row."""
-        return f"{self.path}:{self.line}"
-
-
-class BadRow(NamedTuple):
-    """A row that cannot be used. Bytes that are no UTF-8 stand in `raw` as Python's
-    surrogateescape."""
-
-    where: str
-    reason: str
-    raw: str
-
-
-class NoValue(NamedTuple):
-    """Stands for a value of a type that is neither text nor number."""
-
-    type: str
-
-
-OnBad = Callable[[BadRow], object]
-_Reject = Callable[[int, str, str], None]
+_SUFFIXES = {f".{format}": format for format in FORMATS} | {".ndjson": "jsonl"}
+_LONE_CR = r"a carriage return (\r) that ends no line: end lines with \n or \r\n"
 
 
 def read_rows(
@@ -77,38 +50,24 @@ def read_rows(
 
     `need` names columns that a header has to have; in JSONL every row has its own. Raises UserError
     that says `path:line` and how to mend it."""
+    format = file_format(path, format)
     name = "<stdin>" if os.fspath(path) == STDIN else os.fspath(path)
-    rows = bad = 0
-
-    def reject(line: int, reason: str, raw: str) -> None:
-        nonlocal bad
-        bad += 1
-        if on_bad is None:
-            raise UserError(f"{name}:{line}: {reason}")
-        on_bad(BadRow(f"{name}:{line}", reason, raw.rstrip("\r\n")))
-
-    kind = kind_of(path, format)
-    if kind == "parquet":
-        for row in _read_parquet(path, need, reject):
-            rows += 1
+    is_parquet, count = format == "parquet", 0
+    for row in parquet_rows(name, need) if is_parquet else _parse(path, name, format, need):
+        count += 1
+        if isinstance(row, Row):
             yield row
-    else:
-        with opened(path, name) as stream:
-            lines = Lines(name, stream)
-            for row in _READERS[kind](lines, need, reject):
-                rows += 1
-                yield row
-            if not lines.number:
-                raise UserError(f"{name}: the file is empty")
-    if not rows + bad:
-        raise UserError(
-            f"{name}: there are no rows" + (" below the header" if kind in ("csv", "tsv") else "")
-        )
+        elif on_bad is None:
+            raise row
+        else:
+            on_bad(row)
+    if not count:
+        below = " below the header" if format in ("csv", "tsv") else ""
+        raise UserError(f"{name}: there are no rows{below}")
 
 
-def kind_of(path: StrPath, format: str | None = None) -> str:
-    """The format of a file that is there; UserError for a missing one, a folder, or a name that
-    tells nothing."""
+def file_format(path: StrPath, format: str | None = None) -> str:
+    """`format`, or what the name says; UserError where neither does, or there is no such file."""
     name = os.fspath(path)
     if format is not None and format not in FORMATS:
         raise UserError(f"format {format!r} is not known; known are {', '.join(FORMATS)}")
@@ -117,81 +76,75 @@ def kind_of(path: StrPath, format: str | None = None) -> str:
             raise UserError("Parquet cannot be read from standard input: name the file")
         return format or "txt"
     try:
-        is_folder = Path(name).is_dir()
-        if not is_folder:
-            Path(name).stat()
+        is_folder = stat.S_ISDIR(Path(name).stat().st_mode)
     except OSError as fault:
         raise UserError(f"{name}: cannot be read: {fault.strerror}") from fault
     except ValueError as fault:
         raise UserError(f"{name!r}: not the name of a file: {fault}") from fault
     if is_folder:
         raise UserError(f"{name}: is a folder; name a file in it")
-    kind = format or kind_by_name(name)
-    if kind is None:
-        raise UserError(
-            f"{name}: what is in it? Give the format, or a name ending in {', '.join(_SUFFIXES)}"
-        )
-    return kind
+    format = format or format_by_name(name)
+    if format is None:
+        endings = ", ".join(_SUFFIXES)
+        raise UserError(f"{name}: what is in it? Give the format, or a name ending in {endings}")
+    return format
 
 
-def kind_by_name(name: str) -> str | None:
-    """The format that a file's name tells, if any."""
+def format_by_name(name: str) -> str | None:
     lower = name.lower()
-    if lower.endswith(".gz") and not lower.endswith(".parquet.gz"):
-        lower = lower[:-3]
+    if not lower.endswith(".parquet.gz"):
+        lower = lower.removesuffix(".gz")
     return _SUFFIXES.get(Path(lower).suffix)
 
 
-_LONE_CR = r"a carriage return (\r) that ends no line: end lines with \n or \r\n"
+def _parse(path: StrPath, name: str, format: str, need: Sequence[str]) -> Rows:
+    with open_lines(path, name) as lines:
+        yield from _PARSERS[format](lines, need)
+        if not lines.number:
+            raise UserError(f"{name}: the file is empty")
 
 
-# --- the formats ----------------------------------------------------------------------------------
-
-
-def _read_text(lines: Lines, need: Sequence[str], reject: _Reject) -> Iterator[Row]:
-    _check_header(["text"], need, lines.name)
+def _text_rows(lines: Lines, need: Sequence[str]) -> Rows:
+    check_header(["text"], need, lines.name)
     for line in lines:
         text = line.removesuffix("\n").removesuffix("\r") if line.endswith("\n") else line
-        if lines.fault or "\r" in text:
-            number, reason = lines.fault or (lines.number, _LONE_CR)
-            reject(number, reason, line)
-        else:
-            yield Row({"text": text}, lines.name, lines.number, line)
-        lines.begin()
+        yield lines.finish_row({"text": text}, _LONE_CR if "\r" in text else "")
+        lines.begin_row()
 
 
-def _read_jsonl(lines: Lines, need: Sequence[str], reject: _Reject) -> Iterator[Row]:
-    decode = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant).decode
+# --- JSONL ----------------------------------------------------------------------------------------
+
+
+def _json_rows(lines: Lines, need: Sequence[str]) -> Rows:
     for line in lines:
-        try:
-            if lines.fault:
-                raise ValueError(lines.fault[1])
-            if text := line.strip(" \t\r\n"):
-                values = decode(text)
-                if not isinstance(values, dict):
-                    raise ValueError(
-                        f'{type(values).__name__} instead of an object like {{"text": "..."}}'
-                    )
-                yield Row(values, lines.name, lines.number, line)
-        except json.JSONDecodeError as fault:
-            reason = (
-                _LONE_CR
-                if "\r" in line.rstrip("\r\n")
-                else f"{fault.msg}, character {fault.pos + 1}"
-            )
-            reject(lines.number, f"not JSON: {reason}; every line must be one object", line)
-        except ValueError as fault:
-            reject(lines.number, str(fault), line)
-        except RecursionError:
-            reject(lines.number, "JSON nested too deeply", line)
-        lines.begin()
+        if text := line.strip(" \t\r\n"):
+            try:
+                row = lines.finish_row(_parse_object(text))
+            except ValueError as fault:
+                row = lines.finish_row({}, str(fault))
+            yield row
+        lines.begin_row()
+
+
+def _parse_object(text: str) -> dict[str, object]:
+    try:
+        values = _decode(text)
+    except json.JSONDecodeError as fault:
+        reason = _LONE_CR if "\r" in text else f"{fault.msg}, character {fault.pos + 1}"
+        raise ValueError(f"not JSON: {reason}; every line must be one object") from None
+    except RecursionError:
+        raise ValueError("JSON nested too deeply") from None
+    if not isinstance(values, dict):
+        kind = type(values).__name__
+        raise ValueError(f'{kind} instead of an object like {{"text": "..."}}')
+    return values
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        counts = Counter(name for name, _ in pairs)
+        twice = next(name for name, count in counts.items() if count > 1)
         raise ValueError(f"the key {twice!r} stands twice in one object")
     return values
 
@@ -200,166 +153,83 @@ def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
-def _read_csv(lines: Lines, need: Sequence[str], reject: _Reject) -> Iterator[Row]:
-    yield from _read_separated(lines, need, reject, ",")
+_decode = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant).decode
 
 
-def _read_tsv(lines: Lines, need: Sequence[str], reject: _Reject) -> Iterator[Row]:
-    yield from _read_separated(lines, need, reject, "\t")
+# --- CSV and TSV ----------------------------------------------------------------------------------
 
 
-def _read_separated(
-    lines: Lines, need: Sequence[str], reject: _Reject, delimiter: str
-) -> Iterator[Row]:
-    # The limit belongs to the module and not to the reader; raised, never lowered, for whoever else
-    # uses it.
-    csv.field_size_limit(max(csv.field_size_limit(), LONGEST))
-    # strict: otherwise a quote that is never closed would silently make one field of the rest of
-    # the file.
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    header: list[str] | None = None
+def _load_csv() -> Any:
+    """A csv module of our own: the limit of a field's size belongs to the module, and raising it in
+    the shared one would raise it for the whole process."""
+    spec = importlib.util.find_spec("_csv")
+    assert spec and spec.loader
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.field_size_limit(MAX_ROW_BYTES)
+    return module
+
+
+_csv = _load_csv()
+
+
+def _separated_rows(lines: Lines, need: Sequence[str], delimiter: str) -> Rows:
+    # strict: otherwise a quote that is never closed makes one field of the rest of the file.
+    reader = _csv.reader(lines, delimiter=delimiter, strict=True)
+    header: list[str] = []
     while True:
-        lines.begin()
-        start = lines.number + 1
-        reason = ""
+        lines.begin_row()
         fields: list[str] | None = []
+        reason = ""
         try:
             fields = next(reader, None)
-        except csv.Error as fault:
-            reason = _quoting(str(fault), lines, start, delimiter)
+        except _csv.Error as fault:
+            reason = _explain(str(fault), lines, delimiter)
         if fields is None:
             return
-        raw = lines.row[0] if len(lines.row) == 1 else "".join(lines.row)
-        number, reason = lines.fault or (start, reason)
-        if header is None:
-            if reason:
-                raise UserError(f"{lines.name}:{number}: {reason}")
-            if fields:
-                header = [field.strip() for field in fields]
-                _check_header(header, need, f"{lines.name}:{start}")
-        elif fields and not reason and len(fields) != len(header):
-            reject(start, _ragged(len(fields), len(header), delimiter), raw)
-        elif reason:
-            reject(number, reason, raw)
-        elif fields:
-            yield Row(dict(zip(header, fields, strict=True)), lines.name, start, raw)
+        if header and fields and len(fields) != len(header):
+            reason = _ragged(len(fields), len(header), delimiter)
+        if not (fields or reason or lines.defect):
+            continue  # a blank line
+        row = lines.finish_row(dict(zip(header, fields, strict=False)), reason)
+        if header:
+            yield row
+        elif isinstance(row, BadRow):
+            raise row
+        else:
+            header = [field.strip() for field in fields]
+            check_header(header, need, row.where)
 
 
-def _ragged(found: int, wanted: int, delimiter: str) -> str:
-    if found < wanted:
+def _ragged(count: int, columns: int, delimiter: str) -> str:
+    separator = "comma" if delimiter == "," else "tab"
+    guess = f"is there a {separator} in a field that is not quoted?"
+    if count < columns:
         guess = "is a field missing, or a line break not quoted?"
-    else:
-        guess = (
-            f"is there a {'comma' if delimiter == ',' else 'tab'} in a field that is not quoted?"
-        )
-    return f"{found} field{'s' if found > 1 else ''}, but the header has {wanted}: {guess}"
+    return f"{count} field{'s' if count > 1 else ''}, but the header has {columns}: {guess}"
 
 
-def _quoting(message: str, lines: Lines, start: int, delimiter: str) -> str:
-    """What the csv module's complaint means; UserError where it leaves open which rows come
-    next."""
+def _explain(message: str, lines: Lines, delimiter: str) -> str:
+    """What the csv module's complaint means; UserError where it is open which rows come next."""
     if message.startswith("new-line character"):
         return _LONE_CR
-    whole = "".join(lines.row)
+    raw = "".join(lines.row)
     # The last quoted field of the row is the one that went wrong.
     quoted = re.compile(rf'(?:\A|(?<=[{delimiter}\r\n]))"[^"]*+(?:""[^"]*+)*+"?')
-    opened = start
-    for field in quoted.finditer(whole):
-        opened = start + whole.count("\n", 0, field.start())
+    begins = [field.start() for field in quoted.finditer(raw)] or [0]
+    where = f"{lines.name}:{lines.start + raw.count(chr(10), 0, begins[-1])}"
     if message.startswith("unexpected end"):
-        raise UserError(
-            f"{lines.name}:{opened}: the quote that opens a field in this line is never closed"
-        )
-    reason = f'text after the closing quote of a field (line {lines.number}): double a quote that belongs to the text ("")'
+        raise UserError(f"{where}: the quote that opens a field in this line is never closed")
+    place = f"text after the closing quote of a field (line {lines.number})"
+    reason = f'{place}: double a quote that belongs to the text ("")'
     if len(lines.row) > 1:
-        raise UserError(f"{lines.name}:{opened}: the field that opens here has {reason}")
+        raise UserError(f"{where}: the field that opens here has {reason}")
     return reason
 
 
-def _check_header(header: Sequence[str], need: Sequence[str], where: str) -> None:
-    for name in header:
-        if list(header).count(name) > 1:
-            raise UserError(f"{where}: the column {name!r} is there twice")
-    for name in need:
-        if name not in header:
-            raise UserError(f"{where}: no column {name!r}; there are: {', '.join(header)}")
-
-
-def _read_parquet(path: StrPath, need: Sequence[str], reject: _Reject) -> Iterator[Row]:
-    try:
-        import pyarrow as arrow
-        import pyarrow.parquet
-    except ImportError as fault:
-        raise UserError(
-            f"{path}: Parquet needs an extra: pip install 'minilm_retriever[parquet]'"
-        ) from fault
-    unreadable = (arrow.ArrowException, OSError, ValueError, OverflowError)
-    name, number = os.fspath(path), 0
-    try:
-        with arrow.parquet.ParquetFile(name, page_checksum_verification=True) as file:
-            schema = file.schema_arrow
-            _check_header(schema.names, need, name)
-            # Vectors and dates beside the text are not unpacked: they cost time, and some cannot
-            # be.
-            plain = [field.name for field in schema if _is_plain(arrow, field.type)]
-            other = {
-                field.name: NoValue(str(field.type)) for field in schema if field.name not in plain
-            }
-            for batch in file.iter_batches(batch_size=1024, columns=plain):
-                for values in _unpacked(batch, unreadable):
-                    number += 1
-                    if isinstance(values, dict):
-                        yield Row(
-                            {
-                                column: values.get(column, other.get(column))
-                                for column in schema.names
-                            },
-                            name,
-                            number,
-                            "",
-                        )
-                    else:
-                        reject(number, f"cannot be read: {values}", "")
-    except UserError:
-        raise
-    except unreadable as fault:
-        reason = str(fault).strip().partition("\n")[0]
-        raise UserError(
-            f"{name}: not a Parquet file that can be read (after row {number}): {reason}"
-        ) from fault
-
-
-def _is_plain(arrow: Any, kind: Any) -> bool:
-    if arrow.types.is_dictionary(kind):
-        kind = kind.value_type
-    is_text = (
-        arrow.types.is_string(kind)
-        or arrow.types.is_large_string(kind)
-        or arrow.types.is_string_view(kind)
-    )
-    is_number = arrow.types.is_integer(kind) or arrow.types.is_floating(kind)
-    return bool(is_text or is_number or arrow.types.is_boolean(kind))
-
-
-def _unpacked(
-    batch: Any, unreadable: tuple[type[Exception], ...]
-) -> list[dict[str, object] | Exception]:
-    """The rows of a batch; when one of them cannot be read, the error in its place."""
-    try:
-        rows: list[dict[str, object] | Exception] = batch.to_pylist()
-    except unreadable:
-        rows = []
-        for row in range(batch.num_rows):
-            try:
-                rows += batch.slice(row, 1).to_pylist()
-            except unreadable as fault:
-                rows.append(fault)
-    return rows
-
-
-_READERS: dict[str, Callable[[Lines, Sequence[str], _Reject], Iterator[Row]]] = {
-    "csv": _read_csv,
-    "tsv": _read_tsv,
-    "jsonl": _read_jsonl,
-    "txt": _read_text,
+_PARSERS: dict[str, Callable[[Lines, Sequence[str]], Rows]] = {
+    "csv": partial(_separated_rows, delimiter=","),
+    "tsv": partial(_separated_rows, delimiter="\t"),
+    "jsonl": _json_rows,
+    "txt": _text_rows,
 }

@@ -15,27 +15,25 @@ SUFFIXES = (".csv", ".tsv", ".jsonl")
 
 
 def check_table(path: Path, overwrite: bool) -> None:
-    """Refuse before the work what could not be written after it."""
+    """UserError, before the work, for what write_table could not write after it."""
     if path.suffix not in SUFFIXES:
         raise UserError(f"--out {path}: the name has to end in .csv, .tsv or .jsonl")
     if path.exists() and not overwrite:
         raise UserError(f"{path}: exists; choose another --out, or replace it with --overwrite")
 
 
-def write_table(path: Path, names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """The columns `names` of the rows, in the format that the path's suffix tells."""
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """In the format that the path's suffix says."""
     with atomic_files.writing(path) as stream:
         text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
         if path.suffix == ".jsonl":
-            text.writelines(
-                json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) + "\n"
-                for row in rows
-            )
+            for row in rows:
+                values = dict(zip(columns, row, strict=True))
+                text.write(json.dumps(values, ensure_ascii=False) + "\n")
         else:
-            writer = csv.writer(
-                text, delimiter="\t" if path.suffix == ".tsv" else ",", lineterminator="\n"
-            )
-            writer.writerow(names)
+            delimiter = "\t" if path.suffix == ".tsv" else ","
+            writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+            writer.writerow(columns)
             writer.writerows(rows)
         text.flush()
         text.detach()

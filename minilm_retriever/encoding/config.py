@@ -1,4 +1,4 @@
-"""Settings of an encoding run."""
+"""Flags of `encode`."""
 
 from __future__ import annotations
 
@@ -6,98 +6,69 @@ from dataclasses import dataclass
 from typing import Literal
 
 from minilm_retriever.errors import UserError
-from minilm_retriever.flags import at_least, flag
-from minilm_retriever.pretrained.hub import BASE_FOLDER
+from minilm_retriever.flags import check_bounds, flag
+from minilm_retriever.pretrained import config as shared
 
 
 @dataclass(frozen=True)
 class EncodeConfig:
-    """Encoding files of texts."""
+    """Encode files of texts (encode.py)."""
 
     inputs: tuple[str, ...] = flag(
         (),
         "text, CSV, TSV, JSONL or Parquet files (also .gz), folders of them, or - for stdin",
         "input",
+        name="INPUT",
+        may_change=True,
     )
-    text: str | None = flag(None, "the column that holds the text", "input")
-    id: str | None = flag(
-        None, "the column that holds the id (default: the row's number, from 0)", "input"
-    )
-    template: str | None = flag(
-        None, "a text of several columns, such as '{title} {body}'", "input"
-    )
+    text: str | None = flag(None, "the column that holds the text")
+    id: str | None = flag(None, "the column that holds the id (default: the row's number, from 0)")
+    template: str | None = flag(None, "a text of several columns, such as '{title} {body}'")
     format: Literal["csv", "tsv", "jsonl", "txt", "parquet"] | None = flag(
-        None, "format of stdin (default txt), or of odd suffixes", "input"
+        None, "format of stdin (default txt), or of odd suffixes"
     )
-    skip_bad: str | None = flag(
-        None, "set rows that cannot be used aside in this file, and go on", "input"
+    skip_bad: str | None = flag(None, "set unusable rows aside in this file", may_change=True)
+    max_bad: int = flag(1000, "stop at more bad rows than this", at_least=0, may_change=True)
+
+    model: str = flag(shared.BASE_FOLDER, shared.MODEL_HELP, "model", may_change=True)
+    prompt: str | None = flag(None, "words before each text (default: the model's for documents)")
+    prompt_name: str | None = flag(None, "or the name of one of the model's", may_change=True)
+    batch_size: int | None = flag(None, "texts a batch, at most (default: by tokens)", at_least=1)
+    device: str | None = flag(None, shared.DEVICE_HELP, may_change=True)
+    threads: int | None = flag(None, shared.THREADS_HELP, at_least=1, may_change=True)
+    cache: str | None = flag(None, "a folder to keep vectors in, for texts that come again")
+
+    out: str = flag("", "a folder of shards, or FILE.npy", "output", may_change=True)
+    dtype: Literal["float32", "float16", "int8", "binary"] = flag("float32", "type of the vectors")
+    dimensions: int | None = flag(
+        None, "keep so many leading dimensions, scaled to unit length again", at_least=1
     )
-    max_bad: int = flag(1000, "stop at more bad rows than this", "input")
-    model: str = flag(BASE_FOLDER, "a model folder or a hub name", "model")
-    prompt: str | None = flag(
-        None,
-        "words before each text (default: the model folder's own for documents, if any)",
-        "model",
-    )
-    prompt_name: str | None = flag(
-        None, "or the name of one of the model folder's prompts", "model"
-    )
-    batch_size: int | None = flag(
-        None, "at most so many texts a batch (default: a budget of tokens decides)", "model"
-    )
-    device: str | None = flag(None, "cpu, cuda, ... (default: a GPU where there is one)", "model")
-    threads: int | None = flag(
-        None, "CPU threads (default: all; another number changes the last bits)", "model"
-    )
-    cache: str | None = flag(
-        None,
-        "a folder to keep vectors in, for texts that come again in other shards and runs",
-        "model",
-    )
-    out: str = flag("", "a folder of shards (vectors, ids, texts), or FILE.npy", "output")
+    calibrate: str | None = flag(None, "texts that set int8's ranges (default: the first shard)")
+    shard_format: Literal["npy", "safetensors", "parquet"] = flag("npy", "files of a shard")
+    shard_size: int = flag(16384, "rows a shard", at_least=1)
+    texts: bool = flag(True, "store the texts beside the ids, for search to show")
+    overwrite: bool = flag(False, "replace what is there, finished or not", may_change=True)
+    dry_run: bool = flag(False, shared.DRY_RUN_HELP, may_change=True)
+
     engine: Literal["local", "ray"] = flag(
-        "local",
-        "where: in this process (or torchrun's), or on a Ray cluster (needs the extra)",
-        "engine",
+        "local", "in this process, or on a Ray cluster (extra)", "engine", may_change=True
     )
     workers: int | None = flag(
-        None, "actors on the Ray cluster (default: as many as it has room for)", "engine"
+        None, "actors on Ray (default: as many as it has room for)", at_least=1, may_change=True
     )
-    dtype: Literal["float32", "float16", "int8", "binary"] = flag(
-        "float32", "what a vector's numbers are kept as", "output"
-    )
-    dimensions: int | None = flag(
-        None, "keep so many leading dimensions, scaled to unit length again", "output"
-    )
-    calibrate: str | None = flag(
-        None, "texts that set int8's ranges (default: the first shard)", "output"
-    )
-    shard_format: Literal["npy", "safetensors", "parquet"] = flag(
-        "npy", "files of a shard", "output"
-    )
-    shard_size: int = flag(16384, "rows a shard", "output")
-    texts: bool = flag(True, "keep the texts beside the ids, for search to show", "output")
-    overwrite: bool = flag(
-        False, "replace what is there, also an unfinished run of something else", "output"
-    )
-    dry_run: bool = flag(False, "print the plan and an estimate, and do nothing else", "output")
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "batch_size", "shard_size", "threads", "dimensions", "workers")
-        at_least(self, 0, "max_bad")
+        check_bounds(self)
         if not self.out:
             raise UserError("--out is missing: a folder, or FILE.npy")
         if not self.inputs:
             raise UserError("no input: name files, folders, or - for standard input")
-        if self.out.endswith(".npy") and self.shard_format != "npy":
-            raise UserError(
-                f"--shard-format {self.shard_format} is for a folder, not for {self.out}"
-            )
+        form = self.shard_format
+        if self.out.endswith(".npy") and form != "npy":
+            raise UserError(f"--shard-format {form} is for a folder, not for {self.out}")
         if self.calibrate and self.dtype != "int8":
             raise UserError("--calibrate sets the ranges of --dtype int8")
         if self.workers and self.engine != "ray":
-            raise UserError(
-                "--workers is for --engine ray; torchrun --nproc-per-node N starts N processes"
-            )
+            raise UserError("--workers is for --engine ray; torchrun has --nproc-per-node")
         if self.prompt is not None and self.prompt_name is not None:
             raise UserError("--prompt and --prompt-name exclude each other")

@@ -1,11 +1,9 @@
-"""encode.py on a Ray cluster: one task reads, actors of Ray Data each make the next shard, and the
-folder is the same.
+"""Bulk encoding on a Ray cluster: one task reads, and actors of Ray Data each make the next shard.
 
-    rows -> shards (a row of the data set each) -> map_batches(ShardWorker) -> OUT.run -> OUT
+    RowReader -> a row of the data set for each shard -> map_batches(ShardWorker) -> OUT.run -> OUT
 
-Inputs, model and output lie where all of the cluster sees them under the same path. An actor that
-dies is started again by Ray, with the shard that it had. Nothing here decides a byte: shards depend
-on their own rows alone."""
+Inputs, model and output are under the same paths on all machines. Ray restarts an actor that dies,
+with its shard. The output is that of one process: shards depend on their own rows alone."""
 
 from __future__ import annotations
 
@@ -17,7 +15,8 @@ import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import astuple, replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,204 +25,165 @@ import torch
 from minilm_retriever.data.texts import input_files
 from minilm_retriever.distributed import Ranks
 from minilm_retriever.encoding.config import EncodeConfig
-from minilm_retriever.encoding.encode_files import (
-    Job,
-    RowReader,
-    encode_files,
-    keep_shard,
-    open_worker,
-)
+from minilm_retriever.encoding.encode_files import EncodingJob, encode_files
+from minilm_retriever.encoding.inputs import RowReader
 from minilm_retriever.encoding.resumable_output import UnfinishedRun
-from minilm_retriever.encoding.shard_encoder import Counts
-from minilm_retriever.errors import UserError
+from minilm_retriever.encoding.shard_encoder import Counts, ShardEncoder
+from minilm_retriever.errors import UserError, first_line, require
 from minilm_retriever.progress import Progress
-from minilm_retriever.vectors.shards import Shard, import_arrow
+from minilm_retriever.vectors.shards import Shard
 
-SECONDS = 10  # for a cluster to answer
+CONNECT_SECONDS = 10
 
 
 def encode_files_on_ray(config: EncodeConfig) -> str:
-    """As encode_files, with the shards made by a cluster: the one at RAY_ADDRESS, or one on this
-    machine."""
+    """encode_files() on the cluster at RAY_ADDRESS, or one that is started on this machine."""
     if "-" in config.inputs:
         raise UserError("standard input cannot be read by a Ray cluster: give files")
-    ray = connect()
-    return encode_files(config, lambda *job: make_on(ray, *job))
+    return encode_files(config, partial(encode_shards_on_ray, connect()))
 
 
 def connect() -> Any:
-    """Ray, connected; UserError in one line where the extra is missing or the cluster does not
-    answer."""
-    os.environ.setdefault(
-        "RAY_USAGE_STATS_ENABLED", "0"
-    )  # a local cluster would tell its makers of us
-    try:
-        import ray
-        import ray.data  # noqa: F401
-    except ImportError:
-        raise UserError(
-            "--engine ray needs the extra: pip install 'minilm_retriever[ray]'"
-        ) from None
+    """The package ray, connected; UserError where it is missing or the cluster does not answer."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a local cluster would send statistics
+    ray = require("ray.data", "ray", "--engine ray")
     if ray.is_initialized():
         return ray
     address = os.environ.get("RAY_ADDRESS", "")
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         if port.isdigit():  # Ray itself would try for minutes
-            socket.create_connection((host, int(port)), SECONDS).close()
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
         ray.init(logging_level="ERROR", log_to_driver=False)
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        warnings.filterwarnings("ignore", module="ray")  # more actors than shards are no mistake
     except (OSError, RuntimeError, ValueError) as fault:
-        said = str(fault).splitlines()[0]
         raise UserError(
-            f"RAY_ADDRESS={address}: no Ray cluster answers there ({said}); without it one is started here"
+            f"RAY_ADDRESS={address}: no Ray cluster answers there ({first_line(fault)}); "
+            "without it one is started here"
         ) from None
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="ray")  # more actors than shards are no mistake
     return ray
 
 
-def make_on(ray: Any, job: Job, run: UnfinishedRun, ranks: Ranks) -> int:
-    """All shards that are not there yet; returns how many there are. One driver: torchrun is for
-    the other engine."""
-    if ranks.world > 1:
+def encode_shards_on_ray(ray: Any, job: EncodingJob, ranks: Ranks) -> int:
+    """The engine: make the missing shards, and return the number of all."""
+    if ranks.world_size > 1:
         raise UserError("--engine ray is started once, not by torchrun")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.target_max_block_size = (
-        1  # a block for each shard, so that each goes to an actor as soon as it is read
-    )
-    job.worker.ranges = run.ranges or job.calibrated()
-    if job.config.dtype == "int8" and not run.ranges:
-        if job.worker.ranges:
-            run.ranges = job.worker.ranges
-        else:  # the first shard sets them, and the others need them
-            go_through(ray, job, run, only_first=True)
-            job.worker.ranges = run.ranges
-    return go_through(ray, job, run, only_first=False)
+    context.target_max_block_size = 1  # a block for each shard, handed on at once
+    encoder = job.encoder
+    encoder.set_ranges(job.run)
+    if encoder.ranges and not job.run.read_ranges():
+        job.run.write_ranges(encoder.ranges)
+    if encoder.needs_ranges:  # the first shard sets them, and the others need them
+        run_pass(ray, job, only_first=True)
+        encoder.ranges = job.run.read_ranges()
+    return run_pass(ray, job, only_first=False)
 
 
-def go_through(ray: Any, job: Job, run: UnfinishedRun, *, only_first: bool) -> int:
-    """One pass of the cluster over the shards, or over the first one."""
-    made, done, problem = 0, 0, ""
+def run_pass(ray: Any, job: EncodingJob, *, only_first: bool) -> int:
+    """Let the cluster make what is missing of all shards, or of the first; returns how many."""
+    count, rows, error = 0, 0, ""
     with Progress("encoding", job.rows, "rows") as progress:
-        for row in shards_on(ray, job, only_first).iter_rows():
-            said = json.loads(row["said"])
-            if "failed" in said:
-                raise UserError(said["failed"])
-            if "read" in said:  # raised below: what was read before is made
-                problem, job.reader.stopped, job.reader.bad = said["read"]
+        for row in results(ray, job, only_first).iter_rows():
+            result = json.loads(row["json"])
+            if "failed" in result:
+                raise UserError(result["failed"])
+            if "end" in result:  # raised below: the shards before it are made
+                error, job.reader.stopped, job.reader.bad_rows = result["end"]
                 continue
-            made, done = made + 1, done + said["rows"]
-            job.counts += Counts(*said["counts"])
-            progress.at(done, **job.figures(job.counts))
-    if problem:
-        raise UserError(problem)
-    return made
+            count, rows = count + 1, rows + result["rows"]
+            job.counts += Counts(result["counts"])
+            progress.at(rows, **job.figures())
+    if error:
+        raise UserError(error)
+    return count
 
 
-def shards_on(ray: Any, job: Job, only_first: bool) -> Any:
-    """The data set of what became of each shard, made as it is read."""
-    config, threads = job.config, torch.get_num_threads()
-    gpu = str(config.device).startswith("cuda")
-    workers = 1 if only_first else room(ray, config.workers, threads, gpu)
-    start = {"folder": str(Path.cwd()), "only_first": only_first}
+def results(ray: Any, job: EncodingJob, only_first: bool) -> Any:
+    """The data set of what became of each shard, which makes them as it is read."""
+    config = replace(job.config, threads=torch.get_num_threads())
+    folder, on_gpu = str(Path.cwd()), str(config.device).startswith("cuda")
+    workers = 1 if only_first else fitting_workers(ray, config, on_gpu)
     return (
-        ray.data.from_items([start])
+        ray.data.from_items([0])
         # It waits for the disk and the actors: a CPU of its own would be one of theirs.
-        .map_batches(read_shards, fn_args=(config,), batch_size=1, num_cpus=0)
+        .map_batches(read_shards, fn_args=(config, folder, only_first), num_cpus=0)
         .map_batches(
             ShardWorker,
-            fn_constructor_args=(
-                replace(config, threads=threads),
-                start["folder"],
-                job.worker.fingerprint,
-            ),
+            fn_constructor_args=(config, folder, job.encoder.fingerprint),
             batch_size=1,
             batch_format="pyarrow",
-            num_cpus=0 if gpu else threads,
-            num_gpus=1 if gpu else 0,
+            num_cpus=0 if on_gpu else config.threads,
+            num_gpus=1 if on_gpu else 0,
             compute=ray.data.ActorPoolStrategy(size=workers),
         )
     )
 
 
-def room(ray: Any, asked: int | None, threads: int, gpu: bool) -> int:
-    """How many actors: as many as were asked for, at most as many as the cluster has room for."""
-    kind, need = ("GPU", 1) if gpu else ("CPU", threads)
+def fitting_workers(ray: Any, config: EncodeConfig, on_gpu: bool) -> int:
+    """--workers, but at most as many as the cluster has room for."""
+    kind, need = ("GPU", 1) if on_gpu else ("CPU", config.threads or 1)
     fit = sum(int(node["Resources"].get(kind, 0)) // need for node in ray.nodes() if node["Alive"])
     if not fit:
-        raise UserError(
-            f"no machine of the Ray cluster has {need} {kind}s for an actor: see --threads and --device"
-        )
-    return min(asked or fit, fit)
+        missing = f"no machine of the Ray cluster has {need} {kind}s for an actor"
+        raise UserError(f"{missing}: see --threads and --device")
+    return min(config.workers or fit, fit)
 
 
-def read_shards(batch: dict[str, Any], config: EncodeConfig) -> Iterator[Any]:
-    """In a task: a table of one row for each shard; the last one says what stopped the reading, and
-    the bad rows."""
-    arrow = import_arrow()
-
-    def row(
-        said: dict[str, Any], number: int, start: int = 0, ids: Any = (), texts: Any = ()
-    ) -> Any:
-        strings = arrow.list_(arrow.string())
-        columns = {"said": [json.dumps(said)], "number": [number], "start": [start]}
-        lists = {
-            "ids": arrow.array([list(ids)], strings),
-            "texts": arrow.array([list(texts)], strings),
-        }
-        return arrow.table({**columns, **lists})
-
-    only_first = bool(batch["only_first"][0])
-    os.chdir(
-        str(batch["folder"][0])
-    )  # names in flags, and in what people are told, are the driver's
+def read_shards(
+    batch: object, config: EncodeConfig, folder: str, only_first: bool
+) -> Iterator[Any]:
+    """In a task: a row for each shard, and a last one with the error that stopped the reading."""
+    os.chdir(folder)  # paths in flags and messages are relative to the driver's folder
     reader = RowReader(config, input_files(config.inputs, config.format))
-    problem = ""
+    error = ""
     try:
-        for shard in reader.shards(keep_aside=not only_first):
-            yield row({}, shard.number, shard.start, shard.ids, shard.texts)
+        for shard in reader.shards(write_bad_rows=not only_first):
+            yield as_table(asdict(shard))
             if only_first:
                 return
     except UserError as fault:
-        problem = str(fault)
-    yield row({"read": [problem, reader.stopped, reader.bad]}, -1)
+        error = str(fault)
+    yield as_table({"end": [error, reader.stopped, reader.bad_rows]})
+
+
+def as_table(content: object) -> Any:
+    return require("pyarrow", "ray", "--engine ray").table({"json": [json.dumps(content)]})
 
 
 class ShardWorker:
-    """In an actor: the model, and for each shard its files and its record in OUT.run."""
+    """In an actor: the model, and OUT.run, where it writes each shard's files and record."""
 
     def __init__(self, config: EncodeConfig, folder: str, fingerprint: str) -> None:
-        self.config, self.problem = config, ""
+        self.error, host = "", platform.node()
         try:
-            with suppress(OSError):  # then what follows says what is not there
+            with suppress(OSError):  # then OUT.run is not there either
                 os.chdir(folder)
             self.run = UnfinishedRun(Path(config.out))
             if not self.run.state.exists():
-                self.problem = f"{self.run.folder} is not seen from {platform.node()}: all of a cluster needs one file system"
+                missing = f"{self.run.folder} is not seen from {host}"
+                self.error = f"{missing}: all of a cluster needs one file system"
                 return
-            self.worker = open_worker(config, config.device or "cpu")
-            self.worker.ranges = self.run.ranges
-            if self.worker.fingerprint != fingerprint:
-                self.problem = f"{config.model} is another model on {platform.node()}"
+            self.encoder = ShardEncoder(config, config.device or "cpu")
+            self.encoder.ranges = self.run.read_ranges()
+            if self.encoder.fingerprint != fingerprint:
+                self.error = f"{config.model} is another model on {host}"
         except UserError as fault:
-            self.problem = f"{platform.node()}: {fault}"
+            self.error = f"{host}: {fault}"
 
     def __call__(self, table: Any) -> Any:
-        """A shard's rows (a table of one row) -> what became of it."""
-        (given,) = table.to_pylist()
-        said = json.loads(given["said"]) or self.make(
-            Shard(given["number"], given["start"], given["ids"], given["texts"])
-        )
-        return import_arrow().table({"said": [json.dumps(said)]})
+        content = json.loads(table["json"][0].as_py())
+        return as_table(content if "end" in content else self.encode(Shard(**content)))
 
-    def make(self, shard: Shard) -> dict[str, Any]:
-        """One shard, unless it is there; what the driver has to know."""
-        if self.problem:
-            return {"failed": self.problem}
+    def encode(self, shard: Shard) -> dict[str, Any]:
+        """Make a shard, unless it is finished; what the driver needs to know."""
+        if self.error:
+            return {"failed": self.error}
         try:
-            there = self.run.finished(shard)
-            counts = Counts() if there else keep_shard(self.worker, self.run, self.config, shard)
+            done = self.run.has(shard)
+            counts = Counts() if done else self.encoder.encode_into(self.run, shard)
         except UserError as fault:
             return {"failed": str(fault)}
-        return {"rows": len(shard.ids), "counts": astuple(counts)}
+        return {"rows": len(shard.ids), "counts": counts}

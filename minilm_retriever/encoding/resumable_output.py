@@ -1,17 +1,16 @@
-"""An unfinished run of encode.py: the folder OUT.run, its finished shards, and what they were made
-from.
+"""The unfinished run of an encoding: the folder OUT.run with the shards that are finished.
 
-OUT.run/vectors-00000.npy, rows-00000.jsonl, ...   as they will stand in OUT
-OUT.run/unfinished/run.json                        flags, model and inputs of the run
-OUT.run/unfinished/ranges.json                     what int8 was calibrated to
-OUT.run/unfinished/00000.json                      written last: the shard is whole; its sums, rows
-and input's digest
+    OUT.run/vectors-00000.npy, rows-00000.jsonl, ...   as in OUT
+    OUT.run/unfinished/run.json      settings, model and inputs of the run
+    OUT.run/unfinished/ranges.json   int8's ranges
+    OUT.run/unfinished/00000.json    written last: counts and sums of the shard, SHA-256 of its rows
 
 The end of a run writes manifest.json, removes `unfinished`, and moves the folder into its place.
-Killed between any two of these steps, the next run does what is left."""
+After a kill between any two of these steps, the next run does the rest."""
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,220 +18,162 @@ from typing import Any
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest
-from minilm_retriever.storage.resume import refuse_other_run
-from minilm_retriever.vectors.quantization import DTYPES, Ranges, width
-from minilm_retriever.vectors.shards import (
-    STATE,
-    Array,
-    Shard,
-    beside,
-    file_names,
-    npy_header,
-    write_shard,
-)
+from minilm_retriever.storage.resume import SETTINGS, RunFolder
+from minilm_retriever.types import Array
+from minilm_retriever.vectors import shards
+from minilm_retriever.vectors.quantization import DTYPES, Ranges, stored_width
+from minilm_retriever.vectors.shards import UNFINISHED, Shard
 
-RUN, RANGES = f"{STATE}/run.json", f"{STATE}/ranges.json"
-MENDED = "may have been mended"  # stands for an input that stopped the run with a bad row
+RUN, RANGES = f"{UNFINISHED}/run.json", f"{UNFINISHED}/ranges.json"
+# Recorded in place of an input that stopped the run with a bad row: it is to be mended.
+INPUT_MAY_CHANGE = "may have been mended"
+RESTORE = "restore the input, or start anew with --overwrite"
+COPY_BYTES = 1 << 20
 
 
-class UnfinishedRun:
-    """The folder OUT.run of an output; to be used by one process at a time (files.hold)."""
+class UnfinishedRun(RunFolder):
+    """The folder OUT.run of an encoding."""
 
     def __init__(self, out: Path) -> None:
-        self.out = out
-        self.folder = Path(f"{out}.run")
-        self.state = self.folder / STATE
+        super().__init__(out, RUN)
+        self.state = self.folder / UNFINISHED
 
     @property
     def complete(self) -> bool:
         """Whether all shards are made, and only the publishing is left."""
         return manifest.has_manifest(self.folder)
 
-    def clean(self) -> None:
-        """Settle and remove what dead processes left beside the output."""
-        atomic_folders.recover(self.out)
-        for path in (self.folder, self.out, *beside(self.out)):
-            atomic_files.clean_stale(path.parent, path.name)
+    # --- beginning and resuming -------------------------------------------------------------------
 
-    def begin(self, asked: Mapping[str, Any], *, overwrite: bool) -> bool:
-        """Go on with what is there, or begin; whether there was something.
+    def check_not_finished(self, overwrite: bool) -> None:
+        # A run that was killed between the .npy and the files beside it goes on.
+        super().check_not_finished(overwrite or (self.out.suffix == ".npy" and self.complete))
 
-        UserError naming the difference where it was made otherwise; with `overwrite` it is begun
-        anew then."""
-        try:
-            recorded = self._same_run(asked)
-        except UserError:
-            if not overwrite:
-                raise
-            recorded = False
-        if recorded:
-            atomic_files.clean_stale(self.folder)
-        else:
-            if self.folder.exists():
-                atomic_folders.discard(self.folder)
-            atomic_files.make_folder(self.state)
-        if not self.complete:
-            self._keep(RUN, {"asked": asked})
-        return recorded
+    def begin_or_resume(
+        self, settings: Mapping[str, Any], overwrite: bool = False, **notes: object
+    ) -> dict[str, Any] | None:
+        if not self.complete and not (self.folder / RUN).exists():
+            self.discard()  # shards of unknown settings
+        record = super().begin_or_resume(settings, overwrite, **notes)
+        if record and not self.complete:
+            self.write(RUN, {SETTINGS: settings})  # also of inputs that were allowed to change
+        return record
 
-    def refuse_finished(self, overwrite: bool) -> None:
-        """UserError where the output stands already and may not be replaced."""
-        if self.out.exists() and not (overwrite or (self.out.suffix == ".npy" and self.complete)):
-            raise UserError(
-                f"{self.out}: stands there finished; choose another --out, or replace it with --overwrite"
-            )
+    def read_record(self) -> dict[str, Any] | None:
+        if self.complete:
+            return {SETTINGS: manifest.read_manifest(self.folder)["vectors"][SETTINGS]}
+        return super().read_record()
 
-    def _same_run(self, asked: Mapping[str, Any]) -> bool:
-        """Whether there is a run, and the same; UserError where it is another, or damaged where all
-        seems made."""
-        recorded = self._recorded()
-        if recorded is None:
-            return False
-        unsure = {
-            name: MENDED for name, value in recorded.items() if value == MENDED and name in asked
-        }
-        refuse_other_run(recorded, {**asked, **unsure}, self.folder)
+    def check_settings(self, recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        changed = {name for name, value in recorded.items() if value == INPUT_MAY_CHANGE}
+        expected = {n: INPUT_MAY_CHANGE if n in changed else v for n, v in settings.items()}
+        super().check_settings(recorded, expected)
         if self.complete:
             manifest.verify_folder(self.folder)
-        return True
 
-    def _recorded(self) -> dict[str, Any] | None:
-        if self.complete:
-            return dict(manifest.read_manifest(self.folder)["vectors"]["asked"])
-        return (
-            dict(manifest.read_manifest(self.folder, RUN)["asked"])
-            if (self.folder / RUN).exists()
-            else None
-        )
-
-    def inputs_may_change(self, asked: Mapping[str, Any]) -> None:
-        """A bad row has stopped the run: its input will be mended, and only finished shards have to
-        be as they were."""
-        unsure = {
-            name: MENDED if name.startswith("input ") else value for name, value in asked.items()
-        }
-        self._keep(RUN, {"asked": unsure})
+    def let_inputs_change(self, settings: Mapping[str, Any]) -> None:
+        """After a bad row has stopped the run: only the rows of finished shards must stay."""
+        inputs = {name: INPUT_MAY_CHANGE for name in settings if name.startswith("input ")}
+        self.write(RUN, {SETTINGS: {**settings, **inputs}})
 
     # --- shards -----------------------------------------------------------------------------------
 
-    def finished(self, shard: Shard) -> dict[str, Any] | None:
-        """The record of a shard that is there, whole and made from these rows; None where it has
-        yet to be made.
-
-        UserError where it was made from other rows."""
-        name = _record(shard.number)
-        if not (self.folder / name).exists():
-            return None
+    def has(self, shard: Shard) -> bool:
+        """Whether a shard is finished and intact; UserError where it is of other rows."""
+        name = _record_name(shard.number)
         try:
+            record = self.read(name)
+            if record is None:
+                return False
             manifest.verify_folder(self.folder, name)
-            record = manifest.read_manifest(self.folder, name)
         except UserError:
-            return None  # damaged: it is made again
-        if record["shard"]["input"] != shard.digest():
+            return False  # damaged: it is made again
+        if record["shard"]["input"] != shard.sha256():
             rows = f"rows {shard.start} to {shard.start + len(shard.ids) - 1}"
-            raise UserError(
-                f"{self.folder}: {rows} of the input are not what the finished shard there was made from; "
-                "restore the input, or start anew with --overwrite"
-            )
-        return dict(record["shard"])
+            what = f"{rows} of the input are not those of the finished shard"
+            raise UserError(f"{self.folder}: {what}; {RESTORE}")
+        return True
 
-    def refuse_more_shards(self, count: int) -> None:
-        """UserError where there are finished shards beyond the input's end."""
-        if (self.folder / _record(count)).exists():
-            raise UserError(
-                f"{self.folder}: the input ends after {count} shards, but more were made from it before; "
-                "restore the input, or start anew with --overwrite"
-            )
+    def check_end(self, count: int) -> None:
+        """UserError where there are finished shards beyond the input's last."""
+        if (self.folder / _record_name(count)).exists():
+            what = f"the input ends after {count} shards, but more were made from it before"
+            raise UserError(f"{self.folder}: {what}; {RESTORE}")
 
     def add(
-        self, shard: Shard, vectors: Array, said: Mapping[str, Any], *, format: str, texts: bool
+        self, shard: Shard, vectors: Array, counts: Mapping[str, int], format: str, texts: bool
     ) -> None:
-        """Write a shard's files, and last its record: what is `said` of it and the sums."""
-        entries = write_shard(
-            self.folder, shard.number, shard.ids, shard.texts if texts else None, vectors, format
-        )
-        self._keep(_record(shard.number), {"shard": {**said, "input": shard.digest()}}, entries)
+        """Write a shard's files, and last its record: its counts and sums."""
+        kept = shard.texts if texts else None
+        files = shards.write_shard(self.folder, shard.number, shard.ids, kept, vectors, format)
+        recorded = {name: counts[name] for name in ("rows", "distinct", "clipped")}
+        record = {"shard": {**recorded, "input": shard.sha256()}}
+        self.write(_record_name(shard.number), record, files)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """The records of all shards, in order."""
-        number = 0
-        while (self.folder / _record(number)).exists():
-            yield manifest.read_manifest(self.folder, _record(number))
-            number += 1
+        for number in itertools.count():
+            record = self.read(_record_name(number))
+            if record is None:
+                return
+            yield record
 
-    @property
-    def ranges(self) -> Ranges | None:
-        """What int8 was calibrated to, if it was."""
-        if not (self.folder / RANGES).exists():
-            return None
-        return Ranges.of_json(manifest.read_manifest(self.folder, RANGES)["ranges"])
+    def read_ranges(self) -> Ranges | None:
+        record = self.read(RANGES)
+        return Ranges.from_json(record["ranges"]) if record else None
 
-    @ranges.setter
-    def ranges(self, ranges: Ranges) -> None:
-        self._keep(RANGES, {"ranges": ranges.as_json()})
-
-    def _keep(
-        self, name: str, said: Mapping[str, Any], entries: Mapping[str, Any] | None = None
-    ) -> None:
-        # In a manifest's form, which carries a sum of itself: a record that was damaged is noticed.
-        atomic_files.write_bytes(self.folder / name, manifest.to_bytes(entries or {}, said))
+    def write_ranges(self, ranges: Ranges) -> None:
+        self.write(RANGES, {"ranges": ranges.as_json()})
 
     # --- the end ----------------------------------------------------------------------------------
 
-    def complete_with(self, info: Mapping[str, Any]) -> None:
-        """Write the manifest: all shards are there. `info` stands in it under "vectors"."""
-        entries: dict[str, Any] = {}
+    def finish(self, info: Mapping[str, Any]) -> None:
+        """Write the manifest, with `info` under "vectors": all shards are made."""
+        files: dict[str, Any] = {}
         for record in self.records():
-            entries |= record["files"]
+            files |= record["files"]
         for path in [*self.folder.glob("vectors-*"), *self.folder.glob("rows-*")]:
-            if path.name not in entries:  # of a shard that a mended input does not have any more
+            if path.name not in files:  # of a shard that a mended input does not have any more
                 atomic_folders.discard(path)
-        atomic_files.write_bytes(
-            self.folder / manifest.NAME, manifest.to_bytes(entries, {"vectors": info})
-        )
+        self.write(manifest.NAME, {"vectors": info}, files)
 
     def publish(self, overwrite: bool) -> dict[str, Any]:
-        """Move the complete folder into its place, or make one .npy of it; returns the manifest's
-        info."""
+        """Move the complete folder into its place, or make one .npy of it; returns `info`."""
         info: dict[str, Any] = manifest.read_manifest(self.folder)["vectors"]
         if self.out.suffix == ".npy":
             self._publish_npy(info)
-            atomic_folders.discard(self.folder)
-        else:
-            if self.state.exists():
-                atomic_folders.discard(self.state)
-            atomic_files.clean_stale(self.folder)
-            with atomic_files.blamed(self.folder):
-                atomic_files.fsync(
-                    self.folder
-                )  # what is removed must not be back, inside the output, when the power has gone
-            atomic_folders.move_into_place(self.folder, self.out, overwrite=overwrite)
+            self.discard()
+            return info
+        if self.state.exists():
+            atomic_folders.discard(self.state)
+        atomic_files.clean_stale(self.folder)
+        with atomic_files.user_errors(self.folder):
+            # What was removed must not be back in the output after a power loss.
+            atomic_files.fsync(self.folder)
+        atomic_folders.move_into_place(self.folder, self.out, overwrite=overwrite)
         return info
 
     def _publish_npy(self, info: Mapping[str, Any]) -> None:
         """FILE.npy, FILE.npy.rows.jsonl beside it, and FILE.npy.manifest.json with their sums."""
-        names = [file_names(number, "npy") for number in range(len(info["shards"]))]
-        rows, said = beside(self.out)
-        header = npy_header(
-            DTYPES[info["dtype"]], (info["rows"], width(info["dimension"], info["dtype"]))
-        )
-        concatenate(rows, b"", [self.folder / name for _, name in names], skip=0)
-        concatenate(self.out, header, [self.folder / name for name, _ in names], skip=len(header))
-        entries = {path.name: manifest.entry(path) for path in (self.out, rows)}
-        atomic_files.write_bytes(
-            said, manifest.to_bytes(entries, {"vectors": {**info, "shards": [info["rows"]]}})
-        )
+        names = [shards.file_names(number, "npy") for number in range(len(info["shards"]))]
+        rows_path, manifest_path = shards.sidecar_paths(self.out)
+        shape = info["rows"], stored_width(info["dimension"], info["dtype"])
+        header = shards.npy_header(DTYPES[info["dtype"]], shape)
+        self._join(rows_path, b"", [rows for _, rows in names])
+        self._join(self.out, header, [vectors for vectors, _ in names])
+        files = {path.name: manifest.entry(path) for path in (self.out, rows_path)}
+        content = {"vectors": {**info, "shards": [info["rows"]]}}
+        atomic_files.write_bytes(manifest_path, manifest.to_bytes(files, content))
+
+    def _join(self, path: Path, header: bytes, names: Sequence[str]) -> None:
+        """Write a file of a header and what is behind each shard's own header of that size."""
+        with atomic_files.writing(path) as stream:
+            stream.write(header)
+            for name in names:
+                with (self.folder / name).open("rb") as file:
+                    file.seek(len(header))
+                    shutil.copyfileobj(file, stream, COPY_BYTES)
 
 
-def _record(number: int) -> str:
-    return f"{STATE}/{number:05d}.json"
-
-
-def concatenate(path: Path, header: bytes, parts: Sequence[Path], *, skip: int) -> None:
-    """A file of a header and what stands in the parts after their first `skip` bytes."""
-    with atomic_files.writing(path) as stream:
-        stream.write(header)
-        for part in parts:
-            with part.open("rb") as file:
-                file.seek(skip)
-                shutil.copyfileobj(file, stream, 1 << 20)
+def _record_name(shard_number: int) -> str:
+    return f"{UNFINISHED}/{shard_number:05d}.json"

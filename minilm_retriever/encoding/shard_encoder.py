@@ -1,113 +1,126 @@
-"""From the texts of a shard to what is kept of their vectors. What runs on one process or on
-many."""
+"""From the texts of a shard to the vectors that are stored: in one process, or in each of many."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 
 from minilm_retriever.data.distinct import deduplicate
-from minilm_retriever.encoder import Encoder, Vectors, encode_tokens, refuse_non_finite
+from minilm_retriever.data.texts import read_texts
+from minilm_retriever.encoder import check_finite, encode_tokens, open_for_command
+from minilm_retriever.encoding.config import EncodeConfig
+from minilm_retriever.encoding.resumable_output import UnfinishedRun
 from minilm_retriever.encoding.vector_cache import VectorCache
 from minilm_retriever.errors import UserError
-from minilm_retriever.pretrained.prompts import Prompt
-from minilm_retriever.vectors.quantization import Ranges, calibrate, clipped, quantize, truncate
-from minilm_retriever.vectors.shards import Array, Shard
+from minilm_retriever.kernels.memory import give_back_memory
+from minilm_retriever.pretrained.prompts import DOCUMENT, find_prompt
+from minilm_retriever.types import FloatArray
+from minilm_retriever.vectors import quantization
+from minilm_retriever.vectors.quantization import Ranges, calibrate
+from minilm_retriever.vectors.shards import Shard, make_shards
 
-
-@dataclass(frozen=True)
-class Counts:
-    """What became of texts."""
-
-    rows: int = 0
-    distinct: int = 0  # texts that differ within their shard
-    cached: int = 0  # of these, known from before
-    tokens: int = 0  # real tokens multiplied
-    clipped: int = 0  # values outside int8's ranges
-
-    def __add__(self, other: Counts) -> Counts:
-        pairs = zip(astuple(self), astuple(other), strict=True)
-        return Counts(*(a + b for a, b in pairs))
-
-    @property
-    def repeated(self) -> int:
-        """Rows whose text stood in their shard before."""
-        return self.rows - self.distinct
+# rows; distinct: texts that differ within their shard; cached: of these, those from the cache;
+# tokens: real ones, encoded; clipped: values outside int8's ranges
+COUNTED = ("rows", "distinct", "cached", "tokens", "clipped")
+Counts = Counter[str]
+OnProgress = Callable[[int, int], object]  # called with the numbers of rows and tokens done
 
 
 class ShardEncoder:
-    """A model with everything that decides what is kept of a text."""
+    """A model, and the settings that decide what is stored of a text."""
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        prompt: Prompt,
-        *,
-        dtype: str = "float32",
-        dimensions: int | None = None,
-        batch_size: int | None = None,
-        cache: Path | None = None,
-    ) -> None:
-        self.encoder, self.prompt = encoder, prompt
-        self.dtype, self.dimensions, self.batch_size = dtype, dimensions, batch_size
-        self.ranges: Ranges | None = None  # of int8: the first shard sets them, where nobody has
-        self.fingerprint = encoder.model.fingerprint()
-        self.cache = (
-            VectorCache(cache, f"{self.fingerprint} {prompt}", encoder.dimension) if cache else None
-        )
+    def __init__(self, config: EncodeConfig, device: str | None) -> None:
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.config = config
+        self.encoder = open_for_command(config.model, device)
+        own = self.encoder.dimension
+        self.dimension = config.dimensions or own
+        if self.dimension > own:
+            raise UserError(f"--dimensions must be at most the model's {own}, not {self.dimension}")
+        quantization.stored_width(self.dimension, config.dtype)  # UserError where it does not fit
+        self.prompt = find_prompt(self.encoder.model, config.prompt, config.prompt_name, DOCUMENT)
+        self.fingerprint = self.encoder.model.fingerprint()
+        self.ranges: Ranges | None = None  # of int8; where none are set the first shard sets them
+        self.cache: VectorCache | None = None
+        if config.cache and not config.dry_run:
+            key = f"{self.fingerprint} {self.prompt}"
+            self.cache = VectorCache(Path(config.cache), key, own)
 
-    def encode(
-        self, shard: Shard, progress: Callable[[Counts], Any] | None = None
-    ) -> tuple[Array, Counts]:
-        """What is kept of the shard's vectors, (N, width) of the dtype, and the counts."""
-        vectors, counts = self.floats(shard.texts, progress)
-        refuse_non_finite(vectors, lambda row: f"row {shard.ids[row]!r}")
-        if self.dtype == "int8" and self.ranges is None:
+    @property
+    def needs_ranges(self) -> bool:
+        return self.config.dtype == "int8" and self.ranges is None
+
+    def set_ranges(self, run: UnfinishedRun) -> None:
+        """int8's ranges: the run's, else those of --calibrate's texts, a shard of them at most."""
+        config = self.config
+        self.ranges = run.read_ranges()
+        if config.calibrate and self.needs_ranges:
+            records = read_texts(
+                [config.calibrate], text=config.text, template=config.template, format=config.format
+            )
+            sample = next(make_shards(records, config.shard_size))
+            self.ranges = calibrate(self.float_vectors(sample.texts)[0])
+
+    def encode_into(
+        self, run: UnfinishedRun, shard: Shard, progress: OnProgress | None = None
+    ) -> Counts:
+        """Encode a shard and write its files."""
+        config = self.config
+        vectors, counts = self.float_vectors(shard.texts, progress)
+        check_finite(vectors, lambda row: f"row {shard.ids[row]!r}")
+        if self.needs_ranges:
             if shard.number:
                 raise UserError(
-                    f"shard {shard.number} needs the int8 ranges that the first shard or --calibrate gave"
+                    f"shard {shard.number} needs the int8 ranges of the first shard or --calibrate"
                 )
             self.ranges = calibrate(vectors)
         if self.ranges is not None:
-            counts = replace(counts, clipped=clipped(vectors, self.ranges))
-        return quantize(vectors, self.dtype, self.ranges), counts
+            counts["clipped"] = quantization.count_clipped(vectors, self.ranges)
+            if run.read_ranges() is None:
+                run.write_ranges(self.ranges)  # before the first shard that depends on them
+        stored = quantization.quantize(vectors, config.dtype, self.ranges)
+        run.add(shard, stored, counts, config.shard_format, config.texts)
+        give_back_memory()
+        return counts
 
-    def floats(
-        self, texts: Sequence[str], progress: Callable[[Counts], Any] | None = None
-    ) -> tuple[Vectors, Counts]:
+    def float_vectors(
+        self, texts: Sequence[str], progress: OnProgress | None = None
+    ) -> tuple[FloatArray, Counts]:
         """Vectors (N, dimensions) float32 of N texts, each distinct text computed once or taken
         from the cache."""
         distinct, inverse = deduplicate(texts)
-        known, from_cache = (
-            self.cache.get(distinct) if self.cache else (np.zeros(0, np.int64), None)
-        )
-        unknown = np.setdiff1d(np.arange(len(distinct)), known, assume_unique=True)
-        missing = [distinct[row] for row in unknown]
-        tokens = self.encoder.model.tokenizer.tokenize(self.prompt.before(missing))
-        counts = Counts(len(texts), len(distinct), len(known), int(tokens.offsets[-1]))
+        cached, from_cache = np.zeros(0, np.int64), None
+        if self.cache:
+            cached, from_cache = self.cache.get(distinct)
+        missing = np.setdiff1d(np.arange(len(distinct)), cached, assume_unique=True)
+        new_texts = [distinct[row] for row in missing]
+        model = self.encoder.model
+        tokens = model.tokenizer.tokenize(self.prompt.before(new_texts))
 
-        def done(texts_done: int, tokens_done: int) -> None:
-            share = (len(known) + texts_done) / len(distinct)
+        def show(texts_done: int, tokens_done: int) -> None:
             if progress:
-                part = [int(share * n) for n in (counts.rows, counts.distinct, counts.cached)]
-                progress(Counts(part[0], part[1], part[2], tokens_done))
+                progress((len(cached) + texts_done) * len(texts) // len(distinct), tokens_done)
 
-        made = encode_tokens(
-            self.encoder.model.encoder,
+        vectors = encode_tokens(
+            model.encoder,
             tokens,
-            batch_size=self.batch_size,
+            batch_size=self.config.batch_size,
             prompt_tokens=self.prompt.tokens,
-            progress=done,
+            progress=show,
         )
-        if self.cache and missing:
-            self.cache.put(missing, made)
+        if self.cache and new_texts:
+            self.cache.put(new_texts, vectors)
         if from_cache is not None:
-            vectors = np.empty((len(distinct), made.shape[1]), np.float32)
-            vectors[known], vectors[unknown] = from_cache, made
-            made = vectors
-        made = truncate(made, self.dimensions, unit=self.encoder.model.settings.normalize)
-        return made if len(distinct) == len(texts) else made[inverse], counts
+            new, vectors = vectors, np.empty((len(distinct), vectors.shape[1]), np.float32)
+            vectors[cached], vectors[missing] = from_cache, new
+        vectors = quantization.truncate(
+            vectors, self.config.dimensions, unit=model.settings.normalize
+        )
+        counts = Counts(rows=len(texts), distinct=len(distinct), cached=len(cached))
+        counts["tokens"] = int(tokens.offsets[-1])
+        return vectors if len(distinct) == len(texts) else vectors[inverse], counts

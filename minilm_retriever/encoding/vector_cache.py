@@ -1,8 +1,7 @@
-"""Vectors kept across shards and runs: an SQLite file for each model and prompt in a folder that
-may always be deleted.
+"""Vectors kept across shards and runs: an SQLite file for each model and prompt.
 
-SQLite brings a transaction to disk as a whole or not at all, so a process that dies leaves what it
-had put in before. Each vector has a check sum; one that does not match is computed again."""
+SQLite transactions are atomic, so a process that dies leaves what it had put in before. Each vector
+has a checksum; one that does not match is computed again. The folder may be deleted at any time."""
 
 from __future__ import annotations
 
@@ -14,57 +13,59 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.storage import atomic_files
+from minilm_retriever.types import FloatArray, IntArray
 
-AT_ONCE = 500  # keys a query; SQLite allows 999 at least
+QUERY_KEYS = 500  # SQLite allows 999 at least
 
 
 class VectorCache:
-    """The vectors (H,) float32 of texts, by what decides them: `key` says which model and prompt,
-    in words or a sum."""
+    """The vectors (H,) float32 of texts; `key` stands for the model and prompt."""
 
     def __init__(self, folder: Path, key: str, dimension: int) -> None:
         self.path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.sqlite"
         self.dimension = dimension
         atomic_files.make_folder(folder)
-        with self._opened() as connection:
+        with self._transaction() as connection:
             connection.execute(
-                "CREATE TABLE IF NOT EXISTS vectors (text BLOB PRIMARY KEY, vector BLOB) WITHOUT ROWID"
+                "CREATE TABLE IF NOT EXISTS vectors"
+                " (text BLOB PRIMARY KEY, vector BLOB) WITHOUT ROWID"
             )
 
-    def get(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Which of N distinct texts are known (K,), and their vectors (K, H)."""
-        places = {digest(text): row for row, text in enumerate(texts)}
-        keys, rows, vectors = list(places), list[int](), list[npt.NDArray[np.float32]]()
-        with self._opened() as connection:
-            for start in range(0, len(keys), AT_ONCE):
-                some = keys[start : start + AT_ONCE]
+    def get(self, texts: Sequence[str]) -> tuple[IntArray, FloatArray]:
+        """Indices (K,) of those of N distinct texts that are in the cache, and their vectors
+        (K, H)."""
+        index = {digest(text): row for row, text in enumerate(texts)}
+        keys, rows, vectors = list(index), list[int](), list[FloatArray]()
+        with self._transaction() as connection:
+            for start in range(0, len(keys), QUERY_KEYS):
+                some = keys[start : start + QUERY_KEYS]
                 marks = ",".join("?" * len(some))
                 query = f"SELECT text, vector FROM vectors WHERE text IN ({marks})"
-                for key, kept in connection.execute(query, some):
-                    vector = self._unpack(key, kept)
-                    if vector is not None:
-                        rows.append(places[key])
-                        vectors.append(vector)
-        found = np.stack(vectors) if vectors else np.zeros((0, self.dimension), np.float32)
-        return np.asarray(rows, np.int64), found
+                for key, data in connection.execute(query, some):
+                    if (
+                        data == with_checksum(key, data[:-4])
+                        and len(data) == 4 * self.dimension + 4
+                    ):
+                        rows.append(index[key])
+                        vectors.append(np.frombuffer(data[:-4], np.float32))
+        known = np.stack(vectors) if vectors else np.zeros((0, self.dimension), np.float32)
+        return np.asarray(rows, np.int64), known
 
-    def put(self, texts: Sequence[str], vectors: npt.NDArray[np.float32]) -> None:
-        """Keep the vectors (N, H) of N texts, all or none; those of a text that is there already
-        are replaced."""
-        pairs = zip(map(digest, texts), vectors, strict=True)
+    def put(self, texts: Sequence[str], vectors: FloatArray) -> None:
+        """Add the vectors (N, H) of N texts, all or none, in place of those they had."""
+        keys = map(digest, texts)
         rows = [
-            (key, self._pack(key, np.ascontiguousarray(vector).tobytes())) for key, vector in pairs
+            (key, with_checksum(key, vector.tobytes()))
+            for key, vector in zip(keys, vectors, strict=True)
         ]
-        with self._opened() as connection:
+        with self._transaction() as connection:
             connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
 
     @contextmanager
-    def _opened(self) -> Iterator[sqlite3.Connection]:
-        """A connection, and a transaction that ends with it."""
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
         try:
             with closing(sqlite3.connect(self.path, timeout=60)) as connection, connection:
                 yield connection
@@ -73,14 +74,10 @@ class VectorCache:
                 f"{self.path}: the cache cannot be used ({fault}): delete it, or leave out --cache"
             ) from None
 
-    def _pack(self, key: bytes, vector: bytes) -> bytes:
-        return vector + zlib.crc32(key + vector).to_bytes(4, "little")
-
-    def _unpack(self, key: bytes, kept: bytes) -> npt.NDArray[np.float32] | None:
-        whole = len(kept) == 4 * self.dimension + 4 and self._pack(key, kept[:-4]) == kept
-        return np.frombuffer(kept[:-4], np.float32) if whole else None
-
 
 def digest(text: str) -> bytes:
-    """What stands for a text."""
     return hashlib.blake2b(text.encode("utf-8"), digest_size=20).digest()
+
+
+def with_checksum(key: bytes, vector: bytes) -> bytes:
+    return vector + zlib.crc32(key + vector).to_bytes(4, "little")

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from minilm_retriever.evaluation.tasks import read_beir, retrieval_from_pairs
 
 __all__ = ["evaluate_retrieval", "read_beir", "retrieval_from_pairs"]
-__getattr__ = lazy_exports(
+__getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "evaluate_retrieval": "minilm_retriever.evaluation.evaluate",

@@ -1,14 +1,15 @@
-"""How good a model is on held-out data: retrieval from pairs or a BEIR-style folder, similarity
-from an STS file.
+"""The `evaluate` command: metrics of models side by side, on retrieval tasks or scored pairs.
 
-The conventions are the field's: tasks.py reads as BEIR does, ranking.py orders and metrics.py
-measures as trec_eval does; docs/evaluation.md has them in one place. BM25 stands in for a model
-under the name `bm25`."""
+A retrieval task is read as BEIR reads it, ranked and measured as trec_eval does (tasks.py,
+ranking.py, metrics.py); docs/evaluation.md states the conventions. `bm25` may stand for a model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,63 +17,50 @@ import numpy as np
 from minilm_retriever.data.pairs import SCORED_COLUMNS, read_pairs, read_scored_pairs
 from minilm_retriever.data.readers import read_rows
 from minilm_retriever.data.texts import read_texts
-from minilm_retriever.encoder import Encoder, encode_texts
+from minilm_retriever.encoder import open_for_command
 from minilm_retriever.errors import UserError
-from minilm_retriever.evaluation import bm25
-from minilm_retriever.evaluation.comparison_table import CHANGED_BY, SHOWN, Column, Report, name_of
-from minilm_retriever.evaluation.metrics import (
-    Floats,
-    Interval,
-    Rows,
-    bootstrap_interval,
-    bootstrap_statistic,
-    paired_bootstrap,
-    pearson,
-    run_metrics,
-    spearman,
+from minilm_retriever.evaluation import bm25, bootstrap
+from minilm_retriever.evaluation.comparison_table import (
+    CHANGED_BY,
+    SHOWN,
+    ComparisonTable,
+    ModelResult,
+    short_name,
 )
-from minilm_retriever.evaluation.ranking import Encode, Run, Vectors, rank_documents
+from minilm_retriever.evaluation.config import EvaluateConfig
+from minilm_retriever.evaluation.metrics import KS, run_metrics
+from minilm_retriever.evaluation.ranking import PORTION_DOCUMENTS, Encode, Run, rank_documents
 from minilm_retriever.evaluation.tasks import RetrievalTask, read_beir, retrieval_from_pairs
+from minilm_retriever.pretrained.config import BASE_FOLDER
 from minilm_retriever.pretrained.prompts import DOCUMENT, find_prompt
-from minilm_retriever.progress import Progress
-from minilm_retriever.search.trec_run import check_words, trec_line
+from minilm_retriever.search.trec_run import check_trec_fields, trec_line
 from minilm_retriever.storage import atomic_files
+from minilm_retriever.types import Float64Array, FloatArray
 
-KS = (1, 3, 5, 10, 100)
-Correlation = Callable[[Floats, Floats], float]
-CORRELATIONS: dict[str, Correlation] = {"spearman": spearman, "pearson": pearson}
+CORRELATIONS = {"spearman": bootstrap.spearman, "pearson": bootstrap.pearson}
 
 
-def evaluate_models(
-    data: str,
-    models: Sequence[str],
-    *,
-    columns: Sequence[str] | None = None,
-    corpus: str | None = None,
-    split: str = "test",
-    runs: Sequence[str] = (),
-    overwrite: bool = False,
-) -> Report:
-    """Measure models on pairs, a BEIR-style folder or an STS file, each beside the one before it.
-
-    A model is a folder, a hub name, or `bm25`. runs: a file for each model's ranking, in TREC's
-    format."""
-    path = Path(data)
-    if not path.is_dir() and columns is None and is_sts(data):
-        if runs:
-            raise UserError(f"--run: {data} has scored pairs, so there is no ranking to write")
-        return similarity_report(data, models)
-    task = read_beir(path, split) if path.is_dir() else task_of_pairs(data, columns, corpus)
+def evaluate_models(config: EvaluateConfig) -> ComparisonTable:
+    """Measure models on pairs, a BEIR-style folder or an STS file, each beside the one before."""
+    bootstrap.scipy_stats()  # if it is missing, the user should know before models run
+    data, models, runs = config.data, config.model or (BASE_FOLDER,), config.run
+    if Path(data).is_dir():
+        task = read_beir(Path(data), config.split)
+    elif config.columns or not has_scored_pairs(data):
+        task = task_of_pairs(data, config.columns or None, config.corpus)
+    elif runs:
+        raise UserError(f"--run: {data} has scored pairs, so there is no ranking to write")
+    else:
+        return similarity_table(data, models)
     if runs:
-        check_runs(task, models, runs, overwrite)
+        check_runs(task, models, runs, config.overwrite)
     results = []
     for number, model in enumerate(models):
-        results.append(judge(task, rank(task, model, max(KS))))
+        results.append(measure_run(task, rank(task, model, max(KS))))
         if runs:
-            atomic_files.write_text(
-                runs[number], results[-1].trec_run("-".join(name_of(model).split()))
-            )
-    return retrieval_report(models, results)
+            tag = "-".join(short_name(model).split())
+            atomic_files.write_text(runs[number], results[-1].trec_run(tag))
+    return retrieval_table(models, results)
 
 
 # --- retrieval ------------------------------------------------------------------------------------
@@ -80,11 +68,11 @@ def evaluate_models(
 
 @dataclass(frozen=True)
 class RetrievalResult:
-    """What a model found."""
+    """A model's ranking of a task, and its metrics."""
 
     task: RetrievalTask
     query_ids: Sequence[str]  # the judged ones
-    per_query: Mapping[str, Floats]  # by metric, (Q,)
+    per_query: Mapping[str, Float64Array]  # by metric, (Q,)
     run: Run  # query id -> (document id, score), best first
 
     @property
@@ -93,219 +81,132 @@ class RetrievalResult:
         return {name: float(values.mean()) for name, values in self.per_query.items()}
 
     def trec_run(self, tag: str) -> str:
-        """The run in TREC's format."""
-        ranked = (
-            (query, rank, *hit)
-            for query, hits in self.run.items()
-            for rank, hit in enumerate(hits, 1)
-        )
+        """The ranking in TREC's format."""
         return "".join(
-            trec_line(query, document, rank, score, tag) for query, rank, document, score in ranked
+            trec_line(query, document, rank, score, tag)
+            for query, ranking in self.run.items()
+            for rank, (document, score) in enumerate(ranking, 1)
         )
 
 
 def evaluate_retrieval(
     task: RetrievalTask, encode: Encode, ks: Sequence[int] = KS
 ) -> RetrievalResult:
-    """Rank all documents for every query by inner product of what `encode` gives, exactly, and
-    measure that."""
-    return judge(task, rank_documents(task, encode, encode, max(ks)), ks)
+    """Rank all documents for each query, by exact inner products of the vectors (N, H) that
+    `encode` returns for N texts, and measure that."""
+    return measure_run(task, rank_documents(task, encode, encode, max(ks)), ks)
 
 
-def judge(task: RetrievalTask, run: Run, ks: Sequence[int] = KS) -> RetrievalResult:
+def measure_run(task: RetrievalTask, run: Run, ks: Sequence[int] = KS) -> RetrievalResult:
     """Measure a ranking against the task's judgements."""
-    names = {query: [document for document, _ in ranking] for query, ranking in run.items()}
-    query_ids, per_query = run_metrics(names, task.judgements, ks)
+    ids = {query: [document for document, _ in ranking] for query, ranking in run.items()}
+    query_ids, per_query = run_metrics(ids, task.judgements, ks)
     return RetrievalResult(task, query_ids, per_query, run)
 
 
 def rank(task: RetrievalTask, model: str, depth: int) -> Run:
-    """The best documents of each query, by BM25 or by the vectors of a model with the prompts that
-    its folder has."""
+    """The best documents of each query, by BM25 or by a model's vectors with its own prompts."""
     if model == bm25.NAME:
         return bm25.rank_by_terms(task, depth)
-    encoder = Encoder.from_pretrained(model)
+    encoder = open_for_command(model)
     similarity = encoder.model.settings.similarity
     if similarity not in ("cosine", "dot"):
-        raise UserError(
-            f"{model}: compares by {similarity} distance; documents can be ranked by cosine or dot product"
-        )
+        raise UserError(f"{model}: compares by {similarity} distance; only cosine and dot can rank")
     normalize = True if similarity == "cosine" else None
-    prompt = find_prompt(encoder.model.settings, encoder.model.tokenizer, None, None, DOCUMENT)
-    with Progress("encoding documents", len(task.documents), "texts") as progress:
-        done = 0
+    prompt = find_prompt(encoder.model, task=DOCUMENT).text
+    portions = math.ceil(len(task.documents) / PORTION_DOCUMENTS)
+    number = itertools.count(1)
 
-        def documents(texts: list[str]) -> Vectors:
-            nonlocal done
-            vectors = encode_texts(
-                encoder.model.encoder,
-                encoder.model.tokenizer,
-                prompt.before(texts),
-                normalize=normalize,
-                prompt_tokens=prompt.tokens,
-                progress=lambda count: progress.at(done + count),
-            )
-            done += len(texts)
-            return vectors
+    def encode_documents(texts: list[str]) -> FloatArray:
+        job = "encoding documents" + f", part {next(number)} of about {portions}" * (portions > 1)
+        return encoder.encode(texts, prompt=prompt, normalize=normalize, show_progress=job)
 
-        return rank_documents(
-            task, lambda texts: encoder.encode_query(texts, normalize=normalize), documents, depth
-        )
+    encode_queries = partial(encoder.encode_query, normalize=normalize)
+    return rank_documents(task, encode_queries, encode_documents, depth)
 
 
 def task_of_pairs(data: str, columns: Sequence[str] | None, corpus: str | None) -> RetrievalTask:
     """The task of a pairs file; the corpus's text column is the pairs' document column."""
     pairs = read_pairs(data, columns)
-    more = [record.text for record in read_texts(corpus, text=pairs.columns[1])] if corpus else None
-    return retrieval_from_pairs(pairs.texts[0], pairs.texts[1], more, Path(data).name)
+    documents = [r.text for r in read_texts(corpus, text=pairs.columns[1])] if corpus else None
+    return retrieval_from_pairs(pairs.texts[0], pairs.texts[1], documents, Path(data).name)
 
 
 def check_runs(
     task: RetrievalTask, models: Sequence[str], runs: Sequence[str], overwrite: bool
 ) -> None:
-    """Refuse before the work what could not be written after it."""
+    """UserError, before the work, for what could not be written after it."""
     if len(runs) != len(models):
-        raise UserError(
-            f"--run: {len(runs)} files for {len(models)} models; name one for each --model, in that order"
-        )
+        counts = f"{len(runs)} files for {len(models)} models"
+        raise UserError(f"--run: {counts}; name one for each --model, in that order")
     if len(set(runs)) < len(runs):
         raise UserError(f"--run: {runs[0]} stands twice; name a file for each model")
     for path in runs:
         if Path(path).exists() and not overwrite:
             raise UserError(f"{path}: exists; choose another --run, or replace it with --overwrite")
-    check_words(task.query_ids)
-    check_words(task.document_ids)
+    check_trec_fields(task.query_ids)
+    check_trec_fields(task.document_ids)
+
+
+def retrieval_table(models: Sequence[str], results: Sequence[RetrievalResult]) -> ComparisonTable:
+    """Each model's metrics with intervals, and its gain over the one before: paired by query, so
+    what makes a query hard for both cancels out."""
+    columns = []
+    for number, (model, result) in enumerate(zip(models, results, strict=True)):
+        values, gains = result.per_query, dict[str, Float64Array]()
+        if number:
+            before = results[number - 1].per_query
+            gains = {name: values[name] - before[name] for name in SHOWN}
+        intervals = {name: bootstrap.mean_interval(values[name]) for name in SHOWN}
+        gain = {name: bootstrap.mean_interval(gains[name]) for name in gains}
+        changed = most_changed(result, gains[CHANGED_BY]) if gains else []
+        columns.append(ModelResult(model, result.metrics, intervals, gain, changed))
+    task, queries = results[0].task, len(results[0].query_ids)
+    title = f"{task.name}: {queries:,} queries, {len(task.document_ids):,} documents"
+    return ComparisonTable(title, columns)
+
+
+def most_changed(result: RetrievalResult, gains: Float64Array) -> list[tuple[float, str]]:
+    """(gain, query) of the three queries that lost most, then of the three that gained most."""
+    texts = dict(zip(result.task.query_ids, result.task.queries, strict=True))
+    order = np.argsort(gains, kind="stable")
+    losses = [i for i in order[:3] if gains[i] < 0]
+    rises = [i for i in order[::-1][:3] if gains[i] > 0]
+    return [(float(gains[i]), texts[result.query_ids[i]]) for i in losses + rises]
 
 
 # --- similarity -----------------------------------------------------------------------------------
 
 
-def evaluate_sts(
-    left: list[str], right: list[str], scores: Sequence[float], encode: Encode
-) -> dict[str, float]:
-    """Spearman's and Pearson's correlation of cosine similarity with people's scores."""
-    cosines = similarities(left, right, encode)
-    return {
-        name: correlation(cosines, np.array(scores)) for name, correlation in CORRELATIONS.items()
-    }
-
-
-def similarities(left: list[str], right: list[str], encode: Encode) -> Floats:
-    """Cosine of each text on the left with the one on the right (N,)."""
-    a, b = encode(left).astype(np.float64), encode(right).astype(np.float64)
-    cosines: Floats = (a * b).sum(axis=1) / np.maximum(
-        np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-12
-    )
-    return cosines
-
-
-def is_sts(path: str) -> bool:
+def has_scored_pairs(path: str) -> bool:
     """Whether the first row has two sentences and a score."""
     row = next(iter(read_rows(path)), None)
     return row is not None and set(SCORED_COLUMNS) <= set(row.values)
 
 
-def similarity_report(data: str, models: Sequence[str]) -> Report:
-    """Correlations of each model, with intervals over the pairs."""
+def similarity_table(data: str, models: Sequence[str]) -> ComparisonTable:
+    """Correlations of each model's cosines with people's scores, with intervals over the pairs."""
     if bm25.NAME in models:
-        raise UserError(
-            f"{data} has scored pairs; {bm25.NAME} ranks documents and has no similarity to correlate"
-        )
+        raise UserError(f"{data} has scored pairs, and {bm25.NAME} has no similarity to correlate")
     left, right, scores = read_scored_pairs(data)
-    columns: list[Column] = []
-    before: Floats | None = None
+    columns: list[ModelResult] = []
+    before: Float64Array | None = None
     for model in models:
-        cosines = similarities(left, right, Encoder.from_pretrained(model).encode)
-        intervals = {
-            name: correlation_interval(f, scores, cosines) for name, f in CORRELATIONS.items()
-        }
-        gain = (
-            {}
-            if before is None
-            else {
-                n: correlation_interval(f, scores, cosines, before) for n, f in CORRELATIONS.items()
-            }
-        )
-        columns.append(
-            Column(
-                model,
-                {name: interval.mean for name, interval in intervals.items()},
-                intervals,
-                gain,
-            )
-        )
+        cosines = cosine_similarities(left, right, open_for_command(model).encode)
+        intervals, gain = dict[str, bootstrap.Interval](), dict[str, bootstrap.Interval]()
+        for name, correlation in CORRELATIONS.items():
+            intervals[name] = bootstrap.correlation_interval(correlation, scores, cosines)
+            if before is not None:
+                gain[name] = bootstrap.correlation_interval(correlation, scores, cosines, before)
+        metrics = {name: interval.mean for name, interval in intervals.items()}
+        columns.append(ModelResult(model, metrics, intervals, gain))
         before = cosines
-    return Report(f"{Path(data).name}: {len(left):,} scored pairs", columns)
+    return ComparisonTable(f"{Path(data).name}: {len(left):,} scored pairs", columns)
 
 
-def correlation_interval(
-    correlation: Correlation, scores: Sequence[float], cosines: Floats, before: Floats | None = None
-) -> Interval:
-    """A correlation with people's scores, or how much it is above that of the cosines before, and
-    its interval."""
-    people = np.array(scores)
-
-    def of(rows: Rows) -> float:
-        lower = 0.0 if before is None else correlation(before[rows], people[rows])
-        return correlation(cosines[rows], people[rows]) - lower
-
-    return bootstrap_statistic(of, len(people))
-
-
-# --- side by side ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What a second model gains over a first on the same queries."""
-
-    gain: Mapping[str, Interval]  # by metric, paired by query
-    changed: Sequence[
-        tuple[float, str]
-    ]  # (gain, query): the largest losses, then the largest gains
-
-
-def compare(
-    first: RetrievalResult,
-    second: RetrievalResult,
-    *,
-    metrics: Sequence[str] | None = None,
-    by: str = CHANGED_BY,
-    count: int = 3,
-) -> Comparison:
-    """Gains in `metrics` (default: all) with 95 % intervals, and the queries whose `by` fell and
-    rose the most."""
-    if (
-        list(first.query_ids) != list(second.query_ids)
-        or first.per_query.keys() != second.per_query.keys()
-    ):
-        raise UserError(
-            "the two results are not of the same queries and metrics, so they cannot be compared"
-        )
-    pairs = {
-        name: (first.per_query[name], second.per_query[name]) for name in metrics or first.per_query
-    }
-    gain = {name: paired_bootstrap(*values) for name, values in pairs.items()}
-    gains = second.per_query[by] - first.per_query[by]
-    texts = dict(zip(first.task.query_ids, first.task.queries, strict=True))
-    order = np.argsort(gains, kind="stable")
-    chosen = [i for i in order[:count] if gains[i] < 0] + [
-        i for i in order[::-1][:count] if gains[i] > 0
-    ]
-    return Comparison(gain, [(float(gains[i]), texts[first.query_ids[i]]) for i in chosen])
-
-
-def retrieval_report(models: Sequence[str], results: Sequence[RetrievalResult]) -> Report:
-    """Each model's metrics with intervals, and what it gains over the one before."""
-    columns = []
-    for number, (model, result) in enumerate(zip(models, results, strict=True)):
-        intervals = {name: bootstrap_interval(result.per_query[name]) for name in SHOWN}
-        beside = (
-            compare(results[number - 1], result, metrics=SHOWN) if number else Comparison({}, ())
-        )
-        columns.append(Column(model, result.metrics, intervals, beside.gain, beside.changed))
-    task = results[0].task
-    title = (
-        f"{task.name}: {len(results[0].query_ids):,} queries, {len(task.document_ids):,} documents"
-    )
-    return Report(title, columns)
+def cosine_similarities(left: list[str], right: list[str], encode: Encode) -> Float64Array:
+    """Cosine of each text on the left with the one on the right (N,)."""
+    a, b = encode(left).astype(np.float64), encode(right).astype(np.float64)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosines: Float64Array = (a * b).sum(axis=1) / np.maximum(norms, 1e-12)
+    return cosines

@@ -1,102 +1,81 @@
-"""All documents ranked for every query by their vectors, exactly, in the memory of a portion of the
-documents.
+"""Rankings of all documents of a task by the inner product of their vectors, exactly.
 
-The documents are gone through in portions: encoded, searched (search.py), and what is among the
-best so far kept. Of PORTION documents the texts and vectors lie in memory, of the others the id and
-16 bytes. Equal scores are ordered as trec_eval does, by id, descending, also where they fall on the
-last rank; copies of a text are encoded once, so their scores are equal.
+The corpus may have any size: texts and vectors of PORTION_DOCUMENTS at a time lie in memory, of
+other documents the id and 16 bytes. Equal scores are ordered as trec_eval does, by id, descending,
+also where they fall on the last rank; copies of a text are encoded once, so their scores are equal.
 
 Shapes: Q queries, N documents, H hidden, K ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from minilm_retriever.evaluation.metrics import trec_order
-from minilm_retriever.evaluation.tasks import Ints, RetrievalTask, Texts, first_copies
+from minilm_retriever.evaluation.tasks import RetrievalTask, first_occurrences
 from minilm_retriever.search.exact import top_k
+from minilm_retriever.types import FloatArray, IntArray
 
-Vectors = npt.NDArray[np.float32]
-Encode = Callable[[list[str]], Vectors]
-Run = Mapping[str, Sequence[tuple[str, float]]]  # query id -> (document id, score), best first
+Encode = Callable[[list[str]], FloatArray]
+Ranking = Sequence[tuple[str, float]]  # document ids and scores, best first
+Run = Mapping[str, Ranking]  # by query id
 
-PORTION = 1 << 15  # documents
-CHARACTERS = 1 << 26  # a portion of very long texts ends earlier
+PORTION_DOCUMENTS = 1 << 15
+PORTION_CHARACTERS = 1 << 26  # a portion of very long texts ends earlier
 
 
 def rank_documents(
     task: RetrievalTask, encode_queries: Encode, encode_documents: Encode, depth: int
 ) -> Run:
     """The best `depth` documents of each query by inner product."""
-    wanted = depth + task.ignore_identical_ids
-    copies = Copies(task)
-    queries = vectors_of(encode_queries, task.queries)
-    scores, firsts = (
-        np.empty((len(queries), 0), np.float32),
-        np.empty((len(queries), 0), np.int64),
-    )  # (Q, K)
-    for numbers, texts in portions(task.documents, copies.firsts):
-        order = np.argsort(copies.places[numbers])  # of equal scores top_k keeps the first rows
+    count = depth + task.ignore_identical_ids
+    first_of, places, groups = group_duplicates(task)
+    queries = encode_checked(encode_queries, task.queries)
+    scores = np.empty((len(queries), 0), np.float32)  # (Q, K)
+    firsts = np.empty((len(queries), 0), np.int64)
+    for numbers, texts in portions(task.documents, first_of):
+        order = np.argsort(places[numbers])  # of equal scores top_k keeps the first rows
         numbers = numbers[order]
-        found, rows = top_k(
-            queries, vectors_of(encode_documents, [texts[i] for i in order]), wanted
-        )
-        scores, firsts = np.hstack([scores, found]), np.hstack([firsts, numbers[rows]])
-        best = np.lexsort((copies.places[firsts], -scores), axis=-1)[:, :wanted]
+        vectors = encode_checked(encode_documents, [texts[i] for i in order])
+        new_scores, rows = top_k(queries, vectors, count)
+        scores, firsts = np.hstack([scores, new_scores]), np.hstack([firsts, numbers[rows]])
+        best = np.lexsort((places[firsts], -scores), axis=-1)[:, :count]
         scores, firsts = np.take_along_axis(scores, best, 1), np.take_along_axis(firsts, best, 1)
     run = {}
-    for query, query_scores, query_firsts in zip(
-        task.query_ids, scores.tolist(), firsts.tolist(), strict=True
-    ):
+    for query, *columns in zip(task.query_ids, scores.tolist(), firsts.tolist(), strict=True):
         ranking = [
-            (i, s)
-            for s, first in zip(query_scores, query_firsts, strict=True)
-            for i in copies.ids(first, wanted)
+            (document, score)
+            for score, first in zip(*columns, strict=True)
+            for document in groups.get(first, [task.document_ids[first]])[:count]
         ]
-        run[query] = cut(ranking, query if task.ignore_identical_ids else None, depth)
+        run[query] = best_of(ranking, query if task.ignore_identical_ids else None, depth)
     return run
 
 
-def cut(
-    ranking: Sequence[tuple[str, float]], own: str | None, depth: int
-) -> list[tuple[str, float]]:
-    """The best `depth` (document id, score) in trec_eval's order, the query's own id left out."""
-    order = trec_order([number for number, _ in ranking], [score for _, score in ranking])
-    return [ranking[i] for i in order if ranking[i][0] != own][:depth]
+def best_of(ranking: Ranking, own_id: str | None, depth: int) -> Ranking:
+    """The best `depth` in trec_eval's order, the query's own id left out."""
+    order = trec_order([document for document, _ in ranking], [score for _, score in ranking])
+    return [ranking[i] for i in order if ranking[i][0] != own_id][:depth]
 
 
-class Copies:
-    """Which documents have the same text; each such group goes by the number of its first
-    document."""
-
-    def __init__(self, task: RetrievalTask) -> None:
-        self.document_ids = task.document_ids
-        self.firsts = first_copies(task.documents)  # (N,)
-        by_id = sorted(
-            range(len(self.document_ids)), key=self.document_ids.__getitem__, reverse=True
-        )
-        order = np.array(by_id, np.int64)  # by descending id
-        place = np.empty(len(order), np.int64)
-        place[order] = np.arange(len(order))
-        self.places = np.full(
-            len(order), len(order), np.int64
-        )  # (N,) of a group's last id, at its first document
-        np.minimum.at(self.places, self.firsts, place)
-        self.order = order[
-            np.argsort(self.firsts[order], kind="stable")
-        ]  # group by group, by descending id in each
-        self.starts = np.searchsorted(self.firsts[self.order], np.arange(len(order) + 1))
-
-    def ids(self, first: int, most: int) -> list[str]:
-        """The last ids of a group, at most so many."""
-        start, stop = self.starts[first], self.starts[first + 1]
-        return [self.document_ids[number] for number in self.order[start : min(stop, start + most)]]
+def group_duplicates(task: RetrievalTask) -> tuple[IntArray, IntArray, dict[int, list[str]]]:
+    """Groups of documents with the same text, each known by the number of its first document: for
+    each document (N,) that number; there, the group's place by its last id, descending; and the
+    descending ids of each group of several."""
+    ids, firsts = list(task.document_ids), first_occurrences(task.documents)
+    groups: dict[int, list[str]] = {}
+    for number in np.flatnonzero(firsts != np.arange(len(ids))):
+        groups.setdefault(firsts[number], [ids[firsts[number]]]).append(ids[number])
+    for first, group in groups.items():
+        group.sort(reverse=True)
+        ids[first] = group[0]
+    places = np.empty(len(ids), np.int64)
+    places[sorted(range(len(ids)), key=ids.__getitem__, reverse=True)] = np.arange(len(ids))
+    return firsts, places, groups
 
 
-def portions(documents: Texts, firsts: Ints) -> Iterator[tuple[Ints, list[str]]]:
+def portions(documents: Iterable[str], firsts: IntArray) -> Iterator[tuple[IntArray, list[str]]]:
     """Numbers and texts of the distinct documents, a bounded number at a time."""
     numbers, texts, characters = list[int](), list[str](), 0
     for number, text in enumerate(documents):
@@ -104,16 +83,16 @@ def portions(documents: Texts, firsts: Ints) -> Iterator[tuple[Ints, list[str]]]
             numbers.append(number)
             texts.append(text)
             characters += len(text)
-        if len(numbers) == PORTION or characters >= CHARACTERS:
+        if len(numbers) == PORTION_DOCUMENTS or characters >= PORTION_CHARACTERS:
             yield np.array(numbers, np.int64), texts
             numbers, texts, characters = [], [], 0
     if numbers:
         yield np.array(numbers, np.int64), texts
 
 
-def vectors_of(encode: Encode, texts: Sequence[str]) -> Vectors:
-    """A vector for each text (N, H); ValueError where `encode` gave something else."""
+def encode_checked(encode: Encode, texts: Sequence[str]) -> FloatArray:
+    """A vector for each text (N, H); ValueError where `encode` returned another shape."""
     vectors = encode(list(texts))
     if vectors.ndim != 2 or len(vectors) != len(texts):
-        raise ValueError(f"encode gave {vectors.shape} for {len(texts)} texts, not (N, H)")
+        raise ValueError(f"encode returned {vectors.shape} for {len(texts)} texts, not (N, H)")
     return vectors

@@ -1,5 +1,4 @@
-"""What the C library does with freed memory: keep it for the next batch, or return it to the
-system."""
+"""What the C library does with freed memory: keep it for the next batch, or return it."""
 
 from __future__ import annotations
 
@@ -10,24 +9,23 @@ from contextlib import suppress
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
 
 
-def keep_freed_memory(most: int) -> None:
-    """Let malloc keep up to `most` bytes (below 2 GiB) at the end of its heap, instead of the 128
-    KiB to 64 MiB that glibc keeps by itself.
+def keep_freed_memory(limit_bytes: int) -> None:
+    """Let glibc's malloc keep up to `limit_bytes` (below 2 GiB) that were freed. For commands, not
+    for a library: it holds for the whole process.
 
-    Each layer frees tens of megabytes that the next one asks for again: to return them to the
-    system means a page fault for every 4 KiB, 5 to 8 % of the time of a batch. Whoever chose
-    MALLOC_TRIM_THRESHOLD_ is left alone."""
+    Each layer frees tens of megabytes that the next one asks for again. glibc by itself keeps 128
+    KiB to 64 MiB; what it returns to the system costs a page fault for every 4 KiB, 5 to 8 % of the
+    time of a batch. Does nothing where MALLOC_TRIM_THRESHOLD_ is set or without glibc."""
     if "MALLOC_TRIM_THRESHOLD_" in os.environ:
         return
-    with suppress(AttributeError, OSError):  # where the C library is another than glibc
+    with suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
-        if not mallopt(MMAP_THRESHOLD, min(most, 1 << 30)):
+        if not mallopt(MMAP_THRESHOLD, min(limit_bytes, 1 << 30)):
             mallopt(MMAP_THRESHOLD, 1 << 25)  # older ones allow no more
-        mallopt(TRIM_THRESHOLD, most)
+        mallopt(TRIM_THRESHOLD, limit_bytes)
 
 
 def give_back_memory() -> None:
-    """Return what the C library keeps of freed memory: batches of ever other sizes leave gaps that
-    add up."""
-    with suppress(AttributeError, OSError):  # where the C library is another than glibc
+    """Return what glibc keeps of freed memory: batches of ever other sizes leave gaps."""
+    with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,166 +1,122 @@
-"""A BERT's layers on a CPU without gradients: weights laid out once for oneDNN, and one straight
-function over them.
+"""A BERT's layers for inference on a CPU: weights prepacked for oneDNN, one function over them all.
 
-The activation and the residual sums cost no second pass over memory, a few rows run 1.7 times as
-fast as plain torch, and a short query does not pay for forty calls of modules. It gives the plain
-layers' numbers to float32 rounding, and stands back wherever it cannot (see can_run).
-docs/performance.md says what each part brings. Torch only."""
+Activations and residual sums need no second pass over memory, a few rows run 1.7 times as fast as
+plain torch, and a short query does not pay for forty calls of modules. The results are the plain
+layers' to float32 rounding. docs/performance.md says what each part brings."""
 
 from __future__ import annotations
 
-from copy import deepcopy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from minilm_retriever.kernels.ops import ACTIVATIONS, ONEDNN, attention
+from minilm_retriever.kernels.ops import ACTIVATIONS, attention, onednn_can_run
 from minilm_retriever.kernels.unpadding import Layout
 
-optimizer_steps = (
-    0  # of all optimizers: fused ones write to parameters without raising their version
-)
+SAMPLED_NUMBERS = 16  # of each parameter, compared at every call
 
-
-def count_step(*_: object) -> None:
-    """After any optimizer's step, weights laid out before it are out of date."""
-    global optimizer_steps
-    optimizer_steps += 1
-
-
-register_optimizer_step_post_hook(count_step)
-
-
-class Packed(NamedTuple):
-    """A linear layer, or several side by side."""
-
-    weight: Tensor  # in oneDNN's layout
-    bias: Tensor
+Linear = tuple[Tensor, Tensor]  # weight in oneDNN's own layout, bias
+Norm = tuple[tuple[int, ...], Tensor, Tensor, float]  # what torch.layer_norm takes
 
 
 class PackedLayer(NamedTuple):
-    """One layer, in the order of its use."""
+    """One layer, in order of use."""
 
-    projection: Packed  # query, key and value side by side
-    mixed: Packed
-    first_norm: nn.LayerNorm
-    expand: Packed
-    contract: Packed
-    second_norm: nn.LayerNorm
+    query_key_value: Linear  # side by side
+    attention_output: Linear
+    attention_norm: Norm
+    intermediate: Linear
+    output: Linear
+    output_norm: Norm
 
 
 class PackedLayers:
-    """All layers, laid out at the first call, and again after any change to their weights."""
+    """All layers, packed at the first call, and again after their weights have changed.
+
+    Packed weights are dropped where the layers are trained or run with gradients, and compared with
+    the parameters at each call: identity of modules and memory, torch's count of in-place writes,
+    and, since a fused optimizer step or a write through `parameter.data` is not counted, a sample
+    of the numbers. Unseen is only an uncounted write that touches no number of the sample."""
 
     def __init__(self, layers: nn.ModuleList, heads: int, activation: str) -> None:
         self.layers, self.heads, self.activation = layers, heads, activation
         self.packed: list[PackedLayer] = []
-        self.made_of: list[Tensor] = []  # keeps an address from being given to another tensor
-        self.state: list[object] = []  # of these parameters then
-        # Where parameters and modules are found again, also those that were put in place of others
-        # since.
-        self.slots = [
-            (module._parameters, name) for module in layers.modules() for name in module._parameters
-        ]
-        self.children = [
-            (module._modules, name, child)
-            for module in layers.modules()
-            for name, child in module._modules.items()
-        ]
+        self.state: list[tuple[int, int]] = []  # address and count of writes of each parameter
+        self.samples: list[Tensor] = []  # views: they also keep the addresses from being reused
+        self.sampled = torch.empty(0)  # their numbers when the weights were packed
+        # Looked up by name at each call, to see modules and parameters that were replaced.
+        modules = list(layers.modules())
+        self.slots = [(m._parameters, name) for m in modules for name in m._parameters]
+        self.children = [(m._modules, *item) for m in modules for item in m._modules.items()]
 
     def can_run(self, x: Tensor) -> bool:
-        """Whether this is float32 inference on a CPU that has oneDNN, of the modules that we
-        know."""
-        return (
-            ONEDNN
-            and x.device.type == "cpu"
-            and x.dtype == torch.float32
-            and not torch.is_grad_enabled()
-            and not torch.is_autocast_enabled("cpu")
-            and all(modules.get(name) is child for modules, name, child in self.children)
-            and not any(
-                p is None or p.is_inference() for p in self.parameters()
-            )  # such do not count writes to them
-        )
-
-    def parameters(self) -> list[Tensor | None]:
-        """The parameters as they stand now."""
-        return [parameters.get(name) for parameters, name in self.slots]
+        """Whether this is float32 inference on a CPU with oneDNN; packs the weights if need be."""
+        parameters: list[Any] = [slot.get(name) for slot, name in self.slots]
+        if (
+            self.layers.training
+            or torch.is_grad_enabled()
+            or not onednn_can_run(x)
+            or any(modules.get(name) is not child for modules, name, child in self.children)
+            or any(p is None or p.is_inference() for p in parameters)  # which counts no writes
+        ):
+            self.packed = []
+            return False
+        state = [(p.data_ptr(), p._version) for p in parameters]
+        known = self.packed and state == self.state
+        if not known or not torch.cat(self.samples).equal(self.sampled):
+            self.packed = [pack_layer(layer) for layer in self.layers]
+            self.state, self.samples = state, [sample(p) for p in parameters]
+            self.sampled = torch.cat(self.samples)
+        return True
 
     def __call__(self, x: Tensor, layout: Layout) -> Tensor:
-        """(S, H) -> (S, H)."""
-        linear, linear_and_sum = (
-            torch.ops.mkldnn._linear_pointwise.default,
-            torch.ops.mkldnn._linear_pointwise.binary,
-        )
-        kind, form = onednn_activation(self.activation)
-        for layer in self.up_to_date():
-            projected = linear(x, *layer.projection, "none", [], "")  # (S, 3H)
-            x = norm(
-                linear_and_sum(attention(projected, layout, self.heads), x, *layer.mixed, "add"),
-                layer.first_norm,
-            )
-            inner = linear(x, *layer.expand, kind, [], form)
-            x = norm(linear_and_sum(inner, x, *layer.contract, "add"), layer.second_norm)
+        """(S, H) -> (S, H), where `can_run`."""
+        linear = torch.ops.mkldnn._linear_pointwise.default
+        linear_and_sum = torch.ops.mkldnn._linear_pointwise.binary
+        form = ACTIVATIONS[self.activation]
+        activation, algorithm = ("relu", "") if form is None else ("gelu", form)
+        for layer in self.packed:
+            projected = linear(x, *layer.query_key_value, "none", [], "")  # (S, 3H)
+            mixed = attention(projected, layout, self.heads)
+            x = linear_and_sum(mixed, x, *layer.attention_output, "add")
+            x = torch.layer_norm(x, *layer.attention_norm)
+            inner = linear(x, *layer.intermediate, activation, [], algorithm)
+            x = linear_and_sum(inner, x, *layer.output, "add")
+            x = torch.layer_norm(x, *layer.output_norm)
         return x
 
-    def up_to_date(self) -> list[PackedLayer]:
-        """The layers, laid out anew where a parameter was replaced or written to.
-
-        Only a write through `parameter.data` goes unseen, as it does by autograd.
-        """
-        now = [p for p in self.parameters() if p is not None]
-        state = [optimizer_steps, *((p.data_ptr(), p._version) for p in now)]
-        if state != self.state:
-            self.packed = [pack_layer(layer) for layer in self.layers]
-            self.state, self.made_of = state, [p.detach() for p in now]
-        return self.packed
-
-    def __deepcopy__(self, memo: dict[int, object]) -> PackedLayers:
-        """Of the copied layers, with nothing packed."""
-        return PackedLayers(deepcopy(self.layers, memo), self.heads, self.activation)
-
     def __reduce__(self) -> tuple[type[PackedLayers], tuple[nn.ModuleList, int, str]]:
-        """Packed weights are of this process and machine."""
+        """Copies and pickles hold the layers alone: packed weights are of this machine."""
         return PackedLayers, (self.layers, self.heads, self.activation)
 
 
+def sample(parameter: Tensor) -> Tensor:
+    """A view of a parameter's first numbers, which lie side by side."""
+    row = parameter.detach() if parameter.ndim == 1 else parameter.detach()[0]
+    return row[:SAMPLED_NUMBERS]
+
+
 def pack_layer(layer: nn.Module) -> PackedLayer:
-    """The weights of a model.Layer."""
-    attention, output = layer.get_submodule("attention"), layer.get_submodule("output")
-    query_key_value = [
-        attention.get_submodule(f"self.{name}") for name in ("query", "key", "value")
-    ]
+    """The weights of a layer with BertLayer's parameter names."""
+    part = layer.get_submodule
     return PackedLayer(
-        pack(*query_key_value),
-        pack(attention.get_submodule("output.dense")),
-        as_norm(attention.get_submodule("output.LayerNorm")),
-        pack(layer.get_submodule("intermediate.dense")),
-        pack(output.get_submodule("dense")),
-        as_norm(output.get_submodule("LayerNorm")),
+        pack(*(part(f"attention.self.{name}") for name in ("query", "key", "value"))),
+        pack(part("attention.output.dense")),
+        norm(part("attention.output.LayerNorm")),
+        pack(part("intermediate.dense")),
+        pack(part("output.dense")),
+        norm(part("output.LayerNorm")),
     )
 
 
-def pack(*layers: nn.Module) -> Packed:
+def pack(*layers: nn.Module) -> Linear:
     """Linear layers side by side."""
     weight = torch.cat([layer.get_parameter("weight") for layer in layers]).detach()
     bias = torch.cat([layer.get_parameter("bias") for layer in layers]).detach()
-    return Packed(torch.ops.mkldnn._reorder_linear_weight(weight), bias)
+    return torch.ops.mkldnn._reorder_linear_weight(weight), bias
 
 
-def as_norm(module: nn.Module) -> nn.LayerNorm:
-    """The module, which is one."""
+def norm(module: nn.Module) -> Norm:
     assert isinstance(module, nn.LayerNorm)
-    return module
-
-
-def norm(x: Tensor, module: nn.LayerNorm) -> Tensor:
-    """x normalised, without the detour through the module's call."""
-    return torch.layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)
-
-
-def onednn_activation(activation: str) -> tuple[str, str]:
-    """What oneDNN calls it."""
-    form = ACTIVATIONS[activation]
-    return ("relu", "") if form is None else ("gelu", form)
+    return module.normalized_shape, module.weight, module.bias, module.eps

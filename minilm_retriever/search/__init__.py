@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from minilm_retriever.search.index_folder import make_index, open_index
 
 __all__ = ["find", "make_index", "open_index", "top_k"]
-__getattr__ = lazy_exports(
+__getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "find": "minilm_retriever.search.index",

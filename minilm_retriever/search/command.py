@@ -1,139 +1,121 @@
-"""The search command: queries from arguments, a file, a pipe or a prompt; answers as text, JSON
-lines or a TREC run."""
+"""The index and search commands: queries from arguments, a file, a pipe or a prompt; results as
+text, JSON lines or a TREC run."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, suppress
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
 
 from minilm_retriever.data.readers import read_rows
 from minilm_retriever.data.texts import read_texts
-from minilm_retriever.encoder import Encoder
+from minilm_retriever.encoder import open_for_command
 from minilm_retriever.errors import UserError
+from minilm_retriever.progress import say
+from minilm_retriever.search.config import IndexConfig, SearchConfig
 from minilm_retriever.search.index import Hit, find
-from minilm_retriever.search.index_folder import IndexFolder, open_index
+from minilm_retriever.search.index_folder import make_index, open_index
 from minilm_retriever.search.trec_run import trec_line
 from minilm_retriever.storage import atomic_files
 
-TOGETHER = 1024  # queries encoded and searched at a time
-FORMATS = ("text", "jsonl", "trec")
+BATCH = 1024  # queries encoded and searched at a time
 ID_COLUMNS = ("id", "_id", "query_id", "qid")
+FORMAT_OF_ENDING = {".jsonl": "jsonl", ".trec": "trec", ".run": "trec"}
 
 
-class Query(NamedTuple):
-    """A text to search for."""
+def run_index(config: IndexConfig) -> str:
+    """Make an index, or change one; returns a line on it."""
+    ids: list[str] = []
+    for word in config.delete:
+        if word.startswith("@"):
+            ids += [record.text for record in read_texts(word[1:], format="txt")]
+        else:
+            ids.append(word)
+    index = make_index(
+        Path(config.folder),
+        Path(config.out),
+        kind=config.kind,
+        add=[Path(name) for name in config.add],
+        delete=ids,
+        overwrite=config.overwrite,
+    )
+    kind = index.plan.kind
+    line = f"{config.out}: {kind} over {len(index):,} documents"
+    if len(index.deleted):
+        line += f", {len(index.deleted):,} deleted"
+    if index.engine is not None and index.engine.ntotal > 1.25 * len(index):
+        line += f"; they make it slower: --kind {kind} builds it anew without them"
+    return line
 
-    id: str
-    text: str
 
-
-def open_for(
-    folder: Path, model: str, *, effort: int | None, finer: Path | None
-) -> tuple[IndexFolder, Encoder]:
-    """The documents and the model that encoded them; UserError where it was another."""
-    index = open_index(folder, effort=effort, finer=finer)
-    encoder = Encoder.from_pretrained(model)
+def run_search(config: SearchConfig) -> None:
+    """Search for queries from arguments, a file, a pipe or a prompt."""
+    finer = Path(config.rescore) if config.rescore else None
+    index = open_index(Path(config.folder), effort=config.effort, finer=finer)
+    encoder = open_for_command(config.model)
     if encoder.model.fingerprint() != index.info["model"]:
         raise UserError(
-            f"{folder} was encoded with another model than {model}: name that with --model"
+            f"{config.folder} was encoded with another model than {config.model}: "
+            "name that with --model"
         )
-    return index, encoder
+    format = config.format or FORMAT_OF_ENDING.get(Path(config.out or "").suffix, "text")
+    count = 0
+    with atomic_files.writing(config.out) if config.out else nullcontext(sys.stdout.buffer) as out:
+        for batch in read_queries(config, len(index)):
+            vectors = encoder.encode_query([text for _, text in batch])
+            for query, hits in zip(batch, find(index, vectors, config.k), strict=True):
+                out.write(format_hits(*query, hits, format).encode("utf-8", "backslashreplace"))
+                out.flush()  # to whoever reads a pipe
+                count += 1
+    if config.out:
+        say(f"{config.out}: {count:,} queries")
 
 
-def queries_of(path: str, text: str | None, id: str | None) -> Iterator[Query]:
-    """The queries of a file. The id is a column called id, _id, query_id or qid, else the row's
-    number, from 0."""
+def read_queries(config: SearchConfig, documents: int) -> Iterator[list[tuple[str, str]]]:
+    """Batches of (id, text): lines of standard input one by one, as they come."""
+    queries: Iterator[tuple[str, str]] = ((str(n), text) for n, text in enumerate(config.queries))
+    if config.file:
+        queries = read_query_file(config.file, config.text, config.id)
+    elif not config.queries:
+        yield from ([(str(n), line)] for n, line in enumerate(read_lines(documents)) if line)
+    while batch := list(islice(queries, BATCH)):
+        yield batch
+
+
+def read_query_file(path: str, text: str | None, id: str | None) -> Iterator[tuple[str, str]]:
+    """The id is a column called id, _id, query_id or qid, else the row's number, from 0."""
     if id is None:
         columns = next(iter(read_rows(path))).values if path != "-" else ()
         id = next((name for name in ID_COLUMNS if name in columns), None)
     for record in read_texts(path, text=text, id=id):
-        yield Query(record.id, record.text)
+        yield record.id, record.text
 
 
-def search(
-    index: IndexFolder, encoder: Encoder, queries: Iterable[Query], k: int
-) -> Iterator[tuple[Query, list[Hit]]]:
-    """Each query and what was found, TOGETHER at a time."""
-    stream = iter(queries)
-    while part := list(islice(stream, TOGETHER)):
-        yield from zip(
-            part, find(index, encoder.encode_query([query.text for query in part]), k), strict=True
-        )
+def read_lines(documents: int) -> Iterator[str]:
+    """Lines that are piped in, or typed until an empty one or Ctrl-D."""
+    if not sys.stdin.isatty():
+        yield from map(str.strip, sys.stdin)
+        return
+    import readline  # noqa: F401  # arrow keys and history at the prompt
+
+    say(f"{documents:,} documents; a query a line, an empty one or Ctrl-D ends")
+    with suppress(EOFError):
+        while line := input("\nsearch> ").strip():
+            yield line
 
 
-def answer(query: Query, hits: Sequence[Hit], format: str) -> str:
-    """What was found for a query, in one of FORMATS."""
+def format_hits(id: str, text: str, hits: Sequence[Hit], format: str) -> str:
+    """The hits of a query."""
+    ranked = list(enumerate(hits, 1))
     if format == "trec":
-        return "".join(
-            trec_line(query.id, hit.id, rank, hit.score) for rank, hit in enumerate(hits, 1)
-        )
+        return "".join(trec_line(id, hit.id, rank, hit.score) for rank, hit in ranked)
     if format == "jsonl":
-        found = [{"rank": rank, **hit._asdict()} for rank, hit in enumerate(hits, 1)]
-        return (
-            json.dumps({"id": query.id, "query": query.text, "hits": found}, ensure_ascii=False)
-            + "\n"
-        )
+        objects = [{"rank": rank, **hit._asdict()} for rank, hit in ranked]
+        return json.dumps({"id": id, "query": text, "hits": objects}, ensure_ascii=False) + "\n"
     lines = [
-        f"{rank:4}  {hit.score:.4f}  {hit.id}  {' '.join(hit.text.split())}"
-        for rank, hit in enumerate(hits, 1)
+        f"{rank:4}  {hit.score:.4f}  {hit.id}  {' '.join(hit.text.split())}" for rank, hit in ranked
     ]
-    return "\n".join(["", query.text, *lines, ""])
-
-
-def format_of(out: str | None, format: str | None) -> str:
-    """The format named, else the one that the output's ending tells."""
-    return format or {".jsonl": "jsonl", ".trec": "trec", ".run": "trec"}.get(
-        Path(out or "").suffix, "text"
-    )
-
-
-def write_all(
-    index: IndexFolder,
-    encoder: Encoder,
-    queries: Iterable[Query],
-    k: int,
-    format: str,
-    out: str | None,
-) -> int:
-    """Search for all queries and write the answers, to a file whole or not at all; returns how many
-    there were."""
-    count = 0
-    with atomic_files.writing(out) if out else nullcontext(sys.stdout.buffer) as stream:
-        for query, hits in search(index, encoder, queries, k):
-            put(stream, answer(query, hits, format))
-            count += 1
-    return count
-
-
-def put(stream: BinaryIO, text: str) -> None:
-    """Write text that may hold anything, and bring it to whoever reads."""
-    stream.write(text.encode("utf-8", "backslashreplace"))
-    stream.flush()
-
-
-def converse(index: IndexFolder, encoder: Encoder, k: int, format: str) -> None:
-    """Answer each line of standard input as it comes: typed at a prompt, or piped in."""
-    prompting = sys.stdin.isatty()
-    if prompting:
-        import readline  # noqa: F401  # arrow keys and history at the prompt
-
-        sys.stderr.write(f"{len(index):,} documents; a query a line, an empty one or Ctrl-D ends\n")
-    for number, line in enumerate(prompted() if prompting else map(str.strip, sys.stdin)):
-        if not line and prompting:
-            break
-        for query, hits in search(index, encoder, [Query(str(number), line)] if line else [], k):
-            put(sys.stdout.buffer, answer(query, hits, format))
-
-
-def prompted() -> Iterator[str]:
-    """The lines that a person types, until Ctrl-D."""
-    while True:
-        try:
-            yield input("\nsearch> ").strip()
-        except EOFError:
-            return
+    return "\n".join(["", text, *lines, ""])

@@ -1,197 +1,163 @@
-"""What searches a collection of documents: `search(queries, k) -> scores, rows`; `find` adds ids
-and texts.
+"""Search over folders of vectors, exact or approximate: `find(index, queries, k)`.
 
-    find(ExactIndex(open_vectors(Path("vectors"))), encoder.encode_query(["who bakes bread?"]), 10)
-
-A collection is vectors by shard, and what their rows are called and say: what encode.py wrote, or
-arrays at hand. Here stands the exact index; approximate ones are in `approximate`, and those on
-disk, which may span several folders of vectors, in `index_folder`.
-
-Shapes: B queries, H hidden, N documents, K top-k."""
+Shapes: B queries, H hidden, C candidates, K top-k. Rows count on from one folder to the next."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from minilm_retriever.errors import UserError
-from minilm_retriever.search.exact import (
-    NONE,
-    Array,
-    Rows,
-    Scores,
-    gather,
-    lengths,
-    nearest_bits,
-    rank,
-    top_k,
-)
-from minilm_retriever.vectors.quantization import Floats, quantize
+from minilm_retriever.search import exact
+from minilm_retriever.search.faiss_index import IndexPlan, import_faiss
+from minilm_retriever.types import FloatArray, IntArray
+from minilm_retriever.vectors.quantization import fold_scale, quantize
+from minilm_retriever.vectors.vector_folder import VectorFolder
 
-OVERSAMPLE = 10  # times k: the documents that bits choose, to be ranked by more than bits
-LEAST = 100  # of them
-
-
-class Collection(Protocol):
-    """Documents: their vectors by shard, and what their rows are called and say.
-    vectors.open_vectors gives one."""
-
-    @property
-    def shards(self) -> Sequence[Array]:
-        """Vectors as they are kept, (rows, width) each, memory-mapped or not."""
-
-    @property
-    def dtype(self) -> str:
-        """As what they are kept: one of quantization.DTYPES."""
-
-    def floats(self, kept: Array) -> Floats:
-        """Some rows of a shard as float32 vectors (N, H)."""
-
-    def cut(self, queries: Floats) -> Floats:
-        """Query vectors (B, H) with as many dimensions as the documents."""
-
-    def queries(self, vectors: Floats) -> tuple[Floats, Floats]:
-        """Query vectors (B, H) as the shards want them, and what to add to each one's inner
-        products (B,)."""
-
-    def rows(self, numbers: Sequence[int]) -> Sequence[tuple[str, str]]:
-        """Id and text of these rows, which count on from shard to shard."""
+OVERSAMPLE = 10  # times k: the candidates that binary vectors are searched for
+MIN_CANDIDATES = 100
 
 
 @dataclass(frozen=True)
-class InMemory:
-    """A collection of arrays and lists at hand."""
+class Index:
+    """An open index; a folder of vectors without one is searched exactly."""
 
-    vectors: Array  # (N, H)
-    ids: Sequence[str]
-    texts: Sequence[str]
-    dtype = "float32"
+    folder: Path
+    plan: IndexPlan
+    sources: Sequence[VectorFolder]
+    deleted: IntArray = field(default_factory=lambda: exact.NO_ROWS)  # ascending
+    engine: Any = None  # faiss's index; None: exact
+    finer: VectorFolder | None = None  # ranks the candidates of binary vectors
+    effort: int | None = None  # candidates of hnsw, or lists that ivfpq looks through
 
     @property
-    def shards(self) -> Sequence[Array]:
-        """The vectors, in one shard."""
-        return [self.vectors]
+    def info(self) -> Mapping[str, Any]:
+        """What the manifest of the vectors says of them: model, dimension, ..."""
+        return self.sources[0].info
 
-    def floats(self, kept: Array) -> Floats:
-        """As float32."""
-        return kept.astype(np.float32, copy=False)
+    @property
+    def starts(self) -> list[int]:
+        """The first row of each folder, and the number of rows at the end."""
+        return [0, *accumulate(len(source) for source in self.sources)]
 
-    def cut(self, queries: Floats) -> Floats:
-        """As they are."""
-        return queries
+    def __len__(self) -> int:
+        """Documents that are not deleted."""
+        return self.starts[-1] - len(self.deleted)
 
-    def queries(self, vectors: Floats) -> tuple[Floats, Floats]:
-        """As they are."""
-        return vectors, np.zeros(len(vectors), np.float32)
+    def search(self, queries: FloatArray, k: int) -> tuple[FloatArray, IntArray]:
+        """Scores (B, K) and rows (B, K) for a model's query vectors (B, H), best first; row -1
+        where fewer were found."""
+        exact.check_k(k)
+        k = min(k, len(self))
+        if self.engine is not None:
+            return exact_scores(self.sources, queries, self._candidates(queries, k), k)
+        # Each folder by itself, for each has its own dtype and ranges.
+        results = [(np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64))]
+        for start, source in zip(self.starts, self.sources, strict=False):
+            ends = np.searchsorted(self.deleted, (start, start + len(source)))
+            deleted = self.deleted[slice(*ends)] - start
+            if len(deleted) < len(source):
+                scores, rows = search_folder(source, queries, k, deleted, self.finer)
+                results.append((scores, rows + start))
+        scores, rows = (np.concatenate(parts, axis=1) for parts in zip(*results, strict=True))
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+    def _candidates(self, queries: FloatArray, k: int) -> IntArray:
+        """Rows (B, C) that faiss finds, -1 for none; the larger the share of deleted documents in
+        it, the longer it looks for the others."""
+        faiss = import_faiss()
+        parameters, total, alive = self.plan.parameters, self.engine.ntotal, len(self)
+        effort = -(-(self.effort or parameters["effort"]) * total // alive)
+        selector = None
+        if total > alive:
+            selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(self.deleted))
+        if self.plan.kind == "hnsw":
+            count = min(2 * k + 10, alive)
+            effort = max(effort, -(-count * total // alive))
+            settings = faiss.SearchParametersHNSW(efSearch=effort, sel=selector)
+        else:
+            count = min(max(100, 10 * k), alive)
+            effort = min(effort, parameters["lists"])
+            settings = faiss.SearchParametersIVF(nprobe=effort, sel=selector)
+        truncated = self.sources[0].truncate_queries(queries)
+        vectors = np.ascontiguousarray(truncated, np.float32)
+        return self.engine.search(vectors, count, params=settings)[1]  # type: ignore[no-any-return]
 
     def rows(self, numbers: Sequence[int]) -> list[tuple[str, str]]:
-        """Id and text of these rows."""
-        return [(self.ids[number], self.texts[number]) for number in numbers]
+        """(id, text) of these rows."""
+        pairs = []
+        for number in numbers:
+            owner = int(np.searchsorted(self.starts, number, side="right")) - 1
+            pairs += self.sources[owner].rows([number - self.starts[owner]])
+        return pairs
+
+    def ids(self) -> Iterator[tuple[int, str]]:
+        """Row and id of every document that is not deleted."""
+        deleted = set(self.deleted.tolist())
+        for start, source in zip(self.starts, self.sources, strict=False):
+            for row, (name, _) in enumerate(source, start):
+                if row not in deleted:
+                    yield row, name
 
 
-class Index(Protocol):
-    """What searches a collection, exactly or not."""
+def search_folder(
+    folder: VectorFolder,
+    queries: FloatArray,
+    k: int,
+    deleted: IntArray,
+    finer: VectorFolder | None,
+) -> tuple[FloatArray, IntArray]:
+    """Compare each query with every document that is not deleted.
 
-    def search(self, queries: Floats, k: int) -> tuple[Scores, Rows]:
-        """Scores (B, K) and rows (B, K) for queries (B, H), best first; row -1 where less was
-        found."""
-
-    def rows(self, numbers: Sequence[int]) -> Sequence[tuple[str, str]]:
-        """Id and text of these rows."""
-
-
-@dataclass(frozen=True)
-class ExactIndex:
-    """Compares each query with every document.
-
-    Of binary vectors the bits choose OVERSAMPLE times k documents (LEAST at least), those that
-    differ from the query's in the fewest; these are then ranked by the query's own numbers, with
-    the vectors of `finer`, the same documents at more than a bit a dimension, or else with the bits
-    as +-1 / sqrt(H)."""
-
-    collection: Collection
-    without: Rows = field(default_factory=lambda: NONE)  # rows that do not count, ascending
-    finer: Collection | None = None
-
-    def __post_init__(self) -> None:
-        if self.finer is None:
-            return
-        if self.collection.dtype != "binary":
-            raise UserError(
-                f"only binary vectors are ranked anew by others; these are {self.collection.dtype}"
-            )
-        counts = [sum(lengths(c.shards)) for c in (self.collection, self.finer)]
-        if counts[0] != counts[1]:
-            raise UserError(
-                f"the vectors to rank by have {counts[1]:,} rows, not {counts[0]:,}: encode the same texts"
-            )
-
-    def search(self, queries: Floats, k: int) -> tuple[Scores, Rows]:
-        """Scores (B, K) and rows (B, K), best first."""
-        if self.collection.dtype == "binary":
-            return self._by_bits(queries, k)
-        asked, offsets = self.collection.queries(queries)
-        scores, rows = top_k(asked, self.collection.shards, k, without=self.without)
-        return scores + offsets[:, None], rows
-
-    def _by_bits(self, queries: Floats, k: int) -> tuple[Scores, Rows]:
-        if k < 1:
-            raise UserError(f"k = {k}: ask for at least 1 document")
-        bits = quantize(self.collection.cut(queries), "binary")
-        chosen = nearest_bits(
-            bits, self.collection.shards, max(LEAST, OVERSAMPLE * k), without=self.without
-        )
-        return exact_scores([self.finer or self.collection], queries, chosen, k)
-
-    def rows(self, numbers: Sequence[int]) -> Sequence[tuple[str, str]]:
-        """Id and text of these rows."""
-        return self.collection.rows(numbers)
+    Binary vectors: the OVERSAMPLE * k documents (MIN_CANDIDATES at least) with the smallest Hamming
+    distance are ranked by inner products of the query itself with the vectors of `finer`, the same
+    documents at more than a bit a dimension, or else with the bits as +-1 / sqrt(H)."""
+    truncated = folder.truncate_queries(queries)
+    if folder.dtype == "binary":
+        candidates, bits = max(MIN_CANDIDATES, OVERSAMPLE * k), quantize(truncated, "binary")
+        chosen = exact.nearest_bits(bits, folder.shards, candidates, without=deleted)
+        return exact_scores([finer or folder], queries, chosen, k)
+    scaled, offsets = fold_scale(truncated, folder.ranges)
+    scores, rows = exact.top_k(scaled, folder.shards, k, without=deleted)
+    return scores + offsets[:, None], rows
 
 
 def exact_scores(
-    collections: Sequence[Collection], queries: Floats, chosen: Rows, k: int
-) -> tuple[Scores, Rows]:
-    """The best k of the rows chosen (B, C) for each query (B, H), by inner products with the
-    vectors as floats.
+    folders: Sequence[VectorFolder], queries: FloatArray, chosen: IntArray, k: int
+) -> tuple[FloatArray, IntArray]:
+    """The best k of the candidates (B, C; -1 for none) of queries (B, H), by inner products with
+    the vectors as floats."""
+    counts = [len(folder) for folder in folders]
 
-    Rows count on from one collection to the next; -1 is none."""
-    asked = torch.from_numpy(collections[0].cut(queries))
-    ends = torch.tensor([sum(lengths(collection.shards)) for collection in collections]).cumsum(0)
+    def read(number: int, rows: Tensor) -> Tensor:
+        return exact.gather(folders[number].shards, rows, folders[number].floats)
 
-    def vectors(rows: Tensor) -> Tensor:
-        found = torch.empty(len(rows), asked.shape[1], dtype=torch.float64)
-        owner = torch.bucketize(rows, ends, right=True)
-        for number in sorted(set(owner.tolist())):
-            mine, one = owner == number, collections[number]
-            start = int(ends[number - 1]) if number else 0
-            found[mine] = gather(one.shards, rows[mine] - start, asked.shape[1], one.floats)
-        return found
-
-    return rank(asked, vectors, torch.from_numpy(chosen), k)
+    truncated = torch.from_numpy(folders[0].truncate_queries(queries))
+    return exact.rank(
+        truncated, lambda r: exact.gather_parts(counts, r, read), torch.from_numpy(chosen), k
+    )
 
 
 class Hit(NamedTuple):
-    """A document that was found."""
+    """A document and its score for a query."""
 
     id: str
     text: str
     score: float
 
 
-def find(index: Index, queries: Floats, k: int) -> list[list[Hit]]:
+def find(index: Index, queries: FloatArray, k: int) -> list[list[Hit]]:
     """The best k documents of each query (B, H), best first, with ids and texts."""
     hits = []
     for scores, rows in zip(*index.search(queries, k), strict=True):
-        named = index.rows(rows[rows >= 0].tolist())
-        hits.append(
-            [
-                Hit(*pair, score)
-                for pair, score in zip(named, scores[rows >= 0].tolist(), strict=True)
-            ]
-        )
+        is_hit = rows >= 0
+        pairs = zip(index.rows(rows[is_hit].tolist()), scores[is_hit].tolist(), strict=True)
+        hits.append([Hit(*id_text, score) for id_text, score in pairs])
     return hits

@@ -1,5 +1,4 @@
-"""What a folder held when it was written: a size and a SHA-256 sum per file, and a sum over the
-list itself."""
+"""What a folder held when it was written: size and SHA-256 of each file, and a sum of the list."""
 
 from __future__ import annotations
 
@@ -8,21 +7,19 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from minilm_retriever.errors import UserError
-
-StrPath = str | os.PathLike[str]
+from minilm_retriever.types import StrPath
 
 NAME = "manifest.json"
 FORMAT = 1
-_LARGEST = (
-    1 << 28
-)  # bytes; a million files are half of it, and a stranger's file must not fill the memory
-_SUM = re.compile(r"[0-9a-f]{64}")
-_RESERVED = ("format", "files", "self")
+# A million files are half of it, and a stranger's file must not fill the memory.
+MAX_BYTES = 1 << 28
+SHA256 = re.compile(r"[0-9a-f]{64}")
+REPAIR = "restore it from a copy or make the folder again"
 
 
 def sha256_file(path: StrPath) -> str:
@@ -35,58 +32,40 @@ def sha256_file(path: StrPath) -> str:
 
 
 def entry(path: StrPath) -> dict[str, Any]:
-    """What the manifest says of one file."""
+    """The manifest's entry for one file."""
     return {"bytes": Path(path).stat().st_size, "sha256": sha256_file(path)}
 
 
 def to_bytes(files: Mapping[str, Mapping[str, Any]], extra: Mapping[str, Any]) -> bytes:
-    """The manifest as it stands on disk: `format`, `files`, the caller's keys, and `self`, the sum
-    of all of these."""
-    if clash := [key for key in extra if key in _RESERVED]:
-        raise ValueError(f"the manifest keeps the key {clash[0]!r} for itself")
-    content = {
-        "format": FORMAT,
-        "files": {name: dict(files[name]) for name in sorted(files)},
-        **extra,
-    }
-    return _dump({**content, "self": hashlib.sha256(_dump(content)).hexdigest()})
+    """A manifest's bytes: `format`, `files`, the caller's keys, and `self`, the sum of these."""
+    if reserved := {"format", "files", "self"} & extra.keys():
+        raise ValueError(f"the manifest keeps the key {min(reserved)!r} for itself")
+    listed = {name: dict(files[name]) for name in sorted(files)}
+    content = {"format": FORMAT, "files": listed, **extra}
+    return _dump({**content, "self": _sum(content)})
 
 
 def _dump(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode("ascii")
 
 
+def _sum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_dump(content)).hexdigest()
+
+
 def has_manifest(folder: StrPath) -> bool:
-    """Whether a manifest lies there; whether it is right is for `read_manifest` and `verify_folder`
-    to say."""
+    """Whether there is a manifest, intact or not."""
     return os.path.lexists(Path(folder) / NAME)
 
 
 def read_manifest(folder: StrPath, name: str = NAME) -> dict[str, Any]:
-    """The manifest of a folder, every byte of it checked; UserError where it is missing, damaged or
-    cannot be right."""
+    """The manifest of a folder; UserError where it is missing, damaged, or lists the impossible."""
     path = Path(folder) / name
+    size = _size_of(Path(folder), name)
     try:
-        size = _plain_file(Path(folder), name)
-        if size > _LARGEST:
-            raise ValueError(f"{size:,} bytes are too many for a manifest")
-        raw = path.read_bytes()
-        content = json.loads(raw)
-        if not isinstance(content, dict):
-            raise ValueError("it is no JSON object")
-        # Not only the values: a flipped bit may turn 1e-5 into 1E-5, and every change shall be
-        # noticed.
-        if _dump(content) != raw:
-            raise ValueError("it was edited or damaged")
-        claimed = content.pop("self", None)
-        if claimed != hashlib.sha256(_dump(content)).hexdigest():
-            raise ValueError("its sum over itself does not match")
-        if content.get("format") == FORMAT:
-            _check_entries(content.get("files"))
-    except FileNotFoundError as fault:
-        raise UserError(
-            f"{path}: missing, so nothing says what {folder} should hold: make it again"
-        ) from fault
+        if size > MAX_BYTES:
+            raise ValueError(f"{size:,} bytes are too many")
+        content = _parse(path.read_bytes())
     except OSError as fault:
         raise UserError(f"{path}: {fault.strerror or fault}") from fault
     except (ValueError, RecursionError) as fault:
@@ -100,85 +79,82 @@ def read_manifest(folder: StrPath, name: str = NAME) -> dict[str, Any]:
     return content
 
 
+def _parse(raw: bytes) -> dict[str, Any]:
+    """The content without its sum; ValueError where that or an entry is wrong."""
+    content = json.loads(raw)
+    if not isinstance(content, dict):
+        raise ValueError("it is not a JSON object")
+    # Not only the values: a flipped bit may turn 1e-5 into 1E-5, and every change is to be noticed.
+    if _dump(content) != raw:
+        raise ValueError("it was edited or damaged")
+    if content.pop("self", None) != _sum(content):
+        raise ValueError("its sum over itself does not match")
+    if content.get("format") == FORMAT:
+        _check_entries(content.get("files"))
+    return content
+
+
 def _check_entries(files: object) -> None:
     if not isinstance(files, dict):
         raise ValueError("it lists no files")
-    for name, what in files.items():
-        if any(part in ("", ".", "..") for part in name.split("/")) or "\0" in name or name == NAME:
+    for name, listed in files.items():
+        if {"", ".", ".."} & set(name.split("/")) or "\0" in name or name == NAME:
             raise ValueError(f"it lists {name!r}, which no file inside the folder can be called")
-        size, digest = (
-            (what.get("bytes"), what.get("sha256")) if isinstance(what, dict) else (None, None)
-        )
-        if (
-            type(size) is not int
-            or size < 0
-            or not isinstance(digest, str)
-            or not _SUM.fullmatch(digest)
+        if not (
+            isinstance(listed, dict)
+            and type(listed.get("bytes")) is int
+            and listed["bytes"] >= 0
+            and SHA256.fullmatch(listed["sha256"] if isinstance(listed.get("sha256"), str) else "")
         ):
             raise ValueError(f"its entry for {name!r} holds no size and sum")
 
 
-def verify_folder(folder: StrPath, manifest: str = NAME) -> list[str]:
-    """Check every file that the manifest lists and return their names; UserError naming the first
-    that is not right.
-
-    Files that the manifest does not list may lie beside them: people add notes and edit model
-    cards."""
-    files = read_manifest(folder, manifest)["files"]
-    for name, what in files.items():
-        path = Path(folder) / name
-        try:
-            size = _plain_file(Path(folder), name)
-        except FileNotFoundError as fault:
-            raise UserError(f"{path}: missing, but listed in {manifest}: {_MEND}") from fault
-        except OSError as fault:
-            raise UserError(f"{path}: {fault.strerror or fault}") from fault
-        except ValueError as fault:
-            raise UserError(f"{path}: {fault}") from fault
-        if size != what["bytes"]:
-            raise UserError(f"{path}: {size:,} bytes, but {what['bytes']:,} in {manifest}: {_MEND}")
-        if sha256_file(path) != what["sha256"]:
+def verify_folder(folder: StrPath, name: str = NAME) -> list[str]:
+    """Check every file that the manifest lists, and return their names; UserError about the first
+    that has changed. Files that it does not list do no harm: people add notes."""
+    files = read_manifest(folder, name)["files"]
+    for inside, listed in files.items():
+        path, size = Path(folder) / inside, _size_of(Path(folder), inside)
+        if size != listed["bytes"]:
+            raise UserError(f"{path}: {size:,} bytes, but {listed['bytes']:,} in {name}: {REPAIR}")
+        if sha256_file(path) != listed["sha256"]:
             raise UserError(
-                f"{path}: its bytes have changed: their SHA-256 is not as in {manifest}: {_MEND}"
+                f"{path}: its bytes have changed: their SHA-256 is not as in {name}: {REPAIR}"
             )
     return list(files)
 
 
-_MEND = "restore it from a copy or make the folder again"
+def _size_of(folder: Path, name: str) -> int:
+    """Size of a regular file inside the folder; UserError where it is missing or anything else: a
+    symbolic link could lead out of the folder, and a pipe would hang."""
+    path = folder
+    try:
+        for part in name.split("/"):
+            path /= part
+            status = path.lstat()
+            if stat.S_ISLNK(status.st_mode):
+                raise UserError(f"{path} is a symbolic link, which is not followed here")
+    except FileNotFoundError as fault:
+        raise UserError(f"{folder / name}: missing: {REPAIR}") from fault
+    except OSError as fault:
+        raise UserError(f"{folder / name}: {fault.strerror or fault}") from fault
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path}: not a regular file")
+    return status.st_size
 
 
-def _plain_file(folder: Path, name: str) -> int:
-    """Size of a regular file inside the folder, reached through no symbolic link; ValueError for
-    anything else.
-
-    A link could lead a check, or what is read after it, out of the folder; a pipe would hang it.
-    """
-    parts = name.split("/")
-    for depth in range(1, len(parts) + 1):
-        found = folder.joinpath(*parts[:depth]).lstat()
-        if stat.S_ISLNK(found.st_mode):
-            raise ValueError(
-                f"{'/'.join(parts[:depth])} is a symbolic link, which is not followed here"
-            )
-    if not stat.S_ISREG(found.st_mode):
-        raise ValueError("not a regular file")
-    return found.st_size
-
-
-def listed_files(folder: StrPath, unlisted: Iterable[str] = ()) -> list[str]:
-    """Sorted names of the files below a folder that its manifest has to list; ValueError for what
-    is no plain file."""
-    left_out = {NAME, *unlisted}
+def listed_files(folder: StrPath) -> list[str]:
+    """Sorted names of the files below a folder, but for its manifest; UserError for a link or
+    another thing that is not a regular file."""
     names = []
     for where, folders, files in os.walk(folder, onerror=_raise):
-        # A link to a folder comes among the folders and is not walked: it must not go unlisted
-        # without a word.
-        for file in [*files, *(inner for inner in folders if (Path(where) / inner).is_symlink())]:
-            name = (Path(where) / file).relative_to(folder).as_posix()
-            if name not in left_out:
-                _plain_file(Path(folder), name)
-                names.append(name)
-    return sorted(names)
+        # os.walk has links to folders among the folders, and does not follow them.
+        links = [inner for inner in folders if (Path(where) / inner).is_symlink()]
+        names += [(Path(where) / file).relative_to(folder).as_posix() for file in files + links]
+    names = sorted(name for name in names if name != NAME)
+    for name in names:
+        _size_of(Path(folder), name)
+    return names
 
 
 def _raise(fault: OSError) -> None:

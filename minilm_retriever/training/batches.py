@@ -1,6 +1,4 @@
-"""Which rows go together, and in which order: pure index logic, no model. Torch is here for one
-reason only: the order of an epoch is `torch.randperm`'s, as in sentence-transformers, and never
-touches the global generator."""
+"""Which rows form a batch, and in which order: pure index logic, no model."""
 
 from __future__ import annotations
 
@@ -8,39 +6,32 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from minilm_retriever.training.no_duplicates import Batches, draw_apart
+from minilm_retriever.training.no_duplicates import Batches, draw_without_duplicates
+from minilm_retriever.types import IntArray
 
-Rows = npt.NDArray[np.int64]
 
-
-def order(sizes: Sequence[int], seed: int, epoch: int) -> list[Rows]:
-    """A permutation of each data set's rows for an epoch, drawn one after the other from one
-    generator.
+def shuffle(sizes: Sequence[int], seed: int, epoch: int) -> list[IntArray]:
+    """A permutation of each source's rows, drawn one after the other from one generator.
 
     Source: sentence-transformers' round-robin sampler, seeded with seed + epoch."""
-    generator = torch.Generator().manual_seed(seed + epoch)
+    generator = torch.Generator().manual_seed(seed + epoch)  # the global one is not touched
     return [torch.randperm(n, generator=generator).numpy() for n in sizes]
 
 
-class Plan(NamedTuple):
-    """How many batches and optimizer steps an epoch has; the position in the data is arithmetic on
-    the step."""
+class BatchSampler(NamedTuple):
+    """The batches of every step, as a function of the step's number: there is no state to save."""
 
-    sizes: tuple[int, ...]  # rows of each data set
+    sizes: tuple[int, ...]  # rows of each source
     batch_size: int
-    accumulation: int  # batches an optimizer step
+    accumulation: int  # batches a step
     seed: int
-    apart: tuple[Rows, ...] | None = (
-        None  # (N, C) of each data set: no text of a row stands twice in a batch
-    )
+    texts: tuple[IntArray, ...] | None = None  # (N, C) of each source: none twice in a batch
 
     @property
     def batches_per_epoch(self) -> int:
-        """One batch from each data set in turn; an epoch ends when the first is exhausted. Ragged
-        batches are kept."""
+        """One batch of each source in turn, until one is used up; a ragged last batch counts."""
         return len(self.sizes) * min(-(-n // self.batch_size) for n in self.sizes)
 
     @property
@@ -50,42 +41,31 @@ class Plan(NamedTuple):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps; a trailing group of fewer batches is a step of its own."""
+        """Optimizer steps; the last of an epoch may have fewer batches."""
         return -(-self.batches_per_epoch // self.accumulation)
 
-    def steps(self, first: int, last: int) -> Iterator[list[tuple[int, Rows]]]:
-        """For each optimizer step first..last-1 its batches, as (data set, rows)."""
-        epoch, batches = -1, list[Batches]()
+    def steps(self, first: int, last: int) -> Iterator[list[tuple[int, IntArray]]]:
+        """The batches of each optimizer step first..last-1, as (source, rows)."""
+        epoch, batches, sources = -1, list[Batches](), len(self.sizes)
         for step in range(first, last):
             if step // self.steps_per_epoch != epoch:
                 epoch = step // self.steps_per_epoch
                 batches = self.epoch(epoch)
-            begin = step % self.steps_per_epoch * self.accumulation
-            end = min(begin + self.accumulation, self.batches_per_epoch)
-            sources = len(self.sizes)
-            yield [
-                (number % sources, batches[number % sources][number // sources])
-                for number in range(begin, end)
-            ]
+            start = step % self.steps_per_epoch * self.accumulation
+            end = min(start + self.accumulation, self.batches_per_epoch)
+            yield [(n % sources, batches[n % sources][n // sources]) for n in range(start, end)]
 
     def epoch(self, number: int) -> list[Batches]:
-        """The batches of each data set in epoch `number`."""
-        orders = order(self.sizes, self.seed, number)
-        if self.apart is None:
-            return [
-                Batches(rows, np.arange(0, len(rows) + self.batch_size, self.batch_size))
-                for rows in orders
-            ]
-        return [
-            draw_apart(rows, texts, self.batch_size)
-            for rows, texts in zip(orders, self.apart, strict=True)
-        ]
+        """The batches of each source in an epoch."""
+        orders, size = shuffle(self.sizes, self.seed, number), self.batch_size
+        if self.texts is None:
+            return [Batches(rows, np.arange(0, len(rows) + size, size)) for rows in orders]
+        pairs = zip(orders, self.texts, strict=True)
+        return [draw_without_duplicates(rows, texts, size) for rows, texts in pairs]
 
-    def left_out(self, number: int) -> list[int]:
-        """Rows of each data set that no batch of epoch `number` can take."""
-        if self.apart is None:
+    def left_out(self, epoch: int) -> list[int]:
+        """How many rows of each source are in no batch of an epoch."""
+        if self.texts is None:
             return [0 for _ in self.sizes]
-        return [
-            size - len(batches.rows)
-            for size, batches in zip(self.sizes, self.epoch(number), strict=True)
-        ]
+        batches = zip(self.sizes, self.epoch(epoch), strict=True)
+        return [size - len(drawn.rows) for size, drawn in batches]

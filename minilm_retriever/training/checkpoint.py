@@ -1,8 +1,7 @@
-"""A run's training state on disk: weights, optimizer, random generators and where the run stood. No
-pickle anywhere.
+"""Checkpoints of a run: weights, optimizer, random generators, position. No pickle anywhere.
 
-A state is a folder `step-00000500` that appears whole, with a manifest; the newest whose every byte
-is as written is where a run goes on."""
+A checkpoint is a folder `step-00000500` that appears whole, with a manifest; a run resumes from the
+newest that is intact."""
 
 from __future__ import annotations
 
@@ -12,31 +11,32 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from minilm_retriever.core.trainer import Trainer
 from minilm_retriever.errors import UserError
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest
-from minilm_retriever.storage.manifest import StrPath
 from minilm_retriever.storage.tensors import load_tensors, save_tensors
+from minilm_retriever.types import StrPath
 
-LOG = "metrics.jsonl"  # the run's log, of which every state holds a copy
+Tensors = dict[str, Tensor]
+LOG = "metrics.jsonl"  # the run's log, of which every checkpoint holds a copy
 
 
 @dataclass
 class Position:
-    """Where a run stands. What can be computed from `step` (learning rate, place in the data) is
-    not kept."""
+    """Where a run stands; what can be computed from `step` (learning rate, batches) is left out."""
 
     step: int = 0  # optimizer steps done
     loss_sum: float = 0.0  # of the steps since the last log line
-    floor_sum: float = 0.0  # of the floors under these losses
+    floor_sum: float = 0.0  # of the lowest values that these losses can have
     loss_count: int = 0
     log_lines: int = 0  # lines of metrics.jsonl up to here
-    seconds: float = 0.0  # of training, over all sittings
-    tokens: int = 0  # real tokens trained on
+    seconds: float = 0.0  # of training, resumed runs included
+    tokens: int = 0  # trained on, padding excluded
     best_step: int | None = None
     best_metric: float | None = None
     stale_evaluations: int = 0  # since the best
@@ -44,39 +44,88 @@ class Position:
     scale_growth: int = 0
 
 
+def save(run: Path, trainer: Trainer, position: Position, keep: int) -> None:
+    """Write a checkpoint and remove old ones; rank 0 does it.
+
+    UserError on every rank where a weight is not finite."""
+    if name := first_non_finite(trainer.encoder.state_dict()):
+        raise UserError(
+            f"the weights after step {position.step} are not finite, the first is {name}; "
+            f"{describe_latest(run)}; try a lower --learning-rate"
+        )
+    if not trainer.ranks.is_first:
+        return
+    if trainer.scaler.is_enabled():
+        position.loss_scale = trainer.scaler.get_scale()
+        position.scale_growth = trainer.scaler._get_growth_tracker()
+    save_state(run, trainer.encoder, trainer.optimizer, position)
+    best = {f"step-{position.best_step:08d}"} if position.best_step is not None else set()
+    rotate(run, keep, protect=best)
+
+
+def restore(folder: Path | None, trainer: Trainer) -> Position:
+    """Resume every rank from the checkpoint of rank 0, or begin where it is None."""
+    encoder, ranks = trainer.encoder, trainer.ranks
+    if not ranks.broadcast_json(folder is not None):
+        return Position()
+    weights, moments, state = load_state(folder, encoder) if folder else ({}, {}, {})
+    position = Position(**ranks.broadcast_json(state))
+    encoder.load_state_dict(ranks.broadcast_tensors(weights))
+    restore_optimizer(encoder, trainer.optimizer, ranks.broadcast_tensors(moments))
+    if position.loss_scale is not None:
+        scale = {"scale": position.loss_scale, "_growth_tracker": position.scale_growth}
+        trainer.scaler.load_state_dict({**trainer.scaler.state_dict(), **scale})
+    if folder:
+        restore_random(folder)  # last: nothing may draw random numbers before the next step
+    return position
+
+
+def describe_latest(run: Path) -> str:
+    """The newest intact checkpoint, for a message."""
+    return f"the last good state is {latest(run).path or 'the base model'}"
+
+
+def first_non_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor with a value that is not finite."""
+    return next((name for name, t in tensors.items() if not bool(t.isfinite().all())), None)
+
+
 def save_state(
     run: Path, encoder: nn.Module, optimizer: torch.optim.Optimizer, position: Position
 ) -> Path:
-    """Write the state after `position.step` steps as run/step-NNNNNNNN and return that folder."""
+    """Write run/step-NNNNNNNN and return that folder."""
     folder = run / f"step-{position.step:08d}"
-    with atomic_folders.publish_folder(folder, overwrite=folder.exists()) as making:
-        save_tensors(making / "model.safetensors", encoder.state_dict())
-        save_tensors(making / "optimizer.safetensors", optimizer_tensors(encoder, optimizer))
-        save_tensors(making / "random.safetensors", random_state())
-        atomic_files.write_json(making / "state.json", asdict(position))
-        if (run / LOG).exists():  # so that the two can't part, whatever becomes of the log
-            atomic_files.write_bytes(making / LOG, (run / LOG).read_bytes())
+    with atomic_folders.staged_folder(folder, overwrite=folder.exists()) as staging:
+        save_tensors(staging / "model.safetensors", encoder.state_dict())
+        save_tensors(staging / "optimizer.safetensors", optimizer_tensors(encoder, optimizer))
+        save_tensors(staging / "random.safetensors", random_states())
+        atomic_files.write_json(staging / "state.json", asdict(position))
+        if (run / LOG).exists():  # so that a checkpoint and its log cannot differ
+            atomic_files.write_bytes(staging / LOG, (run / LOG).read_bytes())
     return folder
 
 
-def load_state(folder: Path, encoder: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
-    """Put a state back, the run's log with it (but for the random generators: see restore_random);
-    the position.
+def load_state(folder: Path, encoder: nn.Module) -> tuple[Tensors, Tensors, dict[str, Any]]:
+    """Weights, optimizer tensors and position of a checkpoint; the run's log becomes its copy.
 
-    Raises UserError where the state is of another model."""
+    UserError where it is of another model, or a weight is not finite."""
     weights = load_tensors(folder / "model.safetensors")
     own = encoder.state_dict()
     if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in own.items()}:
         raise UserError(f"{folder}: the state of another model")
-    encoder.load_state_dict(weights)
-    restore_optimizer(encoder, optimizer, load_tensors(folder / "optimizer.safetensors"))
+    if name := first_non_finite(weights):
+        raise UserError(
+            f"the weights in {folder} are not finite, the first is {name}; "
+            "remove that state, or start anew with --overwrite"
+        )
+    moments = load_tensors(folder / "optimizer.safetensors")
     if (folder / LOG).exists():
         atomic_files.write_bytes(folder.parent / LOG, (folder / LOG).read_bytes())
-    return Position(**json.loads((folder / "state.json").read_bytes()))
+    return weights, moments, json.loads((folder / "state.json").read_bytes())
 
 
 def optimizer_tensors(encoder: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's tensors by parameter name: `exp_avg/bert.embeddings...`."""
+    """The optimizer's state by parameter name: `exp_avg/bert.embeddings...`."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in encoder.named_parameters()}
     return {
         f"{key}/{names[parameter]}": value
@@ -89,31 +138,20 @@ def optimizer_tensors(encoder: nn.Module, optimizer: torch.optim.Optimizer) -> d
 def restore_optimizer(
     encoder: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Give the optimizer the tensors that `optimizer_tensors` took from one like it."""
     parameters = dict(encoder.named_parameters())
     optimizer.state.clear()
-    for full, tensor in tensors.items():
-        key, name = full.split("/", 1)
-        # A fused optimizer keeps its step count beside the parameter; others keep it on the CPU.
-        on = (
-            parameters[name].device
-            if key != "step" or optimizer.defaults.get("fused")
-            else torch.device("cpu")
-        )
-        optimizer.state[parameters[name]][key] = tensor.to(on)
+    for full_name, tensor in tensors.items():
+        key, name = full_name.split("/", 1)  # a fused optimizer's step count, too, is beside it
+        optimizer.state[parameters[name]][key] = tensor.to(parameters[name].device)
 
 
-def random_state() -> dict[str, Tensor]:
+def random_states() -> dict[str, Tensor]:
     """The states of torch's global generators, as bytes."""
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states |= {f"cuda:{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
-    return states
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), **{f"cuda:{i}": state for i, state in enumerate(gpus)}}
 
 
 def restore_random(folder: Path) -> None:
-    """Set torch's global generators as they were: last of all, just before the next forward
-    pass."""
     states = load_tensors(folder / "random.safetensors")
     torch.set_rng_state(states.pop("cpu"))
     if states and torch.cuda.is_available():
@@ -121,39 +159,33 @@ def restore_random(folder: Path) -> None:
 
 
 class Latest(NamedTuple):
-    """The newest intact step folder, if any, and those above it that are not intact, each with the
-    reason."""
+    """The newest intact checkpoint, if any, and newer ones that are damaged, with the reason."""
 
     path: Path | None
     skipped: list[tuple[Path, str]]
 
 
-def latest(folder: StrPath, prefix: str = "step-") -> Latest:
-    """The step folder of the highest number whose every byte is as written. Never goes by time:
-    clocks are set back."""
-    skipped: list[tuple[Path, str]] = []
-    for step in _steps(folder, prefix):
+def latest(run: StrPath) -> Latest:
+    """Goes by the number in the name, never by time: clocks are set back."""
+    skipped = list[tuple[Path, str]]()
+    for step in step_folders(run):
         try:
             manifest.verify_folder(step)
-        except UserError as mistake:
-            skipped.append((step, str(mistake)))
-        else:
             return Latest(step, skipped)
+        except UserError as error:
+            skipped.append((step, str(error)))
     return Latest(None, skipped)
 
 
-def rotate(
-    folder: StrPath, keep: int, prefix: str = "step-", *, protect: Collection[str] = ()
-) -> list[Path]:
-    """Remove the step folders below the newest `keep` intact ones; returns the removed.
+def rotate(run: StrPath, keep: int, *, protect: Collection[str] = ()) -> list[Path]:
+    """Remove the checkpoints below the newest `keep` intact ones; returns the removed.
 
-    A folder that is not intact does not count, so the last intact one always stays. Below the kept
-    ones everything that has a readable manifest goes, but for names in `protect`; what has none was
-    perhaps not written by us, and stays."""
+    A damaged one does not count, so the last intact one always stays. What has no readable manifest
+    may not be ours, and stays, as do the names in `protect`."""
     if keep < 1:
         raise ValueError(f"keep must be at least 1, not {keep}")
     intact, removed = 0, []
-    for step in _steps(folder, prefix):
+    for step in step_folders(run):
         try:
             if intact < keep:
                 manifest.verify_folder(step)
@@ -162,21 +194,17 @@ def rotate(
             manifest.read_manifest(step)
         except UserError:
             continue
-        if step.name in protect:
-            continue
-        atomic_folders.discard(step)
-        removed.append(step)
+        if step.name not in protect:
+            atomic_folders.discard(step)
+            removed.append(step)
     return removed
 
 
-def _steps(folder: StrPath, prefix: str) -> list[Path]:
-    """Step folders, the highest number first."""
-    name = re.compile(re.escape(prefix) + "([0-9]+)")
-    found = []
-    with atomic_files.blamed(folder), suppress(FileNotFoundError):
-        found = [
-            (int(hit[1]), path)
-            for path in Path(folder).iterdir()
-            if (hit := name.fullmatch(path.name))
-        ]
-    return [path for _, path in sorted(found, reverse=True)]
+def step_folders(run: StrPath) -> list[Path]:
+    """Highest number first."""
+    folders = []
+    with atomic_files.user_errors(run), suppress(FileNotFoundError):
+        for path in Path(run).iterdir():
+            if match := re.fullmatch("step-([0-9]+)", path.name):
+                folders.append((int(match[1]), path))
+    return [path for _, path in sorted(folders, reverse=True)]

@@ -1,5 +1,4 @@
-"""A run's log: metrics.jsonl always, TensorBoard events with the extra, and a loss line as a model
-card prints it."""
+"""A run's log: metrics.jsonl always, TensorBoard events with the extra."""
 
 from __future__ import annotations
 
@@ -8,105 +7,66 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from minilm_retriever.errors import UserError
+from minilm_retriever.errors import UserError, require
 from minilm_retriever.reports.run_record import MetricRow
 from minilm_retriever.storage import atomic_files
-from minilm_retriever.training.batches import Plan
 from minilm_retriever.training.checkpoint import LOG, Position
+from minilm_retriever.training.prepare import TrainingRun
 
 
 class RunLog:
-    """Appends to run/metrics.jsonl; a state that a run goes on from puts its own copy back: no step
-    is told twice."""
+    """Appends to metrics.jsonl of the unfinished run, on rank 0. A resumed run first cuts off what
+    was logged after its position."""
 
-    def __init__(
-        self,
-        run: Path,
-        position: Position,
-        plan: Plan,
-        total: int,
-        *,
-        every: int | None,
-        events: bool,
-        kept: bool = True,
-    ) -> None:
-        """every: steps between loss lines; None is the published recipe's 500, or a tenth of a
-        short run. kept: whether anything is written (by one rank alone)."""
-        self.path, self.plan, self.total = run / LOG, plan, total
-        self.every = every or min(500, max(1, total // 10))
-        self.kept, self.events = kept, None
-        if not kept:
+    def __init__(self, run: TrainingRun, position: Position) -> None:
+        config, folder = run.config, Path(f"{run.config.out}.run")
+        self.path = folder / LOG
+        self.steps_per_epoch = run.sampler.steps_per_epoch
+        # Steps between loss lines: the published recipe's 500, or a tenth of a short run.
+        self.every = config.log_steps or min(500, max(1, run.total // 10))
+        self.enabled = run.trainer.ranks.is_first
+        self.events: Any = None
+        if not self.enabled:
             return
         if atomic_files.truncate_lines(self.path, position.log_lines) < position.log_lines:
             raise UserError(
                 f"{self.path}: has lost lines since the last state; start anew with --overwrite"
             )
-        self.events = events_writer(run / "tensorboard", position.step) if events else None
+        if config.tensorboard:
+            torch = require("torch.utils.tensorboard", "tensorboard", "--tensorboard")
+            writer = torch.utils.tensorboard.SummaryWriter
+            self.events = writer(str(folder / "tensorboard"), purge_step=position.step + 1)
 
     def loss(self, position: Position, learning_rate: float) -> str:
-        """Log the mean loss since the last such line; returns a line for people."""
-        mean, floor = (
-            position.loss_sum / position.loss_count,
-            position.floor_sum / position.loss_count,
-        )
+        """Log the means since the last such line; returns a line for people."""
+        mean = position.loss_sum / position.loss_count
+        floor = position.floor_sum / position.loss_count
         rate = position.tokens / position.seconds if position.seconds else 0.0
-        row = {
-            "step": position.step,
-            "epoch": self.epoch(position.step),
-            "loss": mean,
-            "loss_floor": floor,
-            "learning_rate": learning_rate,
-            "tokens_per_second": round(rate, 1),
-            "seconds": round(position.seconds, 3),
-        }
         position.loss_sum, position.floor_sum, position.loss_count = 0.0, 0.0, 0
-        self.write(position, row)
+        values = {"loss": mean, "loss_floor": floor, "learning_rate": learning_rate}
+        values |= {"tokens_per_second": round(rate, 1), "seconds": round(position.seconds, 3)}
+        epoch = self.write(position, "train", values)
         shown = f"{mean:.4f} (floor {floor:.4f})" if floor else f"{mean:.4f}"
-        return (
-            f"epoch {row['epoch']:<7} step {position.step:<7} loss {shown}   {rate:,.0f} tokens/s"
-        )
+        return f"epoch {epoch:<7} step {position.step:<7} loss {shown}   {rate:,.0f} tokens/s"
 
     def evaluation(self, position: Position, values: Mapping[str, float]) -> None:
-        """Log what an evaluation found."""
-        self.write(
-            position,
-            {"step": position.step, "epoch": self.epoch(position.step), "eval": dict(values)},
-        )
+        self.write(position, "eval", dict(values))
 
-    def write(self, position: Position, row: dict[str, Any]) -> None:
-        """One line, and the same numbers as events."""
-        if not self.kept:
-            return
-        atomic_files.append_line(self.path, json.dumps(row))
-        position.log_lines += 1
+    def write(self, position: Position, kind: str, values: dict[str, float]) -> float:
+        """One line, and the same values as events; returns the epoch, to four places as the
+        published card prints it."""
+        epoch = round(position.step / self.steps_per_epoch, 4)
+        if self.enabled:
+            figures = {"eval": values} if kind == "eval" else values
+            row = {"step": position.step, "epoch": epoch, **figures}
+            atomic_files.append_line(self.path, json.dumps(row))
+            position.log_lines += 1
         if self.events is not None:
-            for name, value in {**row, **row.get("eval", {})}.items():
-                if isinstance(value, float):
-                    self.events.add_scalar(
-                        f"{'eval' if 'eval' in row else 'train'}/{name}", value, row["step"]
-                    )
+            for name, value in {"epoch": epoch, **values}.items():
+                self.events.add_scalar(f"{kind}/{name}", value, position.step)
             self.events.flush()
-
-    def epoch(self, step: int) -> float:
-        """Epochs done after `step` steps, to four places as the published card prints them."""
-        return round(step / self.plan.steps_per_epoch, 4)
+        return epoch
 
     def rows(self) -> list[MetricRow]:
-        """All lines so far."""
-        return (
-            [json.loads(line) for line in self.path.read_text("utf-8").splitlines()]
-            if self.path.exists()
-            else []
-        )
-
-
-def events_writer(folder: Path, step: int) -> Any:
-    """TensorBoard's writer, taking back events after `step`; UserError where the extra is not
-    installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError(
-            "--tensorboard needs the extra: pip install 'minilm_retriever[tensorboard]'"
-        ) from None
-    return SummaryWriter(str(folder), purge_step=step + 1)
+        lines = self.path.read_text("utf-8").splitlines() if self.path.exists() else []
+        return [json.loads(line) for line in lines]

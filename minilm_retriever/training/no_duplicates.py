@@ -1,12 +1,12 @@
 """Batches in which no text stands twice: pure index logic.
 
-    order:    a a b c d e ...          rows in the epoch's own order (equal letters share a text)
-    batches:  a b c | a d e | ...      a row whose text is taken waits for the next batch, and goes first there
+    order:    a a b c d e ...          rows in the epoch's order (equal letters share a text)
+    batches:  a b c | a d e | ...      a row whose text is taken waits, and goes first in the next
 
-There are as many batches as an epoch has without this, so a text that stands in more rows than
-there are batches can't be placed everywhere: its surplus rows are left out of the epoch, and
-counted. Every other row comes exactly once (where queries and documents both repeat that often, a
-few more may find no place; they are counted, too)."""
+There are as many batches as an epoch has otherwise, so a text in more rows than there are batches
+cannot be placed everywhere: its surplus rows are left out of the epoch, and counted. Every other
+row comes exactly once (where queries and documents both repeat that often, a few more may find no
+place; they are counted, too)."""
 
 from __future__ import annotations
 
@@ -16,41 +16,38 @@ from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
-import numpy.typing as npt
 
-Rows = npt.NDArray[np.int64]
+from minilm_retriever.types import IntArray
+
 Row = tuple[int, list[int]]  # a row's number and its texts
-CHUNK = 65536  # rows turned into Python objects at a time
+CHUNK_ROWS = 65536  # turned into Python objects at a time
+MAX_TRIES = 1000  # rows that are tried as the one to move, for each row that is left over
 
 
 @dataclass(frozen=True)
 class Batches:
-    """The batches of one data set in an epoch: batch i is rows[bounds[i] : bounds[i + 1]]."""
+    """The batches of a source in an epoch: batch i is rows[bounds[i] : bounds[i + 1]]."""
 
-    rows: Rows
-    bounds: Rows
+    rows: IntArray
+    bounds: IntArray
 
-    def __getitem__(self, number: int) -> Rows:
+    def __getitem__(self, number: int) -> IntArray:
         return self.rows[self.bounds[number] : self.bounds[number + 1]]
 
 
-def draw_apart(order: Rows, texts: Rows, batch_size: int) -> Batches:
-    """ceil(N / batch_size) batches of at most batch_size of the N rows of `order`, no text twice in
-    any.
+def draw_without_duplicates(order: IntArray, texts: IntArray, batch_size: int) -> Batches:
+    """ceil(N / batch_size) batches of the N rows of `order`, texts (N, C) of which row i holds.
 
-    texts (N, C): which texts row i holds. Where no text repeats this is `order`, cut up.
-    Deterministic."""
-    batches, left = fill(order, texts, fair_sizes(texts, batch_size))
-    place_left_over(batches, left, batch_size)
+    Where no text repeats this is `order`, cut into batches. Deterministic."""
+    batches, left_over = fill_batches(order, texts, fair_sizes(texts, batch_size))
+    place_left_over(batches, left_over, batch_size)
     rows = np.fromiter((row for batch in batches for row, _ in batch), np.int64)
     return Batches(rows, np.cumsum([0, *map(len, batches)]))
 
 
-def fair_sizes(texts: Rows, batch_size: int) -> list[int]:
-    """Rows of each batch: batch_size, or where some rows can't be placed, the others shared out
-    evenly.
-
-    (Else the batches at the end would hold little more than a row each, and no negatives.)"""
+def fair_sizes(texts: IntArray, batch_size: int) -> list[int]:
+    """Rows of each batch: batch_size, or where some rows have no place, the others spread evenly:
+    else the last batches would hold little more than a row each, and no negatives."""
     count = -(-len(texts) // batch_size)
     surplus = max(int((np.bincount(column) - count).clip(min=0).sum()) for column in texts.T)
     if not surplus:
@@ -59,16 +56,16 @@ def fair_sizes(texts: Rows, batch_size: int) -> list[int]:
     return [size + (number < more) for number in range(count)]
 
 
-def fill(order: Rows, texts: Rows, sizes: list[int]) -> tuple[list[list[Row]], list[Row]]:
-    """Fill batch after batch, and the rows that found no place."""
-    stream, waiting = (
-        rows_of(order, texts),
-        dict[int, deque[Row]](),
-    )  # by the text that stood in their way
+def fill_batches(
+    order: IntArray, texts: IntArray, sizes: list[int]
+) -> tuple[list[list[Row]], list[Row]]:
+    """Fill batch after batch; returns them and the rows without a place."""
+    stream = rows_in_order(order, texts)
+    waiting = dict[int, deque[Row]]()  # by the text that was taken
     batches = []
     for size in sizes:
         batch, taken = list[Row](), set[int]()
-        for row in chain(waiting_rows(waiting), stream):
+        for row in chain(pop_waiting(waiting), stream):
             blocker = next((text for text in row[1] if text in taken), None)
             if blocker is not None:
                 waiting.setdefault(blocker, deque()).append(row)
@@ -81,16 +78,14 @@ def fill(order: Rows, texts: Rows, sizes: list[int]) -> tuple[list[list[Row]], l
     return batches, [*chain.from_iterable(waiting.values()), *stream]
 
 
-def rows_of(order: Rows, texts: Rows) -> Iterator[Row]:
-    """Each row with its texts, in order."""
-    for start in range(0, len(order), CHUNK):
-        chunk = order[start : start + CHUNK]
+def rows_in_order(order: IntArray, texts: IntArray) -> Iterator[Row]:
+    for start in range(0, len(order), CHUNK_ROWS):
+        chunk = order[start : start + CHUNK_ROWS]
         yield from zip(chunk.tolist(), texts[chunk].tolist(), strict=True)
 
 
-def waiting_rows(waiting: dict[int, deque[Row]]) -> Iterator[Row]:
-    """Take the first row that waits for each text, texts in the order in which they began to be
-    waited for."""
+def pop_waiting(waiting: dict[int, deque[Row]]) -> Iterator[Row]:
+    """Remove and yield the first row that waits for each text, the longest awaited text first."""
     for text in list(waiting):
         queue = waiting.pop(text)
         row = queue.popleft()
@@ -99,45 +94,42 @@ def waiting_rows(waiting: dict[int, deque[Row]]) -> Iterator[Row]:
         yield row
 
 
-def place_left_over(batches: list[list[Row]], left: list[Row], batch_size: int) -> None:
+def place_left_over(batches: list[list[Row]], rows: list[Row], batch_size: int) -> None:
     """Put rows into batches with room, or in place of a row that can move to such a batch; the
-    others are dropped."""
-    if not left:
+    others are left out."""
+    if not rows:
         return
     held = [{text for _, texts in batch for text in texts} for batch in batches]
     everywhere = set[int]()  # texts that stand in every batch
-    for row in left:
+    for row in rows:
         if everywhere.isdisjoint(row[1]) and not place(row, batches, held, batch_size):
             everywhere.update(text for text in row[1] if all(text in texts for texts in held))
 
 
-def place(
-    row: Row, batches: list[list[Row]], held: list[set[int]], batch_size: int, tries: int = 1000
-) -> bool:
-    """Place one row, moving at most one other; whether that was possible (within `tries` candidates
-    to move)."""
+def place(row: Row, batches: list[list[Row]], held: list[set[int]], batch_size: int) -> bool:
+    """Place one row, moving at most one other; whether that was possible."""
     free = [number for number, texts in enumerate(held) if texts.isdisjoint(row[1])]
     for number in free:
         if len(batches[number]) < batch_size:
             add(row, batches[number], held[number])
             return True
     roomy = [number for number, batch in enumerate(batches) if len(batch) < batch_size]
+    tries = 0
     for number in free:
         for other in batches[number]:
             target = next((n for n in roomy if held[n].isdisjoint(other[1])), None)
-            tries -= 1
+            tries += 1
             if target is not None:
                 batches[number].remove(other)
                 held[number].difference_update(other[1])
                 add(other, batches[target], held[target])
                 add(row, batches[number], held[number])
                 return True
-            if not tries:
+            if tries == MAX_TRIES:
                 return False
     return False
 
 
 def add(row: Row, batch: list[Row], held: set[int]) -> None:
-    """Put a row into a batch."""
     batch.append(row)
     held.update(row[1])

@@ -1,7 +1,4 @@
-"""What a batch is scored against: the loss that the flags ask for, with the candidates that are no
-negatives left out.
-
-Everything here looks at one batch: its vectors, and which text stands where."""
+"""The loss of a batch as the flags define it, with false negatives masked."""
 
 from __future__ import annotations
 
@@ -9,44 +6,47 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from minilm_retriever.core.loss import Ids, Removed, contrastive
+from minilm_retriever.core.loss import FalseNegatives, contrastive_loss
 from minilm_retriever.curation.duplicates import batch_floor
-from minilm_retriever.distributed import ALONE, Ranks
+from minilm_retriever.distributed import Ranks
 from minilm_retriever.errors import UserError
 from minilm_retriever.training.config import TrainConfig
+from minilm_retriever.types import BoolArray, IntArray
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss of a batch, and the floor under it."""
+    """The loss of a batch and the lowest value it can have.
+
+    text_ids (1 + C, B) say which texts a batch's B rows hold: queries, positives, and hard
+    negatives if there are more columns."""
 
     config: TrainConfig
-    guide: Tensor | None = None  # (N, G) a frozen model's unit vectors of the distinct texts
+    ranks: Ranks
+    guide: Tensor | None = None  # (N, G) unit vectors of the distinct texts by a frozen model
 
-    def loss(self, vectors: Tensor, texts: Ids, ranks: Ranks = ALONE) -> Tensor:
-        """vectors ((1 + C) * B, H): all queries, then each further column; texts (1 + C, B): which
-        text each is.
+    def loss(self, vectors: Tensor, text_ids: IntArray) -> Tensor:
+        """The mean loss; vectors ((1 + C) * B, H): all queries, then each further column.
 
-        Among ranks, vectors are of our rows alone, and the sum of what all ranks return is the
+        Among ranks, vectors are of this rank's rows, and the sum of what all ranks return is the
         batch's loss: each scores its own queries against the documents of all."""
-        rows, config = texts.shape[1], self.config
-        own = ranks.part(rows)
+        config, ranks, rows = self.config, self.ranks, text_ids.shape[1]
+        own = ranks.own_rows(rows)
         count = own.stop - own.start
-        queries = vectors[:count]  # they stay where they are, but for the symmetric loss
-        documents = ranks.gather(vectors[count:], len(texts) - 1, rows)
-        all_queries = ranks.gather(queries, 1, rows) if config.symmetric else queries
-        if not count:  # fewer rows than ranks: nothing to score, but the gathering is also everybody's on the way back
+        queries = vectors[:count]
+        documents = ranks.all_gather(vectors[count:], len(text_ids) - 1, rows)
+        all_queries = ranks.all_gather(queries, 1, rows) if config.symmetric else queries
+        if not count:  # no rows here, but the gathers' backward passes need every rank
             return (documents.sum() + all_queries.sum()) * 0.0
-        loss = contrastive(
+        loss = contrastive_loss(
             queries,
             documents,
             config.scale,
             label_smoothing=config.label_smoothing,
-            removed=self.removed(texts, vectors.device, own),
+            false_negatives=self.false_negatives(text_ids, own, vectors.device),
             symmetric=config.symmetric,
             dimensions=config.matryoshka,
             first=own.start,
@@ -54,89 +54,80 @@ class Objective:
         )
         return loss if count == rows else loss * (count / rows)
 
-    def removed(self, texts: Ids, device: torch.device, own: slice = slice(None)) -> Removed | None:
-        """Candidates of our `own` rows that are no negatives, or probably none; None where nobody
-        asked."""
-        queries, documents = texts[0], texts[1:].reshape(-1)  # (B,), (D,)
-        positives, both, found = texts[1], self.config.symmetric, list[Removed]()
-        if self.config.false_negatives == "mask":
-            known = torch.from_numpy(known_pairs(queries, documents, own)).to(device)
-            back = (
-                torch.from_numpy(known_pairs(positives, queries, own)).to(device) if both else None
-            )
-            found.append(Removed(known, back))
-        if self.guide is not None:
-            q, d = (self.guide[torch.from_numpy(ids)].to(device) for ids in (queries, documents))
-            margin, first = self.config.guide_margin, own.start or 0
-            closer = closer_than_own(q[own], d, margin, first)
-            found.append(
-                Removed(closer, closer_than_own(d[own], q, margin, first) if both else None)
-            )
-        if len(found) == 2:
-            (one, back), (other, back_too) = found
-            return Removed(
-                one | other, None if back is None or back_too is None else back | back_too
-            )
-        return found[0] if found else None
+    def false_negatives(
+        self, text_ids: IntArray, own: slice, device: torch.device
+    ) -> FalseNegatives | None:
+        """The candidates that the flags exclude from the softmax of the `own` rows."""
+        queries, positives, documents = text_ids[0], text_ids[1], text_ids[1:].reshape(-1)
+        excluded = self.excluded(queries, documents, own, device)
+        if excluded is None:
+            return None
+        symmetric = self.config.symmetric
+        back = self.excluded(positives, queries, own, device) if symmetric else None
+        return FalseNegatives(excluded, back)
 
-    def floor(self, texts: Ids) -> float:
-        """What the batch's mean loss can't go below, however good the model: see `batch_floor`."""
+    def excluded(
+        self, anchors: IntArray, candidates: IntArray, own: slice, device: torch.device
+    ) -> Tensor | None:
+        """The mask (b, D) of one direction: labelled false negatives, and the guide's."""
+        masks = []
+        if self.config.false_negatives == "mask":
+            labelled = false_negative_mask(anchors, candidates, own)
+            masks.append(torch.from_numpy(labelled).to(device))
+        if self.guide is not None:
+            a, c = (self.guide[torch.from_numpy(ids)].to(device) for ids in (anchors, candidates))
+            masks.append(guide_mask(a[own], c, self.config.guide_margin, own.start))
+        return torch.stack(masks).any(dim=0) if masks else None
+
+    def floor(self, text_ids: IntArray) -> float:
+        """The lowest mean loss that any model can have on this batch: see `batch_floor`."""
         if self.config.false_negatives == "mask":
             return 0.0
-        floor = batch_floor(texts)
-        return (floor + batch_floor(texts[[1, 0]])) / 2 if self.config.symmetric else floor
+        floor = batch_floor(text_ids)
+        return (floor + batch_floor(text_ids[[1, 0]])) / 2 if self.config.symmetric else floor
 
 
-def refuse_no_negatives(config: TrainConfig, dimension: int, places: Sequence[Ids]) -> None:
-    """UserError where these flags and data (texts (N, 1 + C) of each file) can't make a loss to
-    learn from."""
-    for path, texts in zip(config.train, places, strict=True):
+def check_negatives(config: TrainConfig, dimension: int, text_ids: Sequence[IntArray]) -> None:
+    """UserError where the texts (N, 1 + C) of a file, or the flags, leave nothing to learn from."""
+    masked = config.false_negatives != "keep"
+    for path, texts in zip(config.train, text_ids, strict=True):
         if len(np.unique(texts[:, 1:])) < 2:
             raise UserError(
                 f"{path}: every row has the same document, so there is no negative; check --columns"
             )
-        if (
-            config.false_negatives != "keep"
-            and texts.shape[1] == 2
-            and len(np.unique(texts[:, 0])) < 2
-        ):
+        if masked and texts.shape[1] == 2 and len(np.unique(texts[:, 0])) < 2:
             raise UserError(
-                f"{path}: every row has the same query, so --false-negatives {config.false_negatives} leaves no "
-                "negative; check --columns"
+                f"{path}: every row has the same query, so --false-negatives "
+                f"{config.false_negatives} leaves no negative; check --columns"
             )
-    if max(config.matryoshka, default=1) > dimension:
-        raise UserError(
-            f"--matryoshka {max(config.matryoshka)}: the model's vectors have {dimension} numbers"
-        )
+    if (longest := max(config.matryoshka, default=1)) > dimension:
+        raise UserError(f"--matryoshka {longest}: the model's vectors have {dimension} numbers")
 
 
-def known_pairs(queries: Ids, documents: Ids, rows: slice = slice(None)) -> npt.NDArray[np.bool_]:
-    """(B, D): whether document k's text is, somewhere in this batch, a positive of query i's text;
-    own ones left out.
+def false_negative_mask(
+    queries: IntArray, documents: IntArray, rows: slice = slice(None)
+) -> BoolArray:
+    """(B, D) True where document k is a labelled positive of query i in another row.
 
-    queries (B,), documents (D,); rows: of which queries i to tell. So a row loses the other copies
-    of its positive, the positives of other rows with the same query, and hard negatives of other
+    queries (B,), documents (D,): text numbers; rows: of which queries. So a row loses the other
+    copies of its positive, the positives of other rows with its query, and hard negatives of other
     rows that are one of these."""
-    asked, query = np.unique(queries[rows], return_inverse=True)
+    distinct, query = np.unique(queries[rows], return_inverse=True)
     _, document = np.unique(documents, return_inverse=True)
-    pairs = np.zeros((len(asked), int(document.max()) + 1), dtype=np.bool_)
-    place = np.searchsorted(asked, queries).clip(max=len(asked) - 1)
-    here = asked[place] == queries  # (B,): rows whose query is one of those asked
-    pairs[place[here], document[: len(queries)][here]] = True
-    known = pairs[query][:, document]
-    own = np.arange(len(queries))[rows]
-    known[np.arange(len(own)), own] = False
-    return known
+    is_positive = np.zeros((len(distinct), int(document.max()) + 1), dtype=np.bool_)
+    number = np.searchsorted(distinct, queries).clip(max=len(distinct) - 1)
+    known = distinct[number] == queries  # (B,): rows whose query is one of those of `rows`
+    is_positive[number[known], document[: len(queries)][known]] = True
+    mask: BoolArray = is_positive[query][:, document]
+    mask[np.arange(len(mask)), np.arange(len(queries))[rows]] = False
+    return mask
 
 
-def closer_than_own(
-    rows: Tensor, candidates: Tensor, margin: float = 0.0, first: int = 0
-) -> Tensor:
-    """(B, D) bool: whether a guide finds candidate k closer to row i than i's own (first + i), by
-    more than margin.
+def guide_mask(rows: Tensor, candidates: Tensor, margin: float = 0.0, first: int = 0) -> Tensor:
+    """(B, D) True where a guide scores candidate k above row i's own (first + i) by over `margin`.
 
-    rows (B, G), candidates (D, G): unit vectors of a frozen model. Copies of a row's own candidate
-    are equally close."""
+    rows (B, G), candidates (D, G): unit vectors of a frozen model. As in GISTEmbed (guided
+    in-sample selection of training negatives; Solatorio, 2024)."""
     scores = rows @ candidates.T  # (B, D)
     own = scores.diagonal(first)[:, None]
-    return scores > own + (margin + 1e-6)  # two equal texts may differ by a rounding
+    return scores > own + (margin + 1e-6)  # equal texts may differ by rounding

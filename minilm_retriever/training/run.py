@@ -1,360 +1,279 @@
-"""Fine-tuning, readable top to bottom in the order in which it happens.
+"""A fine-tuning run in the order in which it happens: prepare, resume, train, publish.
 
-Read `train` first, then trainer.py for one step: rows -> token ids -> vectors -> loss -> gradient
--> step; around it, here: log -> evaluate -> checkpoint. What can be computed from the step
-(learning rate, place in the data) is no state, so a run that was killed goes on from its newest
-intact state and ends in the same bits."""
+core/trainer.py has the step and core/loop.py the loop. What follows from a step's number (learning
+rate, batches) is not saved, so a run that was killed resumes from its newest intact checkpoint and
+ends in the same bits."""
 
 from __future__ import annotations
 
-import json
 import math
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from minilm_retriever import distributed
-from minilm_retriever.core.model import SelfAttention
-from minilm_retriever.core.trainer import Trainer
+from minilm_retriever.core.loop import loop
+from minilm_retriever.core.trainer import Batch, Step
 from minilm_retriever.curation.duplicates import count_repeats
 from minilm_retriever.curation.inspect import summary
-from minilm_retriever.data.pairs import read_pairs
-from minilm_retriever.distributed import ALONE, Ranks
-from minilm_retriever.encoder import default_device, encode_texts
+from minilm_retriever.distributed import Ranks
+from minilm_retriever.encoder import out_of_memory
 from minilm_retriever.errors import UserError
-from minilm_retriever.pretrained import hub
-from minilm_retriever.pretrained.model_folder import LoadedModel, open_model
-from minilm_retriever.pretrained.tokenizer import TextTokenizer
-from minilm_retriever.progress import Progress
-from minilm_retriever.storage import atomic_files, atomic_folders, manifest, resume
+from minilm_retriever.kernels.memory import keep_freed_memory
+from minilm_retriever.progress import Progress, duration, say
+from minilm_retriever.storage import atomic_files
+from minilm_retriever.storage.resume import RunFolder
 from minilm_retriever.training import checkpoint
-from minilm_retriever.training.batches import Plan
 from minilm_retriever.training.checkpoint import Position
 from minilm_retriever.training.config import TrainConfig
-from minilm_retriever.training.dataset import TrainingData
 from minilm_retriever.training.metrics_log import RunLog
-from minilm_retriever.training.objective import Objective, refuse_no_negatives
+from minilm_retriever.training.prepare import TrainingRun, prepare, run_settings
 from minilm_retriever.training.publish import publish
-from minilm_retriever.training.validation import HeldOut
+from minilm_retriever.training.validation import Validation
+
+KEPT_BYTES = (1 << 31) - 1  # of freed memory, for the next step: its backward pass frees most
 
 
 def train(config: TrainConfig) -> int:
-    """Run, or go on with, one fine-tuning; returns the exit status (0, or 128 + the signal that
-    stopped it).
+    """Start or resume a fine-tuning run; returns 0, or 128 + the signal that stopped it.
 
-    Raises UserError on anything that the user can mend: data, model, flags, memory, a non-finite
-    loss."""
+    Raises UserError on what the user can mend: data, model, flags, memory, a non-finite loss."""
     with distributed.join(config.device) as ranks:
-        return run_on(ranks, config)
+        try:
+            return train_on(ranks, config)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            raise UserError(
+                "the run does not fit in memory: try --cache-batch 32, --gradient-checkpointing, a "
+                f"smaller --max-length, or a --batch-size below {config.batch_size}"
+            ) from None
 
 
-def run_on(ranks: Ranks, config: TrainConfig) -> int:
-    """The run, alone or as one of several ranks: all train, the first one writes."""
-    out, run = Path(config.out), Path(f"{config.out}.run")
-    base, trainer = prepare(config, ranks)
-    held_out = HeldOut.read(config, base.tokenizer)
-    describe(trainer, held_out)
+def train_on(ranks: Ranks, config: TrainConfig) -> int:
+    """The run on one of several ranks: all train, rank 0 writes."""
+    run = prepare(config, ranks)
+    if run.trainer.device.type == "cpu":
+        keep_freed_memory(KEPT_BYTES)
+    validation = Validation.read(config, run.base.tokenizer)
+    describe(run, validation)
     if config.dry_run:
-        say(f"estimate: {trainer.estimate()}; nothing was written")
-        ranks.leave()
+        say(f"estimate: {estimate(run)}; nothing was written")
+        ranks.finish()
         return 0
-    with atomic_files.hold(run) if ranks.first else nullcontext():
-        if ranks.restarts and ranks.from_first(out.exists() and not config.overwrite):
-            say(f"{out} was published before the restart")
-            ranks.leave()
+    files = RunFolder(Path(config.out))
+    with atomic_files.lock(files.folder) if ranks.is_first else nullcontext():
+        if ranks.restarts and ranks.broadcast_json(files.out.exists() and not config.overwrite):
+            say(f"{files.out} was published before the restart")
+            ranks.finish()
             return 0
-        position = Position()
-        if ranks.first:
-            refuse_finished(out, run, config.overwrite, restarted=ranks.restarts > 0)
-            position = begin_or_resume(run, started_with(config, base), trainer)
-        position = trainer.share(position)
-        log = RunLog(
-            run,
-            position,
-            trainer.plan,
-            trainer.total,
-            every=config.log_steps,
-            events=config.tensorboard,
-            kept=ranks.first,
-        )
-        status = loop(trainer, position, log, held_out)
-        ranks.leave()
-        if status == 0 and ranks.first:
-            say(publish(out, run, base, config, trainer.data.sources, position, log, held_out))
+        newest = begin_or_resume(run, files) if ranks.is_first else None
+        position = checkpoint.restore(newest, run.trainer)
+        if newest:
+            say(f"going on from {newest} at step {position.step} of {run.total}")
+        log = RunLog(run, position)
+        status = take_steps(run, position, log, validation)
+        ranks.finish()
+        if status == 0 and ranks.is_first:
+            say(publish(run, position, log, validation))
     return status
 
 
-def prepare(config: TrainConfig, ranks: Ranks = ALONE) -> tuple[LoadedModel, Trainer]:
-    """The base model, and what trains it: data tokenised once, the plan of batches, the
-    optimizer."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
-    base = open_base(config)
-    if ranks.world > 1:
-        ranks.refuse_different({**asdict(config), **started_with(config, base)})
-    sources = [read_pairs(path, config.columns or None) for path in config.train]
-    sources = [pairs.distinct() for pairs in sources] if config.distinct else sources
-    data = TrainingData.tokenize(sources, base.tokenizer)
-    refuse_no_negatives(config, base.encoder.bert.config.hidden_size, data.places)
-    apart = tuple(data.places) if config.false_negatives == "avoid" else None
-    plan = Plan(
-        data.sizes, config.batch_size, config.gradient_accumulation_steps, config.seed, apart
+def describe(run: TrainingRun, validation: Validation | None) -> None:
+    """Say what is about to happen."""
+    config, data, trainer = run.config, run.data, run.trainer
+    mean = float(np.mean([data.tokens.lengths[ids].mean() for ids in data.text_ids]))
+    say(
+        f"{sum(data.sizes)} rows from {', '.join(config.train)}; "
+        f"{len(data.tokens)} distinct texts, {mean:.1f} tokens on average"
     )
-    objective = Objective(config, guide_vectors(config, base, data, ranks))
-    return base, Trainer(config, base.encoder, data, objective, plan, ranks)
-
-
-def loop(trainer: Trainer, position: Position, log: RunLog, held_out: HeldOut | None) -> int:
-    """Steps from `position` to the end; returns 0, or 128 + a signal's number once the state is
-    saved."""
-    config, total, saved_at = trainer.config, trainer.total, time.monotonic()
-
-    def evaluate() -> bool:
-        """Evaluate and log; whether the metric is the best so far."""
-        assert held_out is not None
-        values = held_out.evaluate(trainer.encoder, trainer.ranks)
-        log.evaluation(position, values)
-        loss = f", held-out loss {values['loss']:.4f}" if "loss" in values else ""
-        progress.say(f"step {position.step}: {config.metric} {values[config.metric]:.4f}{loss}")
-        return position.step > 0 and held_out.is_best(values, position)
-
-    if config.patience and position.stale_evaluations >= config.patience:
-        return 0  # a run that had stopped early and was killed before its model was published
-    with (
-        asked_to_stop() as stop,
-        Progress("training", total, "steps", start=position.step) as progress,
-    ):
-        if held_out and position.step == 0:
-            evaluate()
-        for batches in trainer.plan.steps(position.step, total):
-            began = time.monotonic()
-            step = trainer.step(position.step, batches)
-            position.step += 1
-            position.tokens += step.tokens
-            position.seconds += time.monotonic() - began
-            position.loss_sum += step.loss
-            position.floor_sum += step.floor
-            position.loss_count += 1
-            progress.at(position.step, loss=f"{position.loss_sum / position.loss_count:.4f}")
-            last = position.step == total
-            if position.step % log.every == 0 or last:
-                progress.say(log.loss(position, step.learning_rate))
-            save = time.monotonic() - saved_at > config.save_minutes * 60
-            save |= bool(config.save_steps) and position.step % (config.save_steps or 1) == 0
-            stop.signal, wished = trainer.ranks.agree(stop.signal, save)
-            save = bool(wished)
-            if held_out and (last or held_out.due(position.step, trainer.plan)):
-                save |= evaluate()
-                last |= position.stale_evaluations >= (config.patience or math.inf)
-            # The last step is saved too: a crash while the model is being published costs no
-            # training.
-            if save or last or stop.signal:
-                trainer.save(position)
-                saved_at = time.monotonic()
-            if last:
-                break
-            if stop.signal:
-                progress.say(
-                    f"stopped after step {position.step}; the same command goes on from there"
-                )
-                return 128 + stop.signal
-    return 0
-
-
-class StopRequest:
-    """Whether a signal asked the run to stop."""
-
-    signal = 0
-
-
-@contextmanager
-def asked_to_stop() -> Iterator[StopRequest]:
-    """SIGINT and SIGTERM ask for a state to be written first; a second one stops at once."""
-    request = StopRequest()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if request.signal:
-            raise KeyboardInterrupt
-        request.signal = number
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def open_base(config: TrainConfig) -> LoadedModel:
-    """The base model, with the dropout and token limit that the flags ask for in place of its
-    own."""
-    base = open_model(hub.resolve(config.model))
-    if config.dropout is not None:
-        for module in base.encoder.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = config.dropout
-            elif isinstance(module, SelfAttention):
-                module.dropout = config.dropout
-    if config.max_length is None:
-        return base
-    if config.max_length > base.encoder.bert.config.max_position_embeddings:
-        raise UserError(
-            f"--max-length {config.max_length}: the model has positions for at most "
-            f"{base.encoder.bert.config.max_position_embeddings} tokens"
-        )
-    tokenizer = TextTokenizer(
-        base.tokenizer_files["tokenizer.json"],
-        max_length=config.max_length,
-        lower_case=base.settings.lower_case,
+    epochs, world_size = run.total / run.sampler.steps_per_epoch, trainer.ranks.world_size
+    warm_up = f" after {config.warmup_steps} steps of warm-up" if config.warmup_steps else ""
+    say(
+        f"{run.total} steps of {config.batch_size} rows ({epochs:.3g} epochs), learning rate "
+        f"{config.learning_rate:g} falling to 0{warm_up}, seed {config.seed}, on {trainer.device}"
+        + (f" of {world_size} ranks" if world_size > 1 else "")
     )
-    return replace(
-        base, tokenizer=tokenizer, settings=replace(base.settings, max_length=config.max_length)
-    )
-
-
-def guide_vectors(
-    config: TrainConfig, base: LoadedModel, data: TrainingData, ranks: Ranks
-) -> Tensor | None:
-    """Unit vectors (N, G) of the distinct texts by the frozen model that --guide names: once,
-    before training."""
-    if config.guide is None:
-        return None
-    guide = base if config.guide == "base" else open_model(hub.resolve(config.guide))
-    guide.encoder.to(torch.device(config.device or default_device()))
-    with Progress("guide", ranks.part(len(data.texts)).stop, "texts") as progress:
-
-        def encode(texts: Sequence[str]) -> np.ndarray:
-            return encode_texts(
-                guide.encoder, guide.tokenizer, texts, normalize=True, progress=progress.at
+    left_out = run.sampler.left_out(0)
+    for path, ids, count in zip(config.train, data.text_ids, left_out, strict=True):
+        say(f"{path}: {summary(count_repeats(ids[:, 0], ids[:, 1], config.batch_size))}")
+        if count:
+            say(
+                f"warning: {count} rows of {path} find no batch in the first epoch, so often do "
+                "their texts repeat"
             )
-
-        return torch.from_numpy(ranks.share_out(encode, data.texts))
-
-
-# Flags that change neither a number nor a log line: an unfinished run may go on with others.
-FREE_FLAGS: tuple[str, ...] = (
-    "train",
-    "eval",
-    "model",
-    "out",
-    "overwrite",
-    "dry_run",
-    "keep",
-    "save_steps",
-    "save_minutes",
-)
-FREE_FLAGS += ("tensorboard", "language", "license", "intended_use", "limits", "threads")
+    if config.false_negatives != "keep":
+        masked = config.false_negatives == "mask"
+        say("copies are masked in the loss" if masked else "batches are drawn without copies")
+    if validation and (count := validation.count_in(data.sources)):
+        say(f"warning: {count} rows of {config.eval} also stand in the training data")
 
 
-def started_with(config: TrainConfig, base: LoadedModel) -> dict[str, Any]:
-    """All that decides a run's numbers: an unfinished run only goes on with the same."""
-    flags = {name: value for name, value in asdict(config).items() if name not in FREE_FLAGS}
-    evaluated = [config.eval] if config.eval and not Path(config.eval).is_dir() else []
-    data = {f"data {path}": manifest.sha256_file(path) for path in [*config.train, *evaluated]}
-    models = {"base model": base.fingerprint()}
-    if config.guide not in (None, "base"):
-        models["guide"] = open_model(hub.resolve(str(config.guide))).fingerprint()
-    return json.loads(json.dumps({**flags, **data, **models}))  # type: ignore[no-any-return]
+def estimate(run: TrainingRun) -> str:
+    """The time of the whole run, from its first steps, on a model that is thrown away."""
+    count, start = min(4, run.total), time.monotonic()
+    for number, batches in enumerate(run.batches(0, count)):
+        if number == 1:  # the first step warms up
+            start = time.monotonic()
+        read_loss(run, number + 1, run.trainer.step(number, batches))
+    seconds = (time.monotonic() - start) / max(1, count - 1)
+    return f"{duration(seconds * run.total)} for {run.total} steps on this machine"
 
 
-def refuse_finished(out: Path, run: Path, overwrite: bool, *, restarted: bool = False) -> None:
-    """UserError where `out` stands already, unless it may be replaced; then an unfinished run's
-    leftovers go too, but not where torchrun has restarted us: they are our own."""
-    atomic_folders.recover(out)
-    for place in (out, run):
-        atomic_files.clean_stale(place.parent, place.name)
-    if out.exists() and not overwrite:
-        raise UserError(
-            f"{out}: a finished model stands there; choose another --out, or replace it with --overwrite"
-        )
-    if overwrite and run.exists() and not restarted:
-        atomic_folders.discard(run)
-
-
-def begin_or_resume(run: Path, asked: dict[str, Any], trainer: Trainer) -> Position:
-    """Put back the newest intact state of an unfinished run of the same data, model and flags; else
-    begin one."""
-    started = run / "run.json"
-    if not started.exists():
-        atomic_files.make_folder(run)
-        # In a manifest's form, which carries a sum of itself: a record that was damaged is noticed.
-        atomic_files.write_bytes(
-            started, manifest.to_bytes({}, {"asked": asked, **decides_last_bits(trainer)})
-        )
-        return Position()
-    recorded = manifest.read_manifest(run, started.name)
-    resume.refuse_other_run(recorded["asked"], asked, run)
-    atomic_files.clean_stale(run)
-    newest = checkpoint.latest(run)
-    for folder, reason in newest.skipped:
-        say(f"left out a damaged state, {folder.name}: {reason}")
-    if newest.path is None:
-        return Position()
-    if any(
-        recorded.get(name, value) != value for name, value in decides_last_bits(trainer).items()
-    ):
-        say(
-            "the run began with another number of ranks or threads or version of torch: its last bits will differ"
-        )
-    position = trainer.restore(newest.path)
-    say(f"going on from {newest.path} at step {position.step} of {trainer.total}")
-    return position
-
-
-def decides_last_bits(trainer: Trainer) -> dict[str, Any]:
-    """What an unfinished run may go on without, but then not to the bit."""
-    return {
-        "ranks": trainer.ranks.world,
+def begin_or_resume(run: TrainingRun, files: RunFolder) -> Path | None:
+    """The newest intact checkpoint of an unfinished run with the same settings, if there is one."""
+    config, ranks = run.config, run.trainer.ranks
+    files.remove_leftovers()
+    files.check_not_finished(config.overwrite)
+    if config.overwrite and not ranks.restarts:  # after a restart it is our own run
+        files.discard()
+    last_bits: dict[str, Any] = {
+        "ranks": ranks.world_size,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-
-
-def describe(trainer: Trainer, held_out: HeldOut | None) -> None:
-    """Say what is about to happen."""
-    config, data = trainer.config, trainer.data
-    mean = float(np.mean([data.tokens.lengths[places].mean() for places in data.places]))
-    say(
-        f"{sum(data.sizes)} rows from {', '.join(config.train)}; {len(data.tokens)} distinct texts, "
-        f"{mean:.1f} tokens on average"
-    )
-    epochs = trainer.total / trainer.plan.steps_per_epoch
-    warm = f" after {config.warmup_steps} steps of warm-up" if config.warmup_steps else ""
-    say(
-        f"{trainer.total} steps of {config.batch_size} rows ({epochs:.3g} epochs), "
-        f"learning rate {config.learning_rate:g} falling to 0{warm}, seed {config.seed}, on {trainer.device}"
-        + (f" of {trainer.ranks.world} ranks" if trainer.ranks.world > 1 else "")
-    )
-    for path, places, lost in zip(config.train, data.places, trainer.plan.left_out(0), strict=True):
-        say(f"{path}: {summary(count_repeats(places[:, 0], places[:, 1], config.batch_size))}")
-        if lost:
-            say(
-                f"warning: {lost} rows of {path} find no batch in the first epoch, so often do their texts repeat"
-            )
-    if config.false_negatives != "keep":
+    record = files.begin_or_resume(run_settings(config, run.base), **last_bits)
+    if record is None:
+        return None
+    newest = checkpoint.latest(files.folder)
+    for path, reason in newest.skipped:
+        say(f"left out a damaged state, {path.name}: {reason}")
+    if newest.path and any(record.get(name, value) != value for name, value in last_bits.items()):
         say(
-            {"mask": "copies are masked in the loss", "avoid": "batches are drawn without copies"}[
-                config.false_negatives
-            ]
+            "the run began with another number of ranks or threads or version of torch: "
+            "its last bits will differ"
         )
-    if held_out is not None:
-        repeats = sum(held_out.repeats(pairs) for pairs in data.sources)
-        if repeats:
-            say(f"warning: {repeats} rows of {config.eval} also stand in the training data")
+    return newest.path
 
 
-def say(line: str) -> None:
-    """A line for people, on stderr: stdout is for results."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+def take_steps(
+    run: TrainingRun, position: Position, log: RunLog, validation: Validation | None
+) -> int:
+    """The steps from `position` on; returns 0, or 128 + the signal that stopped them."""
+    patience = run.config.patience
+    if patience and position.stale_evaluations >= patience:
+        return 0  # it had stopped early, and was killed before its model was published
+    with Progress("training", run.total, "steps", start=position.step) as progress:
+        lag = 0 if run.trainer.device.type == "cpu" else 1
+        callbacks = Callbacks(run, position, log, validation, progress, lag)
+        with callbacks.stop_on_signals():
+            if position.step == 0:
+                callbacks.evaluate(0)
+            batches = run.batches(position.step, run.total)
+            status = loop(run.trainer, batches, callbacks, position.step, run.total)
+    if status:
+        say(f"stopped after step {position.step}; the same command goes on from there")
+    return status
+
+
+@dataclass
+class Callbacks:
+    """What happens between steps: see core/loop.py. They update `position`."""
+
+    run: TrainingRun
+    position: Position
+    run_log: RunLog
+    validation: Validation | None
+    progress: Progress
+    lag: int  # steps that are read late: a GPU may still be at work on the newest
+    signal: int = 0
+    saved_at: float = field(default_factory=time.monotonic)
+    unread: list[tuple[int, Step]] = field(default_factory=list)
+
+    def log(self, done: int, batches: Sequence[Batch], step: Step, seconds: float) -> None:
+        position, floor = self.position, 0.0
+        for batch in batches:
+            lengths = self.run.data.tokens.lengths_of(batch.text_ids.reshape(-1))
+            position.tokens += int(lengths.sum())
+            floor += self.run.objective.floor(batch.text_ids) / len(batches)
+        position.step = done
+        position.seconds += seconds
+        position.floor_sum += floor
+        self.unread.append((done, step))
+        is_due = done % self.run_log.every == 0 or done == self.run.total
+        self.read_losses(lag=0 if is_due else self.lag)
+        if is_due:
+            say(self.run_log.loss(position, step.learning_rate))
+
+    def read_losses(self, lag: int = 0) -> None:
+        """Add the losses of all steps but the newest `lag` to the position."""
+        position = self.position
+        while len(self.unread) > lag:
+            position.loss_sum += read_loss(self.run, *self.unread.pop(0))
+            position.loss_count += 1
+            mean = position.loss_sum / position.loss_count
+            self.progress.at(position.step, loss=f"{mean:.4f}")
+
+    def requests(self, done: int) -> tuple[int, bool]:
+        config = self.run.config
+        minutes = (time.monotonic() - self.saved_at) / 60
+        by_steps = config.save_steps is not None and done % config.save_steps == 0
+        return self.signal, by_steps or minutes > config.save_minutes
+
+    def evaluate(self, done: int) -> tuple[bool, bool]:
+        config, position = self.run.config, self.position
+        every = config.eval_steps or self.run.sampler.steps_per_epoch
+        if self.validation is None or not (done % every == 0 or done == self.run.total):
+            return False, False
+        self.read_losses()
+        values = self.validation.evaluate(self.run.base.encoder, self.run.trainer.ranks)
+        self.run_log.evaluation(position, values)
+        loss = f", held-out loss {values['loss']:.4f}" if "loss" in values else ""
+        say(f"step {done}: {config.metric} {values[config.metric]:.4f}{loss}")
+        is_best = done > 0 and self.validation.is_best(values, position)
+        return is_best, position.stale_evaluations >= (config.patience or math.inf)
+
+    def save(self, done: int) -> None:
+        self.read_losses()
+        config = self.run.config
+        checkpoint.save(Path(f"{config.out}.run"), self.run.trainer, self.position, config.keep)
+        self.saved_at = time.monotonic()
+
+    @contextmanager
+    def stop_on_signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM stop the run after a checkpoint; a second one stops it at once."""
+
+        def receive(number: int, frame: FrameType | None) -> None:
+            if self.signal:
+                raise KeyboardInterrupt
+            self.signal = number
+
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, receive) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+
+def read_loss(run: TrainingRun, done: int, step: Step) -> float:
+    """The mean loss of a step over all ranks; waits for the device.
+
+    UserError, naming the rows, where loss or gradient is not finite: the step changed nothing."""
+    own = sum(step.losses.tolist())
+    check_finite(run, "loss", own, done)
+    loss = run.trainer.ranks.all_reduce_sum(own)  # a rank with a finite loss waits here for others
+    if not run.trainer.scaler.is_enabled():  # fp16 expects overflows, and leaves such steps out
+        check_finite(run, "gradient", float(step.gradient_norm), done)
+    return loss
+
+
+def check_finite(run: TrainingRun, name: str, value: float, done: int) -> None:
+    if math.isfinite(value):
+        return
+    (batches,) = run.sampler.steps(done - 1, done)
+    rows = [run.data.sources[source].where(int(row)) for source, rows in batches for row in rows]
+    raise UserError(
+        f"the {name} of step {done} is not finite, so the step was not taken; its rows: "
+        f"{', '.join(rows)}; {checkpoint.describe_latest(Path(f'{run.config.out}.run'))}; "
+        "try a lower --learning-rate or --precision fp32"
+    )

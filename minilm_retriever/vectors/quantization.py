@@ -1,5 +1,6 @@
-"""Fewer bytes a vector: a prefix of its dimensions, float16, int8 over calibrated ranges, or one
-bit a dimension."""
+"""Fewer bytes a vector: a prefix of it, float16, int8 over calibrated ranges, or binary.
+
+Shapes: B queries, N vectors, H dimensions."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from minilm_retriever.errors import UserError
+from minilm_retriever.types import Array, FloatArray
 
-Floats = npt.NDArray[np.float32]
 DTYPES: dict[str, npt.DTypeLike] = {
     "float32": np.float32,
     "float16": np.float16,
@@ -20,37 +21,36 @@ DTYPES: dict[str, npt.DTypeLike] = {
 
 
 class Ranges(NamedTuple):
-    """What int8's 256 steps span in each dimension."""
+    """The values that int8 spans in each dimension, (H,) each."""
 
-    low: Floats  # (H,)
-    high: Floats  # (H,)
+    low: FloatArray
+    high: FloatArray
+
+    @property
+    def step(self) -> FloatArray:
+        """Width of one of the 255 steps, (H,)."""
+        step: FloatArray = np.maximum((self.high - self.low) / np.float32(255), np.float32(1e-12))
+        return step
 
     def as_json(self) -> dict[str, list[float]]:
-        """Plain numbers, exact."""
         return {"low": self.low.tolist(), "high": self.high.tolist()}
 
     @classmethod
-    def of_json(cls, said: Any) -> Ranges | None:
-        """What as_json gave, or None for None."""
-        return (
-            cls(*(np.asarray(said[end], np.float32) for end in ("low", "high"))) if said else None
-        )
-
-    @property
-    def step(self) -> Floats:
-        """Width of one of the 255 steps in each dimension, (H,)."""
-        step: Floats = np.maximum((self.high - self.low) / np.float32(255), np.float32(1e-12))
-        return step
+    def from_json(cls, ranges: Any) -> Ranges | None:
+        """What as_json returned, or None for None."""
+        if not ranges:
+            return None
+        return cls(np.asarray(ranges["low"], np.float32), np.asarray(ranges["high"], np.float32))
 
 
-def calibrate(vectors: Floats) -> Ranges:
-    """Ranges that span these vectors (N, H)."""
+def calibrate(vectors: FloatArray) -> Ranges:
+    """The ranges of these vectors (N, H)."""
     return Ranges(vectors.min(axis=0), vectors.max(axis=0))
 
 
-def truncate(vectors: Floats, dimensions: int | None, *, unit: bool = True) -> Floats:
-    """The first `dimensions` of each row (N, H) -> (N, dimensions), scaled to unit length again
-    where `unit`."""
+def truncate(vectors: FloatArray, dimensions: int | None, *, unit: bool = True) -> FloatArray:
+    """The first `dimensions` of each row, (N, H) -> (N, dimensions); with `unit` scaled to length 1
+    again."""
     if dimensions is None or dimensions == vectors.shape[1]:
         return vectors
     if not 1 <= dimensions <= vectors.shape[1]:
@@ -58,55 +58,52 @@ def truncate(vectors: Floats, dimensions: int | None, *, unit: bool = True) -> F
             f"--dimensions must be from 1 to the model's {vectors.shape[1]}, not {dimensions}"
         )
     prefix = vectors[:, :dimensions]
-    return (
-        prefix / np.maximum(np.linalg.norm(prefix, axis=1, keepdims=True), 1e-12)
-        if unit
-        else prefix.copy()
-    )
+    if not unit:
+        return prefix.copy()
+    rows: FloatArray = prefix / np.maximum(np.linalg.norm(prefix, axis=1, keepdims=True), 1e-12)
+    return rows
 
 
-def quantize(vectors: Floats, dtype: str, ranges: Ranges | None = None) -> npt.NDArray[Any]:
-    """Float vectors (N, H) as they are kept: (N, H), or for binary (N, H / 8), 1 where positive,
+def quantize(vectors: FloatArray, dtype: str, ranges: Ranges | None = None) -> Any:
+    """(N, H) -> (N, H) in one of DTYPES; binary: (N, H / 8), a bit a dimension, 1 where positive,
     first bit highest.
 
     int8 needs ranges; what lies outside them becomes -128 or 127."""
     if dtype == "int8":
         assert ranges is not None
         steps = np.rint((vectors - ranges.low) / ranges.step) - 128
-        whole: npt.NDArray[np.int8] = np.clip(steps, -128, 127).astype(np.int8)
-        return whole
+        return np.clip(steps, -128, 127).astype(np.int8)
     if dtype == "binary":
-        bits: npt.NDArray[np.uint8] = np.packbits(vectors > 0, axis=1)
-        return bits
-    kept: npt.NDArray[Any] = vectors.astype(DTYPES[dtype], copy=False)
-    return kept
+        return np.packbits(vectors > 0, axis=1)
+    return vectors.astype(DTYPES[dtype], copy=False)
 
 
-def to_float(kept: npt.NDArray[Any], dtype: str, ranges: Ranges | None = None) -> Floats:
-    """What quantize() kept, as float32 again (N, H): binary gives rows of equal size, +-1 /
-    sqrt(H)."""
+def to_float(codes: Array, dtype: str, ranges: Ranges | None = None) -> FloatArray:
+    """Quantized vectors as float32 (N, H); binary gives rows of length 1, +-1 / sqrt(H)."""
     if dtype == "int8":
         assert ranges is not None
-        return (kept.astype(np.float32) + 128) * ranges.step + ranges.low
+        return (codes.astype(np.float32) + 128) * ranges.step + ranges.low
     if dtype == "binary":
-        signs = np.unpackbits(kept, axis=1).astype(np.float32) * 2 - 1
+        signs = np.unpackbits(codes, axis=1).astype(np.float32) * 2 - 1
         return signs / np.float32(np.sqrt(signs.shape[1]))
-    return kept.astype(np.float32, copy=False)
+    return codes.astype(np.float32, copy=False)
 
 
-def fold(queries: Floats, ranges: Ranges) -> tuple[Floats, Floats]:
-    """Queries (B, H) for int8 as it is kept: their inner product with it, plus (B,), is that with
-    its float vectors."""
+def fold_scale(queries: FloatArray, ranges: Ranges | None) -> tuple[FloatArray, FloatArray]:
+    """Queries (B, H) to multiply with int8 codes that stay as they are: the inner product of these
+    (B, H) with a code, plus (B,), is the query's with the vector. No ranges: nothing changes."""
+    if ranges is None:
+        return queries, np.zeros(len(queries), np.float32)
     return queries * ranges.step, queries @ (ranges.low + 128 * ranges.step)
 
 
-def clipped(vectors: Floats, ranges: Ranges) -> int:
+def count_clipped(vectors: FloatArray, ranges: Ranges) -> int:
     """How many values lie outside the ranges."""
     return int(((vectors < ranges.low) | (vectors > ranges.high)).sum())
 
 
-def width(dimension: int, dtype: str) -> int:
-    """Numbers kept of a vector; UserError where a dimension cannot be kept so."""
+def stored_width(dimension: int, dtype: str) -> int:
+    """Numbers stored for a vector."""
     if dtype != "binary":
         return dimension
     if dimension % 8:

@@ -7,7 +7,7 @@ import gzip
 from collections.abc import Iterator
 from pathlib import Path
 
-from minilm_retriever.data import lines, pairs, values
+from minilm_retriever.data import lines, rows
 from tests.faults.commands import command
 from tests.faults.row import Outcome, Row, Scene, judge, left_behind, patched
 from tests.faults.scenes import tiny_model
@@ -104,7 +104,7 @@ NAMES = [*FORMATS, *(f"{kind}.gz" for kind in FORMATS), "parquet"]
 
 
 def bad_file(place: Path, name: str, defect: str, before: int) -> tuple[Path, int]:
-    """A file with one bad row behind `before` good ones, and the line that has to be named."""
+    """A file with one bad row behind `before` good ones, and the line that the error must name."""
     if name == "parquet":
         return bad_parquet(place, defect, before), before + 1
     kind = name.removesuffix(".gz")
@@ -162,14 +162,14 @@ def bad_rows(scene: Scene, count: int) -> Iterator[Outcome]:
             if name.startswith("txt")
             else ["train", "--train", path, "--max-steps", "1"]
         )
-        status, out, said = command(
+        status, out, errors = command(
             *job, "--model", model, "--out", room / "out", "--device", "cpu", "--threads", "1"
         )
         right = (
             status == 2
             and not out
-            and len(said) == 1
-            and said[0].startswith(f"error: {path}:{line}: ")
+            and len(errors) == 1
+            and errors[0].startswith(f"error: {path}:{line}: ")
         )
         left = [
             p.name for p in room.iterdir() if p.name not in (path.name, "out.run", ".out.run.lock")
@@ -180,18 +180,20 @@ def bad_rows(scene: Scene, count: int) -> Iterator[Outcome]:
             ["out.run"] if job[0] == "train" and (room / "out.run").exists() else []
         )
         yield judge(
-            right and not left, "detected", f"{name}, {defect}, {where} row: {status} {said} {left}"
+            right and not left,
+            "detected",
+            f"{name}, {defect}, {where} row: {status} {errors} {left}",
         )
 
 
 def bytes_unchecked() -> object:
-    """Mutation: what is wrong with a line's bytes is not noted."""
+    """Mutation: wrong bytes in a line are not noticed."""
     return patched((lines.Lines, "_note", lambda self, reason: None))
 
 
 def emptiness_unchecked() -> object:
-    """Mutation: texts without any character are taken."""
-    return patched((pairs, "filled_text", values.text_of))
+    """Mutation: empty texts are accepted."""
+    return patched((rows.Row, "filled_text", rows.Row.text))
 
 
 ROWS = (

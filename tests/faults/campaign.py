@@ -1,7 +1,6 @@
-"""The whole campaign: every fault of every row, two rows at a time, and the scorecard of what came
-of them.
+"""The whole campaign: every fault of every row, two rows at a time, and a scorecard of outcomes.
 
-    python -m tests.faults.campaign                          all of it; writes tests/faults/scorecard.json
+    python -m tests.faults.campaign                          all of it; writes scorecard.json here
     python -m tests.faults.campaign --share 0.05             a twentieth of each row
     python -m tests.faults.campaign --rows power-loss fuzz   some rows
 
@@ -58,7 +57,7 @@ FAMILIES = (
 ROWS: dict[str, Row] = {row.name: row for family in FAMILIES for row in family.ROWS}
 SCORECARD = Path(__file__).with_name("scorecard.json")
 ALL = 1 << 40  # as many faults as there are
-TOLD = 10  # silent ones are told in full up to so many
+EXAMPLES = 10  # silent outcomes that are written out
 
 
 def run_row(row: Row, place: Path, seed: int, share: float) -> dict[str, Any]:
@@ -80,7 +79,7 @@ def run_row(row: Row, place: Path, seed: int, share: float) -> dict[str, Any]:
         for name in row.mutations:
             mutations[name] = mutated(row, name, place / "mutated", seed)
             shutil.rmtree(place / "mutated", ignore_errors=True)
-    found = {
+    result = {
         "fault": row.fault,
         "must hold": row.holds,
         "volume": volume,
@@ -91,9 +90,9 @@ def run_row(row: Row, place: Path, seed: int, share: float) -> dict[str, Any]:
         "mutations": mutations,
     }
     return (
-        found
+        result
         | ({"notes": scene.notes} if scene.notes else {})
-        | ({"told": tally.silent[:TOLD]} if tally.silent else {})
+        | ({"examples": tally.silent[:EXAMPLES]} if tally.silent else {})
     )
 
 
@@ -108,8 +107,8 @@ EXHAUSTIVE = {
 
 
 def mutated(row: Row, name: str, place: Path, seed: int) -> dict[str, int]:
-    """The row's faults with a check switched off: how many were put in, and how many of these
-    showed."""
+    """The row's faults with a check switched off: how many were injected, and how many of
+    them were noticed."""
     scene, tally = Scene(place, seed), Tally()
     place.mkdir(parents=True)
     with row.mutations[name]():
@@ -118,19 +117,21 @@ def mutated(row: Row, name: str, place: Path, seed: int) -> dict[str, int]:
     return {"injected": tally.injected, "caught": tally.counts["silent"]}
 
 
-def failures(name: str, found: dict[str, Any]) -> list[str]:
+def failures(name: str, result: dict[str, Any]) -> list[str]:
     """Why a row fails."""
-    said = []
-    if found["skipped"]:
-        said.append(f"SKIPPED: {found['skipped']}")
-    elif found["injected"] < found["volume"]:
-        said.append(f"{found['injected']} injected, {found['volume']} wanted")
-    if found["silent"]:
-        said += [f"SILENT: {where}" for where in found.get("told", [])]
-    for mutation, counts in found["mutations"].items():
+    reasons = []
+    if result["skipped"]:
+        reasons.append(f"SKIPPED: {result['skipped']}")
+    elif result["injected"] < result["volume"]:
+        reasons.append(f"{result['injected']} injected, {result['volume']} wanted")
+    if result["silent"]:
+        reasons += [f"SILENT: {where}" for where in result.get("examples", [])]
+    for mutation, counts in result["mutations"].items():
         if not counts["caught"]:
-            said.append(f"the mutation {mutation!r} was not noticed in {counts['injected']} faults")
-    return [f"{name}: {words}" for words in said]
+            reasons.append(
+                f"the mutation {mutation!r} was not noticed in {counts['injected']} faults"
+            )
+    return [f"{name}: {reason}" for reason in reasons]
 
 
 def in_a_process(row: Row, seed: int, share: float) -> dict[str, Any]:
@@ -139,7 +140,7 @@ def in_a_process(row: Row, seed: int, share: float) -> dict[str, Any]:
         tempfile.mkdtemp(prefix="faults-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
     )
     place.chmod(0o755)
-    result, said = place / "result.json", place / "said"
+    result_file, output = place / "result.json", place / "output"
     command = [
         sys.executable,
         "-m",
@@ -159,7 +160,7 @@ def in_a_process(row: Row, seed: int, share: float) -> dict[str, Any]:
         "TOKENIZERS_PARALLELISM": "false",
     }
     try:
-        with said.open("wb") as file:
+        with output.open("wb") as file:
             process = subprocess.Popen(
                 command, stdout=file, stderr=file, cwd=ROOT, env=environment, start_new_session=True
             )
@@ -171,10 +172,11 @@ def in_a_process(row: Row, seed: int, share: float) -> dict[str, Any]:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
-        if result.exists():
-            return dict(json.loads(result.read_bytes()))
-        words = said.read_text("utf-8", "replace").strip().splitlines()
-        reason = f"no result after {row.minutes:g} minutes, or ended with {process.returncode}: {' '.join(words[-3:])}"
+        if result_file.exists():
+            return dict(json.loads(result_file.read_bytes()))
+        words = output.read_text("utf-8", "replace").strip().splitlines()
+        ended = f"no result after {row.minutes:g} minutes, or ended with {process.returncode}"
+        reason = f"{ended}: {' '.join(words[-3:])}"
         empty = {
             "fault": row.fault,
             "must hold": row.holds,
@@ -231,12 +233,12 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         "| fault | injected | survived | detected | silent | switched off -> caught |",
         "|---|---|---|---|---|---|",
     ]
-    for name, found in rows.items():
+    for name, result in rows.items():
         caught = "; ".join(
-            f"{m}: {c['caught']} of {c['injected']}" for m, c in found["mutations"].items()
+            f"{m}: {c['caught']} of {c['injected']}" for m, c in result["mutations"].items()
         )
-        silent = "SKIPPED" if found["skipped"] else f"**{found['silent']}**"
-        counts = " | ".join(f"{found[kind]:,}" for kind in ("injected", "survived", "detected"))
+        silent = "SKIPPED" if result["skipped"] else f"**{result['silent']}**"
+        counts = " | ".join(f"{result[kind]:,}" for kind in ("injected", "survived", "detected"))
         lines.append(f"| {name} | {counts} | {silent} | {caught} |")
     return "\n".join(lines)
 
@@ -246,9 +248,9 @@ def campaign(names: list[str], seed: int, share: float, scorecard: Path | None) 
     began, rows, made_from = time.monotonic(), dict[str, dict[str, Any]](), commit()
 
     def one(name: str) -> None:
-        found = rows[name] = in_a_process(ROWS[name], seed, share)
-        word = "SKIPPED" if found["skipped"] else f"{found['silent']} silent"
-        print(f"{name}: {found['injected']} injected, {word}, {found['seconds']} s", flush=True)
+        result = rows[name] = in_a_process(ROWS[name], seed, share)
+        word = "SKIPPED" if result["skipped"] else f"{result['silent']} silent"
+        print(f"{name}: {result['injected']} injected, {word}, {result['seconds']} s", flush=True)
         if scorecard:
             ordered = {known: rows[known] for known in ROWS if known in rows}
             head = {
@@ -263,12 +265,11 @@ def campaign(names: list[str], seed: int, share: float, scorecard: Path | None) 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(one, sorted(names, key=lambda name: -ROWS[name].minutes)))
     rows = {name: rows[name] for name in ROWS if name in rows}
-    print(
-        f"\n{table(rows)}\n\nseed {seed}, {made_from}, {(time.monotonic() - began) / 60:.1f} minutes"
-    )
-    said = [line for name, found in rows.items() for line in failures(name, found)]
-    print("\n".join(said) or "nothing silent, nothing skipped, every mutation noticed")
-    return 1 if said else 0
+    minutes = (time.monotonic() - began) / 60
+    print(f"\n{table(rows)}\n\nseed {seed}, {made_from}, {minutes:.1f} minutes")
+    problems = [line for name, result in rows.items() for line in failures(name, result)]
+    print("\n".join(problems) or "nothing silent, nothing skipped, every mutation noticed")
+    return 1 if problems else 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -276,8 +277,8 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["--one"]:
         name, place, seed, share = words[1:]
-        found = run_row(ROWS[name], Path(place), int(seed), float(share))
-        (Path(place) / "result.tmp").write_text(json.dumps(found), "utf-8")
+        result = run_row(ROWS[name], Path(place), int(seed), float(share))
+        (Path(place) / "result.tmp").write_text(json.dumps(result), "utf-8")
         (Path(place) / "result.tmp").rename(Path(place) / "result.json")
         return 0
     parser = argparse.ArgumentParser(

@@ -1,5 +1,5 @@
-"""A process that dies, and a disk that refuses, at every single file operation of saving, rotating
-and publishing."""
+"""A process that dies, or a disk that fails, at every single file operation of saving, rotating and
+publishing."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ def saving(scene: Scene) -> Job:
     def finish() -> str:
         atomic_files.clean_stale(run)
         act()
-        found = {path.name for path in run.iterdir()}
-        return "" if found == {"step-00000003"} else f"{sorted(found)} stand there in the end"
+        names = {path.name for path in run.iterdir()}
+        return "" if names == {"step-00000003"} else f"{sorted(names)} stand there in the end"
 
     return Job("save and rotate", prepare, act, problem, finish)
 
 
 def publishing(scene: Scene) -> Job:
-    """A model takes the place of another."""
+    """A model replaces another."""
     place = scene.room("publishing")
     out = place / "here" / "out"
     old, new = (Encoder.from_pretrained(tiny_model(scene.place), device="cpu") for _ in range(2))
@@ -152,9 +152,9 @@ def whole_run(
     def finish() -> str:
         try:
             act(out)
-        except UserError as told:
-            if "stands there" not in str(told):
-                return f"the same command does not go on: {told}"
+        except UserError as error:
+            if "is already finished" not in str(error):
+                return f"the same command does not go on: {error}"
             Path(f"{out}.run").exists() and shutil.rmtree(f"{out}.run")
         left = left_behind(out.parent)
         return (
@@ -248,7 +248,8 @@ def refusals(scene: Scene, count: int) -> Iterator[Outcome]:
                 job.act()
             except Exception as fault:
                 raised = fault
-        where = f"{job.name}: {errno.errorcode[reason]} at {at}, stuck {stuck}, {disk.log[min(at, len(disk.log) - 1)]}"
+        operation = disk.log[min(at, len(disk.log) - 1)]
+        where = f"{job.name}: {errno.errorcode[reason]} at {at}, stuck {stuck}, {operation}"
         loud = raised is None or (isinstance(raised, UserError) and "\n" not in str(raised))
         problem = "" if loud else f"{type(raised).__name__}: {raised}"
         problem = problem or problem_of(job)
@@ -270,41 +271,40 @@ def chosen(scene: Scene, faults: list[Any], count: int) -> list[Any]:
 
 @contextmanager
 def in_place() -> Iterator[None]:
-    """Mutation: folders are filled where they will stand."""
+    """Mutation: folders are written in place, not staged and renamed."""
 
     @contextmanager
-    def publish_folder(path: Path, *, overwrite: bool = False, **_: object) -> Iterator[Path]:
+    def staged_folder(path: Path, *, overwrite: bool = False, **_: object) -> Iterator[Path]:
         if Path(path).exists():
             atomic_files.remove(Path(path))
         atomic_files.make_folder(path)
         yield Path(path)
         atomic_folders.write_manifest(path)
 
-    with patched((atomic_folders, "publish_folder", publish_folder)):
+    with patched((atomic_folders, "staged_folder", staged_folder)):
         yield
 
 
 def raw_errors() -> object:
-    """Mutation: what the system refuses is passed on as it comes."""
+    """Mutation: an OSError is raised as it is."""
 
     @contextmanager
     def bare(path: object) -> Iterator[None]:
         yield
 
-    return patched(
-        (atomic_files, "blamed", bare), (atomic_files, "_as_user_error", lambda path, fault: fault)
-    )
+    return patched((atomic_files, "user_errors", bare))
 
 
 def nothing_cleaned() -> object:
-    """Mutation: what a dead process left is never removed."""
+    """Mutation: leftovers of dead processes are never removed."""
     return patched((atomic_files, "clean_stale", lambda *_: []))
 
 
 ROWS = (
     Row(
         "crash-at-every-operation",
-        "death before, in the middle of and after every file operation of save, rotate, publish, train and encode",
+        "death before, in the middle of and after every file operation of save, rotate, publish, "
+        "train and encode",
         "old or new, never neither, never mixed",
         900,
         crashes,

@@ -25,8 +25,8 @@ from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.encoding.encode_files import encode_files
 from minilm_retriever.encoding.resumable_output import UnfinishedRun
 from minilm_retriever.errors import UserError
-from minilm_retriever.pretrained import model_folder
-from minilm_retriever.pretrained.model_folder import open_model
+from minilm_retriever.pretrained import model_folder, settings
+from minilm_retriever.pretrained.model_folder import load_pretrained
 from minilm_retriever.search.index_folder import make_index, open_index
 from minilm_retriever.storage import manifest
 from minilm_retriever.training import checkpoint
@@ -64,7 +64,7 @@ def trained_model(scene: Scene) -> Kept:
     with redirect_stderr(io.StringIO()):
         train(train_config(scene.place, out, steps=1))
     return kept(
-        out, lambda: manifest.verify_folder(out), lambda: open_model(out), verify_command(out)
+        out, lambda: manifest.verify_folder(out), lambda: load_pretrained(out), verify_command(out)
     )
 
 
@@ -136,11 +136,11 @@ def verify_command(place: Path) -> Callable[[], None]:
     """`minilm-retriever verify`, whose error line is raised."""
 
     def verify() -> None:
-        said = io.StringIO()
-        with redirect_stderr(said), redirect_stdout(io.StringIO()):
+        stderr = io.StringIO()
+        with redirect_stderr(stderr), redirect_stdout(io.StringIO()):
             status = main(["verify", str(place)])
         if status:
-            raise UserError(said.getvalue().removeprefix("error: ").strip())
+            raise UserError(stderr.getvalue().removeprefix("error: ").strip())
 
     return verify
 
@@ -159,16 +159,16 @@ FOLDERS: tuple[Callable[[Scene], Kept], ...] = (
 def damage_under_a_manifest(scene: Scene, count: int) -> Iterator[Outcome]:
     """Each file of each kind of folder in turn, damaged, opened in one of the ways that people do,
     and mended."""
-    targets = [(made, path) for made in (make(scene) for make in FOLDERS) for path in made.files]
+    targets = [(kept, path) for kept in (make(scene) for make in FOLDERS) for path in kept.files]
     scene.notes["kinds of folder"], scene.notes["files"] = len(FOLDERS), len(targets)
     for number in range(count):
-        made, path = targets[number % len(targets)]
+        kept, path = targets[number % len(targets)]
         good = path.read_bytes()
         how = DAMAGES[
             scene.rng.randrange(len(DAMAGES)) if number % 3 == 0 else 0
         ]  # two in three are single bits
-        said = how(path, good, scene)
-        opener = scene.rng.choice(made.openers)
+        what = how(path, good, scene)
+        opener = scene.rng.choice(kept.openers)
         try:
             opener()
         except UserError as fault:
@@ -176,19 +176,19 @@ def damage_under_a_manifest(scene: Scene, count: int) -> Iterator[Outcome]:
             yield judge(
                 str(path) in named and "\n" not in named,
                 "detected",
-                f"{path.name}, {said}: says {named}",
+                f"{path.name}, {what}: says {named}",
             )
         except Exception as fault:
-            yield Outcome("silent", f"{path.name}, {said}: {type(fault).__name__}: {fault}")
+            yield Outcome("silent", f"{path.name}, {what}: {type(fault).__name__}: {fault}")
         else:
             yield Outcome(
-                "silent", f"{path.name} of {made.place.name}, {said}: opened without a word"
+                "silent", f"{path.name} of {kept.place.name}, {what}: opened without a word"
             )
         finally:
             mend(path, good)
-    for made in {id(made): made for made, _ in targets}.values():
-        for opener in made.openers:
-            opener()  # everything was mended: what was found were the damages
+    for kept in {id(kept): kept for kept, _ in targets}.values():
+        for opener in kept.openers:
+            opener()  # all files are whole again: what was reported were the damages
 
 
 def flip(path: Path, good: bytes, scene: Scene) -> str:
@@ -312,29 +312,29 @@ def damage_without_a_manifest(scene: Scene, count: int) -> Iterator[Outcome]:
     def work(number: int) -> str:
         path, good = targets[number % len(targets)]
         how = Scene(scene.place, int(seeds[number] * 2**32))
-        said = (flip, flip, truncate, zero_tail, garble)[how.rng.randrange(5)](path, good, how)
+        outcome = (flip, flip, truncate, zero_tail, garble)[how.rng.randrange(5)](path, good, how)
         try:
             read = readers.get(path.parent.name, lambda _: open_foreign(model))(path)
-            return f"survived {path.name}, {said}: {read}"
+            return f"survived {path.name}, {outcome}: {read}"
         except UserError as fault:
             kind = "detected" if "\n" not in str(fault) else "of several lines:"
-            return f"{kind} {path.name}, {said}: {fault}"
+            return f"{kind} {path.name}, {outcome}: {fault}"
         except BaseException as fault:
-            return f"{type(fault).__name__} {path.name}, {said}: {fault}"
+            return f"{type(fault).__name__} {path.name}, {outcome}: {fault}"
         finally:
             mend(path, good)
 
-    for number, said in limited(work, count):
+    for number, outcome in limited(work, count):
         path, good = targets[number % len(targets)]
-        if said.startswith(
+        if outcome.startswith(
             ("hung", "the process ended")
         ):  # else it was mended, and the next one may be reading it
             mend(path, good)
-        kind = said.partition(" ")[0]
+        kind = outcome.partition(" ")[0]
         yield (
-            Outcome(kind, said)
+            Outcome(kind, outcome)
             if kind in ("survived", "detected")
-            else Outcome("silent", f"{path.name}: {said}")
+            else Outcome("silent", f"{path.name}: {outcome}")
         )  # type: ignore[arg-type]
 
 
@@ -352,10 +352,10 @@ def damage_unfinished(scene: Scene, count: int) -> Iterator[Outcome]:
         path = how.rng.choice(
             sorted(p for p in room.rglob("*") if p.is_file() and p.stat().st_size)
         )
-        said = (flip, flip, truncate, zero_tail, garble)[how.rng.randrange(5)](
+        outcome = (flip, flip, truncate, zero_tail, garble)[how.rng.randrange(5)](
             path, path.read_bytes(), how
         )
-        where = f"{name}, {path.relative_to(room)}, {said}"
+        where = f"{name}, {path.relative_to(room)}, {outcome}"
         status, _, words = command(*flags(scene.place, room / "out"))
         if status == 0:
             same = weights_or_bytes(room / "out") == expected
@@ -368,12 +368,12 @@ def damage_unfinished(scene: Scene, count: int) -> Iterator[Outcome]:
         )
         return f"{'detected' if named else 'status'} {status}, {where}: {errors}"
 
-    for number, said in limited(work, count):
-        kind = said.partition(" ")[0]
+    for number, outcome in limited(work, count):
+        kind = outcome.partition(" ")[0]
         yield (
-            Outcome(kind, said)
+            Outcome(kind, outcome)
             if kind in ("survived", "detected")
-            else Outcome("silent", f"{number}: {said}")
+            else Outcome("silent", f"{number}: {outcome}")
         )  # type: ignore[arg-type]
 
 
@@ -410,7 +410,7 @@ def weights_or_bytes(out: Path) -> object:
 
 
 def states_believed() -> object:
-    """Mutation: states and shards are gone on from unread."""
+    """Mutation: a run resumes from states and shards without checking them."""
     return patched((manifest, "verify_folder", lambda folder, name=manifest.NAME: []))
 
 
@@ -440,7 +440,7 @@ def with_cache(model: Path, cache: Path) -> str:
 
 
 def open_foreign(model: Path) -> str:
-    """Open the model and encode; what is no error has to be finite."""
+    """Open the model and encode; without an error the vectors must be finite."""
     vectors = Encoder.from_pretrained(model, device="cpu").encode(
         ["a nurse cooks", "soil and music"]
     )
@@ -460,10 +460,12 @@ def read_users(path: Path) -> str:
 
 
 def settings_unguarded() -> object:
-    """Mutation: a settings file is parsed without a word for what cannot be parsed."""
-    return patched(
-        (model_folder, "read_json", lambda path, kind=dict: json.loads(path.read_bytes()))
-    )
+    """Mutation: errors of parsing a settings file are not turned into a user's error."""
+
+    def unguarded(path: Path, kind: type = dict) -> Any:
+        return json.loads(path.read_bytes())
+
+    return patched((settings, "read_json", unguarded), (model_folder, "read_json", unguarded))
 
 
 def archives_unguarded() -> object:
@@ -474,7 +476,8 @@ def archives_unguarded() -> object:
 ROWS = (
     Row(
         "damage-under-manifest",
-        "truncation, single flipped bits and their like in every file that we wrote under a manifest",
+        "truncation, single flipped bits and their like in every file that we wrote under a "
+        "manifest",
         "every one detected, and the file named",
         10_000,
         damage_under_a_manifest,

@@ -3,17 +3,22 @@ once there is room."""
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from minilm_retriever.storage import atomic_files, manifest
 from minilm_retriever.training import checkpoint
 from tests.faults.processes import run, warm_up
-from tests.faults.row import Outcome, Row, Scene, Skipped, contents, judge, left_behind, patched
+from tests.faults.row import Outcome, Row, Scene, Skipped, contents, judge, left_behind
 from tests.faults.scenes import encode_flags, train_flags
+from tests.faulty_disk import patch_module
 
 ROOM = 6 << 20  # bytes: more than any of the jobs needs
 
@@ -41,12 +46,12 @@ def full_disks(scene: Scene, count: int) -> Iterator[Outcome]:
     """Training and encoding with little room, up to the error; then room is made, and the same
     command goes on."""
     undisturbed = scene.room("undisturbed")
-    said = scene.place / "said"
+    output = scene.place / "output"
     jobs = []
     for name, flags in (("train", train_flags), ("encode", encode_flags)):
         out = undisturbed / name
         warm_up(flags(scene.place, undisturbed / f"warm-{name}"))
-        status, words = run(flags(scene.place, out), said)
+        status, words = run(flags(scene.place, out), output)
         assert status == 0, words
         jobs.append((name, flags, result_of(out)))
     with small_file_system(scene.place / "small") as disk:
@@ -58,14 +63,14 @@ def full_disks(scene: Scene, count: int) -> Iterator[Outcome]:
             ballast = disk / "ballast"
             ballast.write_bytes(bytes(disk_free(disk) - room))
             out = disk / "out"
-            status, words = run(flags(scene.place, out), said)
+            status, words = run(flags(scene.place, out), output)
             where = f"{name} with {room >> 10} KiB left: "
             problem = check_full(out, status, words) if status else ""
             if not status and result_of(out) != expected:
                 problem = "the output that seems made is not right"
             ballast.unlink()
             if status and not problem:
-                again, words_again = run(flags(scene.place, out), said)
+                again, words_again = run(flags(scene.place, out), output)
                 if again or result_of(out) != expected:
                     problem = f"with room, the same command ends with {again}: {words_again[-300:]}"
                 problem = problem or str(left_behind(disk) or "")
@@ -91,27 +96,32 @@ def result_of(out: Path) -> object:
 
 
 def disk_free(disk: Path) -> int:
-    found = os.statvfs(disk)
-    return found.f_bavail * found.f_bsize
+    statistics = os.statvfs(disk)
+    return statistics.f_bavail * statistics.f_bsize
 
 
-def unheard() -> object:
-    """Mutation: a write that the disk refuses is taken for done."""
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Mutation: a failed write counts as done."""
 
-    def write(self: atomic_files._RawFile, data: bytes) -> int:
-        try:
-            return atomic_files._os.write(self._fd, data)
-        except OSError:
-            return len(data)
+    class Believing(io.FileIO):
+        def write(self, data: Any) -> int:
+            try:
+                return super().write(data)
+            except OSError:
+                return len(data)
 
-    return patched((atomic_files._RawFile, "write", write))
+    with pytest.MonkeyPatch.context() as patch:
+        patch_module(patch, "io", FileIO=Believing)
+        yield
 
 
 ROWS = (
     Row(
         "full-file-system",
         "a small file system that is really full, at random points of training and encoding",
-        "a one-line error, the earlier checkpoint intact; with room the same command ends in the same bytes",
+        "a one-line error, the earlier checkpoint intact; with room the same command ends in the "
+        "same bytes",
         24,
         full_disks,
         {"a refused write taken for done": unheard},

@@ -30,10 +30,10 @@ def target(kind: str, folder: Path) -> Callable[[bytes], None]:
     """What reads the bytes. A reader for each format, the manifest, a settings file."""
     from minilm_retriever.data import lines, pairs
     from minilm_retriever.errors import UserError
-    from minilm_retriever.pretrained.model_folder import read_json
+    from minilm_retriever.pretrained.settings import read_json
     from minilm_retriever.storage import manifest
 
-    lines.LONGEST = 1 << 20
+    lines.MAX_ROW_BYTES = 1 << 20
     name = {"gzip": "fuzz.csv.gz", "manifest": manifest.NAME, "settings": "config.json"}.get(
         kind, f"fuzz.{kind}"
     )
@@ -69,6 +69,8 @@ def main(kind: str, seconds: str, seed: str) -> None:
         include=[
             "minilm_retriever.data.readers",
             "minilm_retriever.data.lines",
+            "minilm_retriever.data.rows",
+            "minilm_retriever.data.parquet",
             "minilm_retriever.data.pairs",
         ]
     ):
@@ -95,18 +97,18 @@ def main(kind: str, seconds: str, seed: str) -> None:
 
 
 def unguarded() -> None:
-    """Mutation: what the readers cannot decode is passed on as it comes."""
+    """Mutation: errors of decoding are not turned into a user's error."""
     import zlib
 
     from minilm_retriever import errors
-    from minilm_retriever.data import lines, readers
-    from minilm_retriever.pretrained import model_folder
+    from minilm_retriever.data import lines, parquet, readers
+    from minilm_retriever.pretrained import settings
     from minilm_retriever.storage import manifest
 
     class Other(Exception):
-        """Nothing that a user is told."""
+        """Not a UserError."""
 
-    for module in (lines, readers, manifest, model_folder):
+    for module in (lines, parquet, readers, manifest, settings):
         module.UserError = Other  # type: ignore[attr-defined]
     assert zlib and errors
 
@@ -132,12 +134,12 @@ def fuzz_all(scene: Scene, count: int, environment: dict[str, str]) -> Iterator[
         runs = re.findall(r"Done (\d+) runs|#(\d+)", done.stderr)
         executions[kind] = int(next((a or b for a, b in reversed(runs)), 0))
         if done.returncode:
-            found = [
+            errors = [
                 line
                 for line in (done.stdout + done.stderr).splitlines()
                 if re.match(r"\w*(Error|Exception|Other)\b|==\d+== ERROR", line.strip())
             ]
-            yield Outcome("silent", f"{kind}: {' '.join(found[:2]) or done.stderr[-300:]}")
+            yield Outcome("silent", f"{kind}: {' '.join(errors[:2]) or done.stderr[-300:]}")
         else:
             for _ in range(seconds):
                 yield Outcome("survived")
@@ -148,7 +150,7 @@ MUTATED = False
 
 
 def readers_unguarded() -> object:
-    """Mutation: the readers' errors are not users' mistakes."""
+    """Mutation: the readers' errors are no UserErrors."""
     return patched((sys.modules[__name__], "MUTATED", True))
 
 

@@ -87,7 +87,7 @@ def wrong_vectors(encoder: Encoder, texts: list[str]) -> dict[str, str]:
 
 
 def refused(encoder: Encoder, text: str) -> Outcome:
-    """Half a character is no text: its place is named."""
+    """A lone surrogate is refused, and its text named."""
     try:
         encoder.encode(["good", text])
     except UserError as fault:
@@ -130,13 +130,13 @@ def trained_on(scene: Scene, texts: list[str]) -> str:
 
 
 def texts_unchecked() -> object:
-    """Mutation: texts go to the library as they are."""
+    """Mutation: texts reach the tokenizer unchecked."""
     nothing = lambda *_: None  # noqa: E731
     return patched((tokenizer, "check_texts", nothing), (encoder, "check_texts", nothing))
 
 
 def not_normalised() -> object:
-    """Mutation: vectors are left as long as they are."""
+    """Mutation: vectors are not normalised."""
     return patched((model, "l2_normalize", lambda x: x))
 
 

@@ -14,17 +14,17 @@ from pathlib import Path
 
 import torch
 
-from minilm_retriever.core import trainer
 from minilm_retriever.encoding import resumable_output
 from minilm_retriever.errors import UserError
-from minilm_retriever.pretrained.model_folder import open_model
+from minilm_retriever.pretrained.model_folder import load_pretrained
 from minilm_retriever.storage import atomic_folders, manifest
 from minilm_retriever.training import checkpoint
 from tests.faults.processes import finished, fresh, patient, start, wait_until, warm_up
 from tests.faults.row import Outcome, Row, Scene, contents, judge, patched
 from tests.faults.scenes import encode_flags, tiny_model, train_flags
 
-FRESH_SHARE = 10  # one in so many kills strikes a process that was started anew, interpreter and imports included
+# One in so many kills strikes a process that was started anew, interpreter and imports included.
+FRESH_SHARE = 10
 
 
 @dataclass
@@ -41,13 +41,13 @@ class Job:
 def kills(scene: Scene, count: int, job: Job) -> Iterator[Outcome]:
     """`count` kills. A result takes one to three of them; each of these shares the result's
     outcome."""
-    said = scene.place / "said"
+    output = scene.place / "output"
     warm_up(job.flags(scene.room("whole") / "out"))
     began = time.monotonic()
     whole = scene.room("whole") / "out"
-    status = finished(start(job.flags(whole), said))
+    status = finished(start(job.flags(whole), output))
     length = time.monotonic() - began
-    assert status == 0, said.read_text("utf-8")
+    assert status == 0, output.read_text("utf-8")
     expected = job.result(whole)
     scene.notes |= {
         "seconds of an undisturbed run": round(length, 2),
@@ -64,9 +64,9 @@ def kills(scene: Scene, count: int, job: Job) -> Iterator[Outcome]:
             scene.notes["fresh processes"] += anew
             wait = share * length
             hit = (
-                killed_fresh(job, out, said, scene.rng.uniform(0, length))
+                killed_fresh(job, out, output, scene.rng.uniform(0, length))
                 if anew
-                else killed(job, out, said, wait)
+                else killed(job, out, output, wait)
             )
             hits += hit
             broken = broken or job.broken(out)
@@ -74,25 +74,25 @@ def kills(scene: Scene, count: int, job: Job) -> Iterator[Outcome]:
                 break
         if not hits:
             continue
-        problem = broken or goes_on(job, out, said, expected)
+        problem = broken or goes_on(job, out, output, expected)
         scene.notes["results"] += 1
         for _ in range(hits):
             yield judge(not problem, "survived", problem)
         done += hits
 
 
-def killed(job: Job, out: Path, said: Path, wait: float) -> bool:
+def killed(job: Job, out: Path, output: Path, wait: float) -> bool:
     """Whether the kill struck the command before its end."""
-    child = start(job.flags(out), said)
+    child = start(job.flags(out), output)
     time.sleep(wait)
     with suppress(ProcessLookupError):
         os.kill(child, signal.SIGKILL)
     return finished(child) == -signal.SIGKILL
 
 
-def killed_fresh(job: Job, out: Path, said: Path, wait: float) -> bool:
-    """The same for a process started from nothing, a while after it has begun its work."""
-    process = fresh(job.script, job.flags(out)[1:], said)
+def killed_fresh(job: Job, out: Path, output: Path, wait: float) -> bool:
+    """The same for a new process, a while after it has begun its work."""
+    process = fresh(job.script, job.flags(out)[1:], output)
     wait_until(lambda: process.poll() is not None or job.begun(out), 300)
     with suppress(subprocess.TimeoutExpired):
         process.wait(wait)
@@ -100,13 +100,15 @@ def killed_fresh(job: Job, out: Path, said: Path, wait: float) -> bool:
     return process.wait() == -signal.SIGKILL
 
 
-def goes_on(job: Job, out: Path, said: Path, expected: object) -> str:
+def goes_on(job: Job, out: Path, output: Path, expected: object) -> str:
     """What is wrong with the result once the same command has run to its end, "" for nothing."""
     if not out.exists() or Path(f"{out}.run").exists():
-        status = patient(start(job.flags(out), said), 300)
+        status = patient(start(job.flags(out), output), 300)
         # A run that was killed after publishing has nothing left to do, and says so.
-        if status not in (0, 2) or (status == 2 and "stands there" not in said.read_text("utf-8")):
-            return f"the resumed run ended with {status}: {said.read_text('utf-8')[-300:]}"
+        if status not in (0, 2) or (
+            status == 2 and "is already finished" not in output.read_text("utf-8")
+        ):
+            return f"the resumed run ended with {status}: {output.read_text('utf-8')[-300:]}"
     return "" if job.result(out) == expected else "the result differs from the undisturbed run's"
 
 
@@ -117,7 +119,7 @@ def weights_of(out: Path) -> object:
     """The published weights; their folder is whole."""
     try:
         manifest.verify_folder(out)
-        open_model(out)
+        load_pretrained(out)
     except UserError as fault:
         return str(fault)
     return (out / "model.safetensors").read_bytes()
@@ -154,7 +156,7 @@ def in_place(scene: Scene, count: int) -> dict[str, int]:
     path = scene.room("plain") / "checkpoint.pt"
     tensors = {
         name: t.clone()
-        for name, t in open_model(tiny_model(scene.place)).encoder.state_dict().items()
+        for name, t in load_pretrained(tiny_model(scene.place)).encoder.state_dict().items()
     }
     state = {"model": tensors, "exp_avg": tensors, "exp_avg_sq": tensors}
     unusable = 0
@@ -176,21 +178,21 @@ def in_place(scene: Scene, count: int) -> dict[str, int]:
 
 @contextmanager
 def states_in_place() -> Iterator[None]:
-    """Mutation: a state is written where it will stand, file by file."""
+    """Mutation: a state is written in place, file by file."""
 
     @contextmanager
-    def publish_folder(path: Path, **_: object) -> Iterator[Path]:
+    def staged_folder(path: Path, **_: object) -> Iterator[Path]:
         Path(path).mkdir(exist_ok=True)
         yield Path(path)
         atomic_folders.write_manifest(path)
 
-    with patched((checkpoint.folders, "publish_folder", publish_folder)):
+    with patched((checkpoint.atomic_folders, "staged_folder", staged_folder)):
         yield
 
 
 def no_random_state() -> object:
-    """Mutation: the random generators are not put back."""
-    return patched((trainer.checkpoint, "restore_random", lambda folder: None))
+    """Mutation: the random generators are not restored."""
+    return patched((checkpoint, "restore_random", lambda folder: None))
 
 
 # --- encoding -------------------------------------------------------------------------------------
@@ -229,11 +231,11 @@ def encode_kills(scene: Scene, count: int) -> Iterator[Outcome]:
 
 @contextmanager
 def shards_on_trust() -> Iterator[None]:
-    """Mutation: a shard's record stands before its files do, and is believed."""
+    """Mutation: a shard's record is written before its files, and trusted."""
     add = resumable_output.UnfinishedRun.add
 
-    def early(self, shard, vectors, said, *, format, texts):  # type: ignore[no-untyped-def]
-        add(self, shard, vectors, said, format=format, texts=texts)
+    def early(self, shard, *args):  # type: ignore[no-untyped-def]
+        add(self, shard, *args)
         place = self.folder / f"vectors-{shard.number:05d}.npy"
         data = place.read_bytes()
         place.write_bytes(

@@ -16,14 +16,14 @@ from safetensors.torch import load_file, save_file
 
 from minilm_retriever import encoder
 from minilm_retriever.core.model import SentenceEncoder
-from minilm_retriever.core.trainer import Trainer
+from minilm_retriever.core.trainer import Batch, Trainer
 from minilm_retriever.encoder import Encoder
 from minilm_retriever.encoding import shard_encoder
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.encoding.encode_files import encode_files
 from minilm_retriever.errors import UserError
-from minilm_retriever.storage import atomic_folders, manifest
-from minilm_retriever.training import checkpoint
+from minilm_retriever.storage import atomic_folders
+from minilm_retriever.training import checkpoint, run
 from minilm_retriever.training.run import train
 from tests.faults.row import Outcome, Row, Scene, judge, patched
 from tests.faults.scenes import texts_file, tiny_model, train_config
@@ -56,29 +56,35 @@ def in_training(
     )
     seen, real, steps = [0], Trainer.batch_loss, [0]
 
-    def batch_loss(self: Trainer, *args: Any) -> torch.Tensor:
+    def batch_loss(self: Trainer, batch: Batch) -> torch.Tensor:
         seen[0] += 1
-        loss = real(self, *args)
+        loss = real(self, batch)
         return poison(loss) if seen[0] == at else loss
 
     optimizer_step = torch.optim.AdamW.step
 
     def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
-        steps[0] += 1
-        return optimizer_step(self, *args, **kwargs)
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        before = [p.detach().clone() for p in parameters]
+        result = optimizer_step(self, *args, **kwargs)
+        steps[0] += any(not torch.equal(p, old) for p, old in zip(parameters, before, strict=True))
+        return result
 
     with patched((Trainer, "batch_loss", batch_loss), (torch.optim.AdamW, "step", counted)):
-        said = error_of(lambda: train(config))
+        message = error_of(lambda: train(config))
     good = (at - 1) // accumulate
     newest = checkpoint.latest(Path(f"{out}.run")).path
     kept = newest.name if newest else "the base model"
     wanted = f"step-{good:08d}" if good else "the base model"
-    if not re.search(rf"of step {good + 1} is not finite", said) or "pairs-42.csv:" not in said:
-        return said or "nothing was said"
+    if (
+        not re.search(rf"of step {good + 1} is not finite", message)
+        or "pairs-42.csv:" not in message
+    ):
+        return message or "no error"
     return (
         ""
-        if kept == wanted and wanted in said and steps[0] == good
-        else f"{kept} stands, {steps[0]} steps were taken: {said}"
+        if kept == wanted and wanted in message and steps[0] == good
+        else f"{kept} stands, {steps[0]} steps were taken: {message}"
     )
 
 
@@ -97,9 +103,9 @@ def too_high_a_rate(scene: Scene, rate: float, steps: int) -> str:
     stays."""
     out = scene.room("too high") / "out"
     config = replace(train_config(scene.place, out, steps=steps, save=1), learning_rate=rate)
-    said = error_of(lambda: train(config))
-    if "finite" not in said or out.exists():
-        return f"{'published' if out.exists() else 'stopped'}: {said}"
+    message = error_of(lambda: train(config))
+    if "finite" not in message or out.exists():
+        return f"{'published' if out.exists() else 'stopped'}: {message}"
     for state in Path(f"{out}.run").glob("step-*"):
         if not all(
             bool(t.isfinite().all()) for t in load_file(state / "model.safetensors").values()
@@ -114,17 +120,17 @@ def in_weights(scene: Scene, value: float, open_it: Callable[[Path], object]) ->
     tensors = load_file(folder / "model.safetensors")
     tensors["encoder.layer.1.output.dense.weight"][3, 5] = value
     save_file(tensors, folder / "model.safetensors")
-    said = error_of(lambda: open_it(folder))
+    message = error_of(lambda: open_it(folder))
     return (
         ""
-        if "encoder.layer.1.output.dense.weight holds a value that is not finite" in said
-        else said or "opened"
+        if "encoder.layer.1.output.dense.weight holds a value that is not finite" in message
+        else message or "opened"
     )
 
 
 def in_a_state(scene: Scene) -> str:
-    """A state whose manifest is right and whose weights are not finite: the run does not go on from
-    it unawares."""
+    """A state whose manifest is right and whose weights are not finite: the run does not
+    resume from it."""
     out = scene.room("state") / "out"
     config = train_config(scene.place, out, steps=4, save=1, keep=3)
     with (
@@ -138,12 +144,9 @@ def in_a_state(scene: Scene) -> str:
     tensors = load_file(newest / "model.safetensors")
     tensors["bert.embeddings.LayerNorm.weight"][0] = NAN
     save_file(tensors, newest / "model.safetensors")
-    listed = manifest.read_manifest(newest)["files"]
-    atomic_folders.write_manifest(
-        newest, known={n: e for n, e in listed.items() if n != "model.safetensors"}
-    )
-    said = error_of(lambda: train(config))
-    return "" if "not finite" in said and not out.exists() else said or "it went on"
+    atomic_folders.write_manifest(newest)
+    message = error_of(lambda: train(config))
+    return "" if "not finite" in message and not out.exists() else message or "it went on"
 
 
 def dying_at(step: int) -> Callable[..., Any]:
@@ -158,35 +161,36 @@ def dying_at(step: int) -> Callable[..., Any]:
 
 
 def in_a_vector(scene: Scene, value: float, bulk: bool) -> str:
-    """A vector that is not finite is neither given nor written; the text is named."""
+    """A vector that is not finite is neither returned nor written; the text is named."""
     forward = SentenceEncoder.forward
     folder = tiny_model(scene.place)
 
     def poisoned(self: SentenceEncoder, *args: Any, **kwargs: Any) -> torch.Tensor:
-        made = forward(self, *args, **kwargs).clone()
-        made[0, 3] = value
-        return made
+        vectors = forward(self, *args, **kwargs).clone()
+        vectors[0, 3] = value
+        return vectors
 
     out = scene.room("vectors") / "out"
     source = str(texts_file(scene.place, 8))
     with patched((SentenceEncoder, "forward", poisoned)):
         if bulk:
-            said = error_of(
+            message = error_of(
                 lambda: encode_files(
                     EncodeConfig(inputs=(source,), model=str(folder), out=str(out))
                 )
             )
             return (
                 ""
-                if re.search("the vector of row '[0-9]' is not finite", said) and not out.exists()
-                else said or "written"
+                if re.search("the vector of row '[0-9]' is not finite", message)
+                and not out.exists()
+                else message or "written"
             )
-        said = error_of(
+        message = error_of(
             lambda: Encoder.from_pretrained(folder, device="cpu").encode(
                 ["soil", "a nurse and a cook"]
             )
         )
-    return "" if "the vector of text 1 is not finite" in said else said or "given"
+    return "" if "the vector of text 1 is not finite" in message else message or "given"
 
 
 CASES: dict[str, Callable[[Scene], str]] = {
@@ -225,16 +229,14 @@ def non_finite(scene: Scene, count: int) -> Iterator[Outcome]:
 
 
 def steps_unchecked() -> object:
-    """Mutation: losses and gradients are taken as they are."""
-    return patched((Trainer, "refuse_non_finite", lambda *_: None))
+    """Mutation: losses and gradients are not checked."""
+    return patched((run, "check_finite", lambda *_: None))
 
 
 def vectors_unchecked() -> object:
-    """Mutation: and so are vectors."""
+    """Mutation: vectors are not checked."""
     unchecked = lambda *_: None  # noqa: E731
-    return patched(
-        (encoder, "refuse_non_finite", unchecked), (shard_encoder, "refuse_non_finite", unchecked)
-    )
+    return patched((encoder, "check_finite", unchecked), (shard_encoder, "check_finite", unchecked))
 
 
 ROWS = (

@@ -33,11 +33,11 @@ def two_runs(scene: Scene, name: str) -> str:
     first = start(flags(scene.place, out), room / "said1")
     wait_until(lambda: begun(out))
     os.kill(first, signal.SIGSTOP)
-    status, said = run(flags(scene.place, out), room / "said2")
+    status, output = run(flags(scene.place, out), room / "output2")
     os.kill(first, signal.SIGCONT)
     ended = finished(first)
-    if status != 2 or "another process is writing" not in said or "Traceback" in said:
-        return f"the second run ends with {status}: {said[-300:]}"
+    if status != 2 or "another process is writing" not in output or "Traceback" in output:
+        return f"the second run ends with {status}: {output[-300:]}"
     return (
         ""
         if ended == 0 and result_of(out) == expected(scene, name)
@@ -49,8 +49,8 @@ def expected(scene: Scene, name: str) -> object:
     """The undisturbed result, made once."""
     out = scene.place / f"undisturbed-{name}"
     if not out.exists():
-        status, said = run(JOBS[name][0](scene.place, out), scene.place / "said")
-        assert status == 0, said
+        status, output = run(JOBS[name][0](scene.place, out), scene.place / "output")
+        assert status == 0, output
     return result_of(out)
 
 
@@ -63,17 +63,17 @@ def read_only(scene: Scene, name: str) -> str:
     (tiny_model(scene.place) / "model.safetensors").chmod(
         0o644
     )  # its library keeps it to its owner
-    said = room / "said"
-    said.touch(0o666)
-    said.chmod(0o666)
+    output = room / "output"
+    output.touch(0o666)
+    output.chmod(0o666)
     child = os.fork()
     if child == 0:
         if os.geteuid() == 0:  # whom no mode keeps out
             os.setegid(NOBODY)
             os.seteuid(NOBODY)
-        os._exit(run(flags, said)[0] % 256)
+        os._exit(run(flags, output)[0] % 256)
     status = finished(child)
-    words = said.read_text("utf-8")
+    words = output.read_text("utf-8")
     errors = [line for line in words.splitlines() if line.startswith("error: ")]
     right = (
         status == 2
@@ -92,7 +92,7 @@ def clock_set_back(scene: Scene, name: str) -> str:
     flags, begun = JOBS[name]
     room = scene.room("clock")
     out = room / "out"
-    child = start(flags(scene.place, out), room / "said")
+    child = start(flags(scene.place, out), room / "output")
     wait_until(lambda: begun(out))
     os.kill(child, signal.SIGKILL)
     finished(child)
@@ -104,11 +104,11 @@ def clock_set_back(scene: Scene, name: str) -> str:
         os.utime(path, (moment, moment))
     clock = iter(range(2_000_000_000, 0, -1))
     with patched((time, "time", lambda: float(next(clock)))):
-        status, said = run(flags(scene.place, out), room / "said")
+        status, output = run(flags(scene.place, out), room / "output")
     return (
         ""
         if status == 0 and result_of(out) == expected(scene, name)
-        else f"status {status}: {said[-300:]}"
+        else f"status {status}: {output[-300:]}"
     )
 
 
@@ -119,21 +119,21 @@ def stale_files(scene: Scene, name: str) -> str:
     out = room / "out"
     stale = [f".out.tmp-{HEX}", f".out.gone-{HEX}", f".out.run.tmp-{HEX}", f".out.run.gone-{HEX}"]
     others = [".out.tmp-x", f".outer.tmp-{HEX}", ".git", "out.tmp"]
-    for made in [*stale, *others]:
-        (room / made).mkdir()
-        (room / made / "inside").write_text("half", "utf-8")
+    for folder in [*stale, *others]:
+        (room / folder).mkdir()
+        (room / folder / "inside").write_text("half", "utf-8")
     (room / ".out.run.lock").write_text(
         "", "utf-8"
     )  # of a process that is gone: a lock is the system's, not a file
-    status, said = run(JOBS[name][0](scene.place, out), scene.place / "said")
-    gone = [made for made in stale if not (room / made).exists()]
-    kept = [made for made in others if (room / made / "inside").exists()]
+    status, output = run(JOBS[name][0](scene.place, out), scene.place / "output")
+    gone = [folder for folder in stale if not (room / folder).exists()]
+    kept = [folder for folder in others if (room / folder / "inside").exists()]
     if gone != stale or kept != others:
         return f"{set(stale) - set(gone)} are left, {set(others) - set(kept)} are gone"
     return (
         ""
         if status == 0 and result_of(out) == expected(scene, name)
-        else f"status {status}: {said[-300:]}"
+        else f"status {status}: {output[-300:]}"
     )
 
 
@@ -142,15 +142,15 @@ def moved_aside(scene: Scene, name: str) -> str:
     overwritten."""
     expected(scene, name)
     room = scene.room("aside")
-    made = scene.place / f"undisturbed-{name}"
+    undisturbed = scene.place / f"undisturbed-{name}"
     aside = room / f".out.old-{HEX}"
     aside.mkdir()
-    for path, data in contents(made).items():
+    for path, data in contents(undisturbed).items():
         (aside / path).parent.mkdir(parents=True, exist_ok=True)
         (aside / path).write_bytes(data)
-    status, said = run(JOBS[name][0](scene.place, room / "out"), scene.place / "said")
-    if status != 2 or "stands there" not in said:
-        return f"status {status}: {said[-300:]}"
+    status, output = run(JOBS[name][0](scene.place, room / "out"), scene.place / "output")
+    if status != 2 or "is already finished" not in output:
+        return f"status {status}: {output[-300:]}"
     return (
         ""
         if result_of(room / "out") == expected(scene, name) and not left_behind(room)
@@ -159,8 +159,7 @@ def moved_aside(scene: Scene, name: str) -> str:
 
 
 def manifest_gone(scene: Scene, name: str) -> str:
-    """A folder whose manifest is missing does not count as verified, and is nobody's to
-    overwrite."""
+    """A folder whose manifest is missing does not count as verified, and is not overwritten."""
     expected(scene, name)
     room = scene.room("no manifest")
     for path, data in contents(scene.place / f"undisturbed-{name}").items():
@@ -172,9 +171,9 @@ def manifest_gone(scene: Scene, name: str) -> str:
         ["verify", str(room / "out")],
         [*JOBS[name][0](scene.place, room / "out"), "--overwrite"],
     ):
-        status, said = run(flags, scene.place / "said")
-        if status != 2 or "manifest.json" not in said or "Traceback" in said:
-            return f"{flags[0]} ends with {status}: {said[-300:]}"
+        status, output = run(flags, scene.place / "output")
+        if status != 2 or "manifest.json" not in output or "Traceback" in output:
+            return f"{flags[0]} ends with {status}: {output[-300:]}"
     return "" if contents(room / "out") == before else "it was changed"
 
 
@@ -205,14 +204,14 @@ def places(scene: Scene, count: int) -> Iterator[Outcome]:
 
 
 def no_lock() -> object:
-    """Mutation: an output is not held."""
+    """Mutation: an output is not locked."""
     from contextlib import nullcontext
 
-    return patched((atomic_files, "hold", lambda path: nullcontext()))
+    return patched((atomic_files, "lock", lambda path: nullcontext()))
 
 
 def nothing_cleaned() -> object:
-    """Mutation: leftovers are neither settled nor removed."""
+    """Mutation: leftovers are neither recovered nor removed."""
     return patched(
         (atomic_files, "clean_stale", lambda *_: []), (atomic_folders, "recover", lambda path: None)
     )
@@ -221,7 +220,8 @@ def nothing_cleaned() -> object:
 ROWS = (
     Row(
         "places",
-        "two runs in one output folder, a read-only folder, the clock set back, stale temporary files, no manifest",
+        "two runs in one output folder, a read-only folder, the clock set back, stale temporary "
+        "files, no manifest",
         "refused or right",
         24,
         places,

@@ -1,4 +1,4 @@
-"""Power loss: what was not yet brought to disk is lost, cut, zeroed, or there in another order.
+"""Power loss: what was not fsynced is lost, cut, zeroed, or written in another order.
 
 `Recorder` keeps the log of a run's file operations. `Disk` replays a beginning of it and knows, for
 every file and every folder, what an fsync has made sure of and what not. `Disk.after_power_loss`
@@ -26,9 +26,11 @@ from minilm_retriever.encoding.encode_files import encode_files
 from minilm_retriever.errors import UserError
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest
 from minilm_retriever.training import checkpoint
+from minilm_retriever.training.checkpoint import Position
 from minilm_retriever.training.run import train
 from tests.faults.row import Outcome, Row, Scene, contents, judge, left_behind, patched
 from tests.faults.scenes import texts_file, tiny_model, train_config
+from tests.faulty_disk import patch_module
 
 
 @dataclass
@@ -52,7 +54,7 @@ class Disk:
 
     def __init__(self) -> None:
         self.root = new_folder()
-        self.marks: list[Any] = []  # what the run has said to be finished so far
+        self.marks: list[Any] = []  # what the run has reported as finished so far
 
     def find(self, path: str) -> tuple[Node, str]:
         """The folder that a path lies in, and its name there."""
@@ -71,8 +73,8 @@ class Disk:
         """One operation."""
         getattr(self, f"do_{what}")(*args)
 
-    def do_mark(self, said: Any) -> None:
-        self.marks.append(said)
+    def do_mark(self, mark: Any) -> None:
+        self.marks.append(mark)
 
     def do_create(self, path: str) -> None:
         self._set(path, Node(False))
@@ -178,46 +180,33 @@ class Recorder:
     def recording(self) -> Iterator[None]:  # noqa: C901 - a branch for each operation
         """While the block runs."""
         with pytest.MonkeyPatch.context() as patch:
-            real = {
-                name: getattr(atomic_files._os, name)
-                for name in vars(atomic_files._os)
-                if not name.startswith("_")
-            }
             save_file = safetensors.torch.save_file
 
             def open_(path: Any, flags: int, *mode: int) -> int:
                 if flags & os.O_CREAT and not os.path.lexists(path):
                     self.note("create", path)
-                fd = real["open"](path, flags, *mode)
+                fd = os.open(path, flags, *mode)
                 if (name := self.inside(path)) is not None:
                     self.opened[fd] = name
-                return int(fd)
+                return fd
 
             def close(fd: int) -> None:
                 self.opened.pop(fd, None)
-                real["close"](fd)
-
-            def write(fd: int, data: Any) -> int:
-                size = int(real["write"](fd, data))
-                if fd in self.opened:
-                    self.log.append(("write", self.opened[fd], bytes(data)[:size]))
-                return size
+                os.close(fd)
 
             def fsync(fd: int) -> None:
                 if fd in self.opened:
                     self.log.append(("fsync", self.opened[fd]))
 
-            def ftruncate(fd: int, size: int) -> None:
-                real["ftruncate"](fd, size)
-                self.log.append(("cut", self.opened[fd], size))
+            make = os.mkdir
 
             def mkdir(path: Any, *mode: Any, **named: Any) -> None:
-                real["mkdir"](path, *mode, **named)
+                make(path, *mode, **named)
                 self.note("mkdir", path)
 
             def removing(name: str) -> Callable[[Any], None]:
                 def remove(path: Any) -> None:
-                    real[name](path)
+                    getattr(os, name)(path)
                     self.note("remove", path)
 
                 return remove
@@ -225,7 +214,7 @@ class Recorder:
             def rename(old: Any, new: Any) -> None:
                 if Path(new).is_dir() and not any(Path(new).iterdir()):
                     self.note("remove", new)
-                real["rename"](old, new)
+                os.rename(old, new)  # noqa: PTH104
                 self.note("rename", old, self.inside(new))
 
             def save(tensors: Any, path: Any, metadata: Any = None) -> None:
@@ -233,26 +222,45 @@ class Recorder:
                 self.note("create", path)
                 self.note("write", path, Path(path).read_bytes())
 
-            made = {
-                "open": open_,
-                "close": close,
-                "write": write,
-                "fsync": fsync,
-                "ftruncate": ftruncate,
-            }
-            made |= {
-                "mkdir": mkdir,
-                "rename": rename,
-                "rmdir": removing("rmdir"),
-                "unlink": removing("unlink"),
-            }
-            for name, function in made.items():
-                patch.setattr(atomic_files._os, name, function)
+            changes = {"open": open_, "close": close, "fsync": fsync, "mkdir": mkdir}
+            changes |= {"rename": rename, "rmdir": removing("rmdir"), "unlink": removing("unlink")}
+            patch_module(patch, "os", **changes)
+            patch_module(patch, "io", FileIO=self.file_class())
             patch.setattr(
                 os, "mkdir", mkdir
             )  # model_folder makes the folders inside a folder that is being made
             patch.setattr(safetensors.torch, "save_file", save)
             yield
+
+    def file_class(self) -> type[io.FileIO]:
+        """FileIO that notes what it does."""
+        recorder = self
+
+        class RecordedFile(io.FileIO):
+            def __init__(self, path: Any, mode: str) -> None:
+                if not os.path.lexists(path):
+                    recorder.note("create", path)
+                super().__init__(path, mode)
+                self.inside = recorder.inside(path)
+                if self.inside is not None:
+                    recorder.opened[self.fileno()] = self.inside
+
+            def write(self, data: Any) -> int:
+                size = super().write(data)
+                if self.inside is not None:
+                    recorder.log.append(("write", self.inside, bytes(data)[:size]))
+                return size
+
+            def truncate(self, size: int | None = None) -> int:
+                recorder.log.append(("cut", self.inside, size))
+                return super().truncate(size)
+
+            def close(self) -> None:
+                if not self.closed:
+                    recorder.opened.pop(self.fileno(), None)
+                super().close()
+
+        return RecordedFile
 
 
 # --- what is run, and what has to stand after the power has gone ----------------------------------
@@ -266,7 +274,7 @@ class Job:
     log: list[tuple[Any, ...]]
     problem: Callable[
         [Path, list[Any]], str
-    ]  # the folder, and what was said to be finished before the power went
+    ]  # the folder, and what was reported as finished before the power went
 
 
 def recorded(
@@ -287,13 +295,13 @@ def training(scene: Scene) -> Job:
         return train(train_config(scene.place, out, steps=6, save=2, keep=1))
 
     def mark(recorder: Recorder) -> Any:
-        save = Trainer.save
+        save = checkpoint.save
 
-        def marked(self: Trainer, position: Any) -> None:
-            save(self, position)
+        def marked(run: Path, trainer: Trainer, position: Position, keep: int) -> None:
+            save(run, trainer, position, keep)
             recorder.log.append(("mark", position.step))
 
-        return patched((Trainer, "save", marked))
+        return patched((checkpoint, "save", marked))
 
     recorder = recorded(scene, "train", act, mark)
     expected = (Path(recorder.place) / "out" / "model.safetensors").read_bytes()
@@ -315,9 +323,9 @@ def training(scene: Scene) -> Job:
         try:
             with redirect_stderr(io.StringIO()):
                 act(out)
-        except UserError as told:
-            if "a finished model stands there" not in str(told):
-                return f"the same command does not go on: {told}"
+        except UserError as error:
+            if "is already finished" not in str(error):
+                return f"the same command does not go on: {error}"
         manifest.verify_folder(out)
         left = left_behind(place)
         same = (out / "model.safetensors").read_bytes() == expected
@@ -328,7 +336,7 @@ def training(scene: Scene) -> Job:
 
 @contextmanager
 def unmarked(recorder: Recorder) -> Iterator[None]:
-    """Nothing is said before the end."""
+    """Reports nothing before the end."""
     yield
 
 
@@ -353,9 +361,9 @@ def encoding(scene: Scene) -> Job:
         try:
             with redirect_stderr(io.StringIO()):
                 act(out)
-        except UserError as told:
-            if "stands there finished" not in str(told):
-                return f"the same command does not go on: {told}"
+        except UserError as error:
+            if "is already finished" not in str(error):
+                return f"the same command does not go on: {error}"
         left = left_behind(place)
         return f"{left} are left" if left else "" if contents(out) == expected else "other bytes"
 
@@ -423,38 +431,36 @@ def power_losses(scene: Scene, count: int) -> Iterator[Outcome]:
 
 
 def names_unsure() -> object:
-    """Mutation: files and folders are not brought to disk."""
+    """Mutation: neither files nor folders are fsynced."""
     return patched((atomic_files, "fsync", lambda path: None))
 
 
 def bytes_unsure() -> object:
-    """Mutation: whole files are renamed into place before their bytes are on disk."""
+    """Mutation: files are renamed into place before their bytes are fsynced."""
 
     @contextmanager
     def writing(path: Path) -> Iterator[io.BufferedWriter]:
-        with atomic_files.making(path) as (target, temp):
-            raw = atomic_files._RawFile(
-                atomic_files._os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            )
-            stream = io.BufferedWriter(raw, 1 << 18)
-            yield stream
-            stream.flush()
-            raw.close()
+        with atomic_files.staging(path) as (target, temp):
+            with atomic_files.io.FileIO(temp, "x") as file:
+                stream = io.BufferedWriter(file, 1 << 18)
+                yield stream
+                stream.flush()
             atomic_files.rename(temp, target)
 
     return patched((atomic_files, "writing", writing))
 
 
 def log_unsure() -> object:
-    """Mutation: a state counts lines of the log, and does not hold them."""
+    """Mutation: a state holds the number of lines of the log, not the lines."""
     return patched((checkpoint, "LOG", "nothing"))
 
 
 ROWS = (
     Row(
         "power-loss",
-        "power loss simulated from the operation log: what was not fsynced is dropped, cut, zeroed or reordered",
-        "old or new, never neither, never mixed; what was said to be saved is there",
+        "power loss simulated from the operation log: what was not fsynced is dropped, cut, zeroed "
+        "or reordered",
+        "old or new, never neither, never mixed; what was reported as saved is there",
         500,
         power_losses,
         {

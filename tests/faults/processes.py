@@ -25,14 +25,14 @@ from tests.conftest import ROOT
 CRASHED = 70  # exit status of a traceback
 
 
-def start(arguments: Sequence[str], said: Path) -> int:
+def start(arguments: Sequence[str], output: Path) -> int:
     """The command in a child that is forked from here; what it says on stderr goes to a file."""
     torch.set_num_threads(1)
     child = os.fork()
     if child == 0:
         status = CRASHED
         try:
-            fd = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            fd = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(fd, 2)
             os.dup2(fd, 1)
             sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
@@ -69,13 +69,13 @@ def patient(child: int, seconds: float) -> int | None:
     return None
 
 
-def run(arguments: Sequence[str], said: Path) -> tuple[int, str]:
-    """The command in a forked child to its end: exit status and what it said."""
-    status = finished(start(arguments, said))
-    return status, said.read_text("utf-8", "replace")
+def run(arguments: Sequence[str], output: Path) -> tuple[int, str]:
+    """The command in a forked child to its end: exit status and output."""
+    status = finished(start(arguments, output))
+    return status, output.read_text("utf-8", "replace")
 
 
-def fresh(script: str, arguments: Sequence[str], said: Path) -> subprocess.Popen[bytes]:
+def fresh(script: str, arguments: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
     """`python train.py ...` as a person starts it, interpreter, imports and all."""
     environment = {
         **os.environ,
@@ -83,7 +83,7 @@ def fresh(script: str, arguments: Sequence[str], said: Path) -> subprocess.Popen
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "passive",
     }
-    with said.open("wb") as file:
+    with output.open("wb") as file:
         return subprocess.Popen(
             [sys.executable, ROOT / script, *arguments], stderr=file, stdout=file, env=environment
         )
@@ -145,12 +145,13 @@ def _serve(work: Callable[[int], str], first: int, count: int, pipe: int, memory
         resource.setrlimit(resource.RLIMIT_AS, (address_space() + memory,) * 2)
         for number in range(first, count):
             try:
-                said = work(number)
+                result = work(number)
             except BaseException as fault:
-                said = f"{type(fault).__name__}: {fault}"
+                result = f"{type(fault).__name__}: {fault}"
             os.write(
                 pipe,
-                (" ".join(said.split())[:2000].encode("utf-8", "backslashreplace") or b"?") + b"\n",
+                (" ".join(result.split())[:2000].encode("utf-8", "backslashreplace") or b"?")
+                + b"\n",
             )
     finally:
         os._exit(0)

@@ -1,5 +1,4 @@
-"""What a row of the scorecard is: faults of one kind, put in one by one, each with what came of
-it."""
+"""A row of the scorecard: faults of one kind, injected one by one, each with its outcome."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ import pytest
 
 
 class Outcome(NamedTuple):
-    """What came of one fault."""
+    """The outcome of one fault."""
 
     kind: Literal[
         "survived", "detected", "silent"
@@ -55,13 +54,13 @@ Mutation = Callable[[], AbstractContextManager[Any]]
 
 @dataclass(frozen=True)
 class Row:
-    """Faults of one kind. `inject` puts in as many as asked (or all there are) and yields an
-    outcome of each."""
+    """Faults of one kind. `inject` injects so many (or all there are) and yields an
+    outcome for each."""
 
     name: str
     fault: str
     holds: str
-    volume: int  # of the whole campaign; where the faults are all there are, the least that this has to come to
+    volume: int  # faults of the whole campaign; of a complete list, how many it has at least
     inject: Inject
     mutations: Mapping[str, Mutation]  # a check switched off: then the row must show silent ones
     sample: int  # of the sample in the tests
@@ -112,6 +111,6 @@ def left_behind(folder: Path) -> list[str]:
     return [p.name for p in folder.rglob(".*") if not p.name.endswith(".lock")]
 
 
-def one_line(said: str) -> bool:
+def one_line(text: str) -> bool:
     """Whether a command's stderr is one error line, and no traceback."""
-    return said.startswith("error: ") and said.count("\n") == 1
+    return text.startswith("error: ") and text.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Small jobs to disturb: a tiny model, pairs, texts, and the commands over them."""
+"""Small jobs to inject faults into: a tiny model, pairs, texts, and the commands over them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from minilm_retriever.training.config import TrainConfig
 from tests.tiny import make_tiny_bert
 
-NOUNS = "data nurse cook engine river soil music night bread glass horse code paper metal forest child".split()
+NOUNS = "data nurse cook engine river soil music night".split()
+NOUNS += "bread glass horse code paper metal forest child".split()
 
 
 def tiny_model(place: Path) -> Path:

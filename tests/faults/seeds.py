@@ -9,20 +9,23 @@ import json
 from collections.abc import Callable
 
 CSV = b'sentence_0,sentence_1\na nurse,care\n"a ""cook""\nand more",soup\n'
-JSONL = b'{"sentence_0": "a nurse", "sentence_1": "care", "n": 1.5}\n{"text": "x", "sentence_1": null}\n'
+JSONL = (
+    b'{"sentence_0": "a nurse", "sentence_1": "care", "n": 1.5}\n'
+    b'{"text": "x", "sentence_1": null}\n'
+)
 
 
 def parquet() -> list[bytes]:
     import pyarrow
     import pyarrow.parquet
 
-    made = []
+    files = []
     for compression in ("none", "snappy"):
         stream = io.BytesIO()
         table = pyarrow.table({"sentence_0": ["a", "b"], "sentence_1": ["c", "d"], "n": [1, None]})
         pyarrow.parquet.write_table(table, stream, compression=compression)
-        made.append(stream.getvalue())
-    return made
+        files.append(stream.getvalue())
+    return files
 
 
 def manifests() -> list[bytes]:

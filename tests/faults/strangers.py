@@ -19,7 +19,7 @@ import numpy as np
 
 from minilm_retriever.encoder import Encoder
 from minilm_retriever.errors import UserError
-from minilm_retriever.pretrained import hub, load_weights, model_folder
+from minilm_retriever.pretrained import load_weights, model_folder, settings
 from minilm_retriever.storage import manifest
 from minilm_retriever.vectors.vector_folder import open_vectors
 from tests.faults.processes import limited
@@ -124,14 +124,14 @@ def safetensors_header(size: int, text: bytes = b"") -> Callable[[Path], None]:
 
 def huge_tensor(folder: Path) -> None:
     """Terabytes are claimed, in the header and in config.json; the file holds 100 bytes."""
-    said = {
+    header = {
         "embeddings.word_embeddings.weight": {
             "dtype": "F32",
             "shape": [1 << 40, 32],
             "data_offsets": [0, 1 << 47],
         }
     }
-    raw = json.dumps(said).encode()
+    raw = json.dumps(header).encode()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(raw)) + raw + bytes(100))
     edit(folder / "config.json", vocab_size=1 << 30)
 
@@ -142,8 +142,10 @@ def huge_config(**values: int) -> Callable[[Path], None]:
 
 def header_of_many_tensors(folder: Path) -> None:
     """Megabytes of names for tensors of no bytes."""
-    said = {f"t{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(20_000)}
-    raw = json.dumps(said).encode()
+    header = {
+        f"t{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(20_000)
+    }
+    raw = json.dumps(header).encode()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(raw)) + raw)
 
 
@@ -175,9 +177,9 @@ def deep_json(folder: Path) -> None:
 
 def tokenizer_bomb(folder: Path) -> None:
     """A vocabulary of thirty thousand pieces that the model has no rows for."""
-    said = json.loads((folder / "tokenizer.json").read_bytes())
-    said["model"]["vocab"] |= {f"piece{n}": n for n in range(1000, 30_000)}
-    (folder / "tokenizer.json").write_text(json.dumps(said), "utf-8")
+    tokenizer = json.loads((folder / "tokenizer.json").read_bytes())
+    tokenizer["model"]["vocab"] |= {f"piece{n}": n for n in range(1000, 30_000)}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
 
 
 def manifest_that_leads_out(folder: Path) -> None:
@@ -205,7 +207,8 @@ def vectors_of_a_huge_shape(folder: Path) -> None:
 
 
 def vectors_with_code_in_the_header(folder: Path) -> None:
-    header = f"{{'descr': __import__('os').system('touch {folder.parent / CANARY}'), 'fortran_order': False, 'shape': (1,)}}"
+    code = f"__import__('os').system('touch {folder.parent / CANARY}')"
+    header = f"{{'descr': {code}, 'fortran_order': False, 'shape': (1,)}}"
     raw = header.encode().ljust(245) + b"\n"
     of_vectors(folder, b"\x93NUMPY\x01\x00" + struct.pack("<H", 246) + raw + bytes(128))
 
@@ -270,7 +273,7 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
 
 
 def hostile_folders(scene: Scene, count: int) -> Iterator[Outcome]:
-    """Opened and used in a process with limits; then it is looked what was done."""
+    """Opened and used in a process with limits; then its effects are checked."""
     names = list(HOSTILE)[:count]
     template = tiny_model(scene.place)
     Encoder.from_pretrained(
@@ -288,25 +291,25 @@ def hostile_folders(scene: Scene, count: int) -> Iterator[Outcome]:
         folder, before = rooms[number][0] / "model", peak()
         try:
             open_anything(folder)
-            said = "survived"
+            outcome = "survived"
         except UserError as fault:
-            said = (
+            outcome = (
                 "detected"
                 if "\n" not in str(fault) and len(str(fault)) < 2000
                 else f"several lines: {fault}"
             )
-            said += f" {str(fault)[:200]}"
+            outcome += f" {str(fault)[:200]}"
         used = peak() - before
-        return said if used < MOST else f"{used >> 20} MiB of memory: {said}"
+        return outcome if used < MOST else f"{used >> 20} MiB of memory: {outcome}"
 
-    for number, said in limited(work, len(names)):
+    for number, outcome in limited(work, len(names)):
         room, before = rooms[number]
-        kind = said.partition(" ")[0]
+        kind = outcome.partition(" ")[0]
         if (room / CANARY).exists():
-            said, kind = "code was run", ""
+            outcome, kind = "code was run", ""
         elif snapshot(room) != before:
-            said, kind = f"something was written: {sorted(snapshot(room) - before)}", ""
-        where = f"{names[number]}: {said}"
+            outcome, kind = f"something was written: {sorted(snapshot(room) - before)}", ""
+        where = f"{names[number]}: {outcome}"
         yield Outcome(kind, where) if kind in ("survived", "detected") else Outcome("silent", where)  # type: ignore[arg-type]
 
 
@@ -316,13 +319,13 @@ def open_anything(folder: Path) -> None:
         vectors = open_vectors(folder)
         _ = [shard.sum() for shard in vectors.shards]
         return
-    found = Encoder.from_pretrained(folder, device="cpu").encode(["a nurse", "a cook"])
-    if not np.isfinite(found).all():
+    vectors = Encoder.from_pretrained(folder, device="cpu").encode(["a nurse", "a cook"])
+    if not np.isfinite(vectors).all():
         raise ArithmeticError("vectors that are not finite")
 
 
 def snapshot(room: Path) -> set[tuple[str, int]]:
-    """Names and sizes of all that stands there."""
+    """Names and sizes of all files."""
     return {(str(path.relative_to(room)), path.lstat().st_size) for path in room.rglob("*")}
 
 
@@ -336,21 +339,25 @@ def pickles_read() -> object:
 
     def trusting(folder: Path) -> str:
         for path in sorted(folder.glob("*")):
-            if path.suffix in hub.PICKLES:
+            if path.suffix in load_weights.PICKLES:
                 pickle.loads(path.read_bytes())
         return "no weights"
 
-    return patched((hub, "_no_weights", trusting))
+    return patched((load_weights, "_no_weights", trusting))
 
 
 def paths_unchecked() -> object:
     """Mutation: paths in modules.json are followed wherever they lead."""
-    return patched((model_folder, "inside", lambda folder, relative, named_in: folder / relative))
+    return patched((settings, "inside", lambda folder, relative, named_in: folder / relative))
 
 
 def sizes_unchecked() -> object:
     """Mutation: files of settings are read whatever their size, devices included."""
-    return patched((model_folder, "read_file", lambda path, largest=0: path.read_bytes()))
+
+    def unlimited(path: Path, largest: int = 0) -> bytes:
+        return path.read_bytes()
+
+    return patched((settings, "read_file", unlimited), (model_folder, "read_file", unlimited))
 
 
 ROWS = (

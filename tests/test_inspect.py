@@ -1,4 +1,4 @@
-"""inspection.py and `minilm-retriever inspect`."""
+"""What `minilm-retriever inspect` reports."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def pairs(tmp_path):
 
 
 def test_what_is_found(pairs, tiny):
-    found = inspect(pairs, tiny.model.tokenizer, batch_size=8)
-    repeats = found.repeats
+    inspection = inspect(pairs, tiny.model.tokenizer, batch_size=8)
+    repeats = inspection.repeats
     assert (repeats.rows, repeats.distinct_pairs, repeats.steps, repeats.distinct_steps) == (
         43,
         13,
@@ -50,11 +50,18 @@ def test_what_is_found(pairs, tiny):
     assert (repeats.distinct_queries, repeats.distinct_documents) == (13, 13)
     assert repeats.loss_floor == pytest.approx(loss_floor(np.array([31] + [1] * 12), 8))
     assert repeats.unplaceable == 25  # of 31 copies 6 batches take one each
-    assert found.most_repeated["sentence_0"] == [(31, "a cook bakes")]
-    assert (found.identical, found.swapped, found.empty.rows, found.unreadable.rows) == (1, 2, 2, 0)
-    assert found.empty.first.startswith(f"{pairs}:45") and "sentence_0" in found.empty.first
-    assert "31 x a cook bakes" in as_text(found)
-    assert len(advice(found)) == 6
+    assert inspection.most_repeated["sentence_0"] == [(31, "a cook bakes")]
+    assert (
+        inspection.identical,
+        inspection.swapped,
+        inspection.empty.rows,
+        inspection.unreadable.rows,
+    ) == (1, 2, 2, 0)
+    assert (
+        inspection.empty.first.startswith(f"{pairs}:45") and "sentence_0" in inspection.empty.first
+    )
+    assert "31 x a cook bakes" in as_text(inspection)
+    assert len(advice(inspection)) == 6
 
 
 def test_tokens_are_the_tokenizer_s(tmp_path, tiny):
@@ -66,8 +73,8 @@ def test_tokens_are_the_tokenizer_s(tmp_path, tiny):
         "a " * 63,
     ]  # the limit is 64, two of them special
     path = write(tmp_path / "p.csv", [(word, f"document {i}") for i, word in enumerate(words)])
-    found = inspect(path, tiny.model.tokenizer)
-    tokens = found.tokens["sentence_0"]
+    inspection = inspect(path, tiny.model.tokenizer)
+    tokens = inspection.tokens["sentence_0"]
     lengths = tiny.model.tokenizer.tokenize(words).lengths
     assert (tokens.min, tokens.max, tokens.mean) == (
         lengths.min(),
@@ -75,16 +82,15 @@ def test_tokens_are_the_tokenizer_s(tmp_path, tiny):
         pytest.approx(lengths.mean()),
     )
     assert tokens.truncated == pytest.approx(2 / 5)  # the fourth just fits
-    assert sum(tokens.histogram) == 5 and found.limit == 64 and found.sampled_rows == 5
+    assert sum(tokens.histogram) == 5 and inspection.limit == 64 and inspection.sampled_rows == 5
 
 
 def test_a_sample_stands_for_all_rows(tiny, monkeypatch):
     monkeypatch.setattr("minilm_retriever.curation.inspect.SAMPLE", 500)
     sample = Sample(tiny.model.tokenizer)
     for row in range(20_000):  # ever longer: a biased sample would show
-        sample.offer(row, ["a " * (row // 1000 + 1), "bread"])
-    sample.settle()
-    lengths = np.array(sample.lengths)
+        sample.add(row, ["a " * (row // 1000 + 1), "bread"])
+    lengths = sample.token_counts()
     assert lengths.shape == (500, 2)
     assert lengths[:, 0].mean() == pytest.approx(12.5, abs=1.0)
 
@@ -98,16 +104,20 @@ def test_further_columns_and_jsonl(tmp_path, tiny):
         {"d": "w"},
     ]
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    found = inspect(str(path), tiny.model.tokenizer)
-    assert found.columns == ("q", "d", "negative") and found.own_negatives == 1
-    assert found.unreadable.rows == 2 and f"{path}:3" in found.unreadable.first
+    inspection = inspect(str(path), tiny.model.tokenizer)
+    assert inspection.columns == ("q", "d", "negative") and inspection.own_negatives == 1
+    assert inspection.unreadable.rows == 2 and f"{path}:3" in inspection.unreadable.first
 
 
 def test_the_command_and_its_json(pairs, tiny_folder, capsys):
     assert main(["inspect", pairs, "--model", str(tiny_folder), "--batch-size", "4", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["loss_floor"] > 0.5 and found["batch_size"] == 4 and found["rows"] == 43
-    assert found["tokens"]["sentence_0"]["max"] >= 3 and found["empty"]["rows"] == 2
+    inspection = json.loads(capsys.readouterr().out)
+    assert (
+        inspection["loss_floor"] > 0.5
+        and inspection["batch_size"] == 4
+        and inspection["rows"] == 43
+    )
+    assert inspection["tokens"]["sentence_0"]["max"] >= 3 and inspection["empty"]["rows"] == 2
     assert main(["inspect", pairs, "--model", str(tiny_folder)]) == 0
     assert "cannot go below" in capsys.readouterr().out
 
@@ -122,8 +132,8 @@ def test_the_command_and_its_json(pairs, tiny_folder, capsys):
 )
 def test_a_mistake_is_one_line(pairs, tiny_folder, capsys, flags, message):
     assert main(["inspect", pairs, "--model", str(tiny_folder), *flags]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and message in said
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1 and message in output
 
 
 def test_nothing_to_look_at(tmp_path, tiny):

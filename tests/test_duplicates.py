@@ -1,4 +1,4 @@
-"""repeats.py: the closed forms against counting every batch, and against batches that are drawn."""
+"""The closed forms against counting every batch, and against batches that are drawn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from minilm_retriever.curation.duplicates import batch_floor, expected_log, loss_floor, repeat_share
-from minilm_retriever.training.batches import order
+from minilm_retriever.training.batches import shuffle
 
 
 def counted(frequencies, batch):
@@ -56,7 +56,7 @@ def test_what_is_predicted_is_what_is_drawn():
     texts = rng.choice(376, 8000, p=rng.dirichlet(np.full(376, 0.7)))
     floors, repeats = [], []
     for epoch in range(5):
-        rows = order([len(texts)], 42, epoch)[0]
+        rows = shuffle([len(texts)], 42, epoch)[0]
         for start in range(0, len(texts), 16):
             drawn = texts[rows[start : start + 16]]
             floors.append(batch_floor(np.stack([drawn, drawn])))

@@ -1,4 +1,4 @@
-"""mining.py against brute force, and `minilm-retriever mine` from file to file."""
+"""Hard negatives against brute force, and `minilm-retriever mine` from file to file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from minilm_retriever.__main__ import main
 from minilm_retriever.curation.config import MineConfig
-from minilm_retriever.curation.hard_negatives import Known, choose
+from minilm_retriever.curation.hard_negatives import choose
 from minilm_retriever.data.pairs import read_pairs
 
 
@@ -24,7 +24,7 @@ def by_hand(queries, documents, query_of, own, known, first, last, margin, count
     chosen = []
     for query, document in zip(query_of, own, strict=True):
         scores = documents.astype(np.float64) @ queries[query].astype(np.float64)
-        order = [d for d in np.argsort(-scores, kind="stable") if d not in known.documents[query]]
+        order = [d for d in np.argsort(-scores, kind="stable") if d not in known[query]]
         kept = [d for d in order[first - 1 : last] if scores[d] <= scores[document] - margin]
         chosen.append(kept[:count])
     return chosen
@@ -39,19 +39,19 @@ def test_what_is_chosen_is_what_brute_force_chooses(monkeypatch, first, last, ma
     rng = np.random.default_rng(2)
     query_of = np.concatenate([np.arange(40), rng.integers(0, 40, 60)])
     own = rng.integers(0, 90, 100)
-    known = Known([set() for _ in queries])
+    known = [set() for _ in queries]
     for query, document in zip(query_of, own, strict=True):
-        known.documents[query].add(int(document))
+        known[query].add(int(document))
     config = MineConfig(pairs="-", out="x.csv", ranks=(first, last), margin=margin, negatives=count)
-    found = choose(queries, documents, query_of, own, known, config)
+    negatives = choose(queries, documents, query_of, own, known, config)
     expected = by_hand(queries, documents, query_of, own, known, first, last, margin, count)
-    assert found.drawn == sum(count - len(kept) for kept in expected)
+    assert negatives.random == sum(count - len(kept) for kept in expected)
     for row, kept in enumerate(expected):
-        assert found.rows[row, : len(kept)].tolist() == kept
+        assert negatives.rows[row, : len(kept)].tolist() == kept
         assert (
-            len(set(found.rows[row])) == count
+            len(set(negatives.rows[row])) == count
         )  # also what was drawn at random is nothing known, and nothing twice
-        assert known.documents[query_of[row]].isdisjoint(found.rows[row].tolist())
+        assert known[query_of[row]].isdisjoint(negatives.rows[row].tolist())
 
 
 @pytest.fixture()
@@ -86,11 +86,11 @@ def test_from_file_to_file(pairs, tmp_path, tiny_folder, suffix, capsys):
     ]
     assert main([*command, "--negatives", "2", "--margin", "0"]) == 0
     assert "14 rows with 2 hard negatives" in capsys.readouterr().err
-    given, mined = read_pairs(pairs, ["query", "document"]), read_pairs(out)
+    original, mined = read_pairs(pairs, ["query", "document"]), read_pairs(out)
     assert mined.columns == ("query", "document", "negative_1", "negative_2")
-    assert mined.texts[:2] == given.texts
+    assert mined.texts[:2] == original.texts
     answers = {}
-    for query, document in zip(*given.texts, strict=True):
+    for query, document in zip(*original.texts, strict=True):
         answers.setdefault(query, {query}).add(document)
     for query, *_, first, second in zip(*mined.texts, strict=True):
         assert first != second and not {first, second} & answers[query]
@@ -137,6 +137,6 @@ def test_a_mistake_is_one_line(pairs, tmp_path, tiny_folder, capsys, monkeypatch
     monkeypatch.chdir(tmp_path)
     usual = ["--columns", "query", "document", "--model", str(tiny_folder), "--out", "mined.csv"]
     assert main(["mine", pairs, *usual, *flags]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and message in said
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1 and message in output
     assert not (tmp_path / "mined.csv").exists()

@@ -1,4 +1,4 @@
-"""bulk.py: encode.py's job, from files to a folder of vectors."""
+"""Bulk encoding: from files of texts to a folder of vectors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ import pytest
 import torch
 
 from minilm_retriever import Encoder
-from minilm_retriever.encoding import encode_files as encode_files_module
 from minilm_retriever.encoding import resumable_output
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.encoding.encode_files import encode_files
@@ -33,7 +32,7 @@ from minilm_retriever.vectors import shards
 from minilm_retriever.vectors.quantization import Ranges, calibrate, quantize
 from minilm_retriever.vectors.vector_folder import VectorFolder, open_vectors
 from tests.conftest import ROOT
-from tests.faulty_disk import Dead, FaultyDisk, every_refusal
+from tests.faulty_disk import Dead, FaultyDisk, every_refusal, patch_module
 from tests.texts import varied_texts
 
 
@@ -44,7 +43,7 @@ def opened_once(monkeypatch, tiny, tiny_folder):
     real = Encoder.from_pretrained
     known = str(tiny_folder)
     monkeypatch.setattr(
-        encode_files_module.Encoder,
+        Encoder,
         "from_pretrained",
         lambda model, **device: tiny if model == known else real(model, **device),
     )
@@ -72,14 +71,15 @@ def light(monkeypatch):
     """No model: vectors out of the texts' bytes, for tests of the files alone. What reaches the
     disk plays no role."""
 
-    def floats(self, texts, progress=None):
+    def float_vectors(self, texts, progress=None):
         vectors = [
             np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) for text in texts
         ]
-        return np.stack(vectors).astype(np.float32), Counts(len(texts), len(texts), 0, len(texts))
+        counts = dict.fromkeys(("rows", "distinct", "tokens"), len(texts))
+        return np.stack(vectors).astype(np.float32), Counts(counts)
 
-    monkeypatch.setattr(ShardEncoder, "floats", floats)
-    monkeypatch.setattr(atomic_files._os, "fsync", os.fstat)
+    monkeypatch.setattr(ShardEncoder, "float_vectors", float_vectors)
+    patch_module(monkeypatch, "os", fsync=os.fstat)
 
 
 def write_rows(name: str, texts: list[str]) -> str:
@@ -118,7 +118,7 @@ def test_order_ids_and_texts_are_exact_on_shuffled_repeated_empty_and_very_long_
     run(write_rows("in.jsonl.gz", texts), text="body", id="doc_id", shard_size=50)
     vectors = open_vectors(Path("v"))
     assert list(vectors) == [(f"a{i}", text) for i, text in enumerate(texts)]
-    assert vectors.row(101) == ("a101", texts[101]) and len(vectors) == len(texts)
+    assert vectors.rows([101]) == [("a101", texts[101])] and len(vectors) == len(texts)
     assert np.abs(whole(vectors) - tiny.encode(texts)).max() <= 1e-6
     assert [len(shard) for shard in vectors.shards] == [50, 50, 50, 50, len(texts) - 200]
     assert vectors.info["distinct"] < len(texts)
@@ -198,12 +198,12 @@ def test_dimensions_keep_a_unit_prefix(run, tiny):
 def test_int8_ranges_come_from_the_first_shard_or_from_texts_that_are_named(run, tiny):
     texts = [f"text {n}" for n in range(20)]
     source = write_lines("in.txt", texts)
-    said = run(source, dtype="int8", shard_size=4)
-    assert "of the values outside int8's ranges" in said
+    summary = run(source, dtype="int8", shard_size=4)
+    assert "of the values outside int8's ranges" in summary
     vectors = open_vectors(Path("v"))
     np.testing.assert_array_equal(vectors.ranges.low, tiny.encode(texts[:4]).min(axis=0))
-    said = run(source, out="w", dtype="int8", shard_size=20, calibrate=source)
-    assert "outside" not in said
+    summary = run(source, out="w", dtype="int8", shard_size=20, calibrate=source)
+    assert "outside" not in summary
     ranges = open_vectors(Path("w")).ranges
     assert isinstance(ranges, Ranges) and (ranges.low <= vectors.ranges.low).all()
 
@@ -292,7 +292,7 @@ def test_a_bad_row_stops_the_run_and_once_it_is_mended_the_same_command_goes_on(
     Path("in.jsonl").write_text(
         BAD.replace("2", '"two"').replace("not JSON", '{"body": "four"}'), "utf-8"
     )
-    assert "3 rows stood there already" in run("in.jsonl", shard_size=1)
+    assert "3 rows were encoded before" in run("in.jsonl", shard_size=1)
     assert [text for _, text in open_vectors(Path("v"))] == ["one", "two", "three", "four", "five"]
 
 
@@ -302,7 +302,7 @@ def test_a_mended_input_that_differs_in_a_finished_shard_is_refused(run):
         run("in.jsonl", shard_size=1)
     Path("in.jsonl").write_text(BAD.replace("one", "ONE").replace("2", '"two"'), "utf-8")
     with pytest.raises(
-        UserError, match=r"v.run: rows 0 to 0 of the input are not what the finished shard"
+        UserError, match=r"v.run: rows 0 to 0 of the input are not those of the finished shard"
     ):
         run("in.jsonl", shard_size=1)
 
@@ -317,13 +317,13 @@ def test_a_stream_that_ends_earlier_than_before_is_refused(run, monkeypatch):
         UserError, match="v.run: the input ends after 1 shards, but more were made from it before"
     ):
         piped("one\n")
-    assert "2 rows stood there already" in piped("one\ntwo\nthree\n")
+    assert "2 rows were encoded before" in piped("one\ntwo\nthree\n")
 
 
 def test_bad_rows_can_be_set_aside_up_to_a_number(run):
     Path("in.jsonl").write_text(BAD, "utf-8")
-    said = run("in.jsonl", skip_bad="bad.jsonl", max_bad=2)
-    assert "2 bad rows in bad.jsonl" in said
+    summary = run("in.jsonl", skip_bad="bad.jsonl", max_bad=2)
+    assert "2 bad rows in bad.jsonl" in summary
     aside = [json.loads(line) for line in Path("bad.jsonl").read_text("utf-8").splitlines()]
     assert [(row["where"], row["raw"]) for row in aside] == [
         ("in.jsonl:2", '{"body": 2}'),
@@ -341,6 +341,8 @@ def test_nothing_but_bad_rows_is_an_error(run):
     Path("in.jsonl").write_text("x\n", "utf-8")
     with pytest.raises(UserError, match="nothing to encode: all 1 rows are bad, see bad"):
         run("in.jsonl", skip_bad="bad")
+    with pytest.raises(UserError, match="nothing to encode: all 1 rows are bad"):
+        run("in.jsonl", dry_run=True)
 
 
 def test_a_finished_output_is_kept_unless_it_may_be_replaced(run):
@@ -348,7 +350,7 @@ def test_a_finished_output_is_kept_unless_it_may_be_replaced(run):
     for out in ("v", "v.npy"):
         if out == "v.npy":
             run("in.txt", out=out)
-        with pytest.raises(UserError, match=f"{out}: stands there finished"):
+        with pytest.raises(UserError, match=f"{out} is already finished"):
             run("in.txt", out=out)
         write_lines("other.txt", ["two", "three"])
         run("other.txt", out=out, overwrite=True)
@@ -367,19 +369,17 @@ def test_an_output_inside_the_input_is_refused(run):
 def test_a_dry_run_says_what_would_happen_and_writes_nothing(run):
     source = write_lines("in.txt", [f"text {n}" for n in range(30)])
     before = contents(".")
-    said = run(source, dry_run=True, dtype="int8", cache="c", skip_bad="bad")
+    summary = run(source, dry_run=True, dtype="int8", cache="c", skip_bad="bad")
     assert (
-        said.startswith("1 inputs, about 30 rows")
-        and "estimate: " in said
-        and "nothing was written" in said
+        summary.startswith("1 inputs, about 30 rows")
+        and "estimate: " in summary
+        and "nothing was written" in summary
     )
     assert contents(".") == before
 
 
 def test_progress_tells_rows_tokens_a_second_and_duplicates(run, monkeypatch, capsys):
-    monkeypatch.setattr(
-        encode_files_module.Progress.__init__, "__kwdefaults__", {"start": 0, "every": 0.0}
-    )
+    monkeypatch.setattr("minilm_retriever.progress.LINE_SECONDS", 0.0)
     run(write_lines("in.txt", ["one", "one", "two"]))
     last = capsys.readouterr().err.splitlines()[-1]
     assert (
@@ -423,11 +423,11 @@ def test_killed_between_shards_the_same_command_ends_in_the_same_bytes(run, monk
     )
     for done in (0, 1, 3):
         killed_after(monkeypatch, done, lambda: run(source, shard_size=4, **flags))
-    with pytest.raises(UserError, match="v: no such folder; is not finished"):
+    with pytest.raises(UserError, match="v: is not finished"):
         open_vectors(Path("v"))
     with pytest.raises(UserError, match="v.run: is not finished"):
         open_vectors(Path("v.run"))
-    assert "12 rows stood there already" in run(source, shard_size=4, **flags)
+    assert "12 rows were encoded before" in run(source, shard_size=4, **flags)
     assert contents("v") == contents("undisturbed")
     assert not Path("v.run").exists()
 
@@ -438,7 +438,7 @@ def test_a_shard_that_was_damaged_meanwhile_is_made_again(run, monkeypatch):
     killed_after(monkeypatch, 2, lambda: run(source, shard_size=3))
     damaged = Path("v.run/vectors-00001.npy")
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x7f")
-    assert "3 rows stood there already" in run(source, shard_size=3)
+    assert "3 rows were encoded before" in run(source, shard_size=3)
     assert contents("v") == contents("undisturbed")
 
 
@@ -510,7 +510,7 @@ def test_dying_at_any_file_operation_costs_nothing(run, light):
             try:
                 job()
             except UserError as finished:
-                assert "stands there finished" in str(finished), disk.log[-1]
+                assert "is already finished" in str(finished), disk.log[-1]
             assert contents(".") == expected, disk.log[-1]
         assert 50 < at < 999
 
@@ -560,5 +560,5 @@ def test_a_real_process_killed_in_the_middle(run, tiny_folder):
         time.sleep(0.001)
     process.kill()
     assert process.wait() == -9 and not Path("v").exists()
-    assert "rows stood there already" in run(source, shard_size=30, threads=1)
+    assert "rows were encoded before" in run(source, shard_size=30, threads=1)
     assert contents("v") == contents("undisturbed")

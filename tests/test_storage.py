@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gc
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -22,8 +24,9 @@ from hypothesis import strategies as st
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest
+from minilm_retriever.storage.resume import RunFolder
 from minilm_retriever.training import checkpoint
-from tests.faulty_disk import FaultyDisk, every_crash, every_refusal
+from tests.faulty_disk import FaultyDisk, every_crash, every_refusal, patch_module
 
 
 def hidden(folder: Path) -> list[str]:
@@ -39,7 +42,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def publish(path: Path, text: str = "new", **options: object) -> None:
-    with atomic_folders.publish_folder(path, **options) as temp:  # type: ignore[arg-type]
+    with atomic_folders.staged_folder(path, **options) as temp:  # type: ignore[arg-type]
         (temp / "inner").mkdir()
         (temp / "inner" / "a.txt").write_text(text)
         atomic_files.write_bytes(temp / "b.bin", text.encode() * 3)
@@ -68,7 +71,7 @@ def tmp_path(tmp_path):
 @pytest.fixture(autouse=True)
 def fast_fsync(monkeypatch):
     """What reaches the disk plays no role here, only that it is asked for, and on what."""
-    monkeypatch.setattr(atomic_files._os, "fsync", os.fstat)
+    patch_module(monkeypatch, "os", fsync=os.fstat)
 
 
 @pytest.fixture
@@ -101,36 +104,16 @@ class TestOneFile:
 
     def test_a_failing_block_changes_nothing_and_leaves_nothing(self, tmp_path):
         atomic_files.write_bytes(tmp_path / "a", b"old")
-        for make in (atomic_files.writing, atomic_files.publish_file):
-            with pytest.raises(KeyboardInterrupt), make(tmp_path / "a") as out:
-                out.write(b"x") if make is atomic_files.writing else out.write_bytes(b"x")
-                raise KeyboardInterrupt
-            assert make is atomic_files.publish_file or out.closed
+        with pytest.raises(KeyboardInterrupt), atomic_files.writing(tmp_path / "a") as out:
+            out.write(b"x")
+            raise KeyboardInterrupt
+        assert out.closed
         gc.collect()  # a buffer that still wants to write would complain here
         assert content(tmp_path) == {"a": b"old"}
 
-    def test_mode_honours_umask_whatever_the_library_chose(self, tmp_path, umask_027):
+    def test_mode_honours_umask(self, tmp_path, umask_027):
         atomic_files.write_bytes(tmp_path / "a", b"")
-        with atomic_files.publish_file(tmp_path / "b") as temp:
-            temp.write_bytes(b"")
-            temp.chmod(0o600)
-        for name in "ab":
-            assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o640
-
-    def test_temporary_path_keeps_the_suffix_that_libraries_go_by(self, tmp_path):
-        numpy = pytest.importorskip("numpy")
-        with atomic_files.publish_file(tmp_path / "vectors.npy") as temp:
-            numpy.save(temp, numpy.ones(3))
-        assert numpy.load(tmp_path / "vectors.npy").sum() == 3
-        assert len(list(tmp_path.iterdir())) == 1
-
-    def test_a_block_that_writes_nothing_publishes_nothing(self, tmp_path):
-        with (
-            pytest.raises(UserError, match="a: cannot be written: No such file"),
-            atomic_files.publish_file(tmp_path / "a"),
-        ):
-            pass
-        assert list(tmp_path.iterdir()) == []
+        assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
 
     def test_makes_missing_folders(self, tmp_path):
         atomic_files.write_bytes(tmp_path / "x" / "y" / "a", b"1")
@@ -237,7 +220,7 @@ class TestOneFile:
 class TestFolder:
     def test_appears_whole_with_its_manifest(self, tmp_path):
         extra = {"rows": 0}
-        with atomic_folders.publish_folder(tmp_path / "out", extra=extra) as temp:
+        with atomic_folders.staged_folder(tmp_path / "out", extra=extra) as temp:
             (temp / "a").write_bytes(b"abc")
             extra["rows"] = 7
             assert not (tmp_path / "out").exists()
@@ -257,7 +240,7 @@ class TestFolder:
             target = tmp_path / ("out" if overwrite else "fresh")
             with (
                 pytest.raises(KeyboardInterrupt),
-                atomic_folders.publish_folder(target, overwrite=overwrite) as temp,
+                atomic_folders.staged_folder(target, overwrite=overwrite) as temp,
             ):
                 (temp / "a").write_text("x")
                 raise KeyboardInterrupt
@@ -276,7 +259,7 @@ class TestFolder:
     def test_one_that_appears_meanwhile_is_refused_too(self, tmp_path):
         with (
             pytest.raises(UserError, match="exists already"),
-            atomic_folders.publish_folder(tmp_path / "out"),
+            atomic_folders.staged_folder(tmp_path / "out"),
         ):
             publish(tmp_path / "out", "other")
         assert is_a(tmp_path / "out", "other")
@@ -309,7 +292,7 @@ class TestFolder:
         assert is_a(tmp_path / "disk" / "run", "new")
 
     def test_on_a_real_disk(self, tmp_path_factory, monkeypatch):
-        monkeypatch.setattr(atomic_files._os, "fsync", os.fsync)
+        patch_module(monkeypatch, "os", fsync=os.fsync)
         target = tmp_path_factory.mktemp("disk") / "new" / "out"
         publish(target, "old")
         publish(target, "new", overwrite=True)
@@ -317,7 +300,7 @@ class TestFolder:
         assert hidden(target.parent) == []
 
     def test_modes_honour_umask(self, tmp_path, umask_027):
-        with atomic_folders.publish_folder(tmp_path / "out") as temp:
+        with atomic_folders.staged_folder(tmp_path / "out") as temp:
             (temp / "inner").mkdir(mode=0o700)
             (temp / "inner" / "a").touch(mode=0o600)
         modes = {
@@ -333,17 +316,17 @@ class TestFolder:
         ):
             with (
                 pytest.raises(ValueError, match="symbolic link"),
-                atomic_folders.publish_folder(tmp_path / "out") as temp,
+                atomic_folders.staged_folder(tmp_path / "out") as temp,
             ):
                 make(temp)
         with (
             pytest.raises(ValueError, match="manifest.json"),
-            atomic_folders.publish_folder(tmp_path / "out") as temp,
+            atomic_folders.staged_folder(tmp_path / "out") as temp,
         ):
             (temp / "manifest.json").write_text("{}")
         with (
             pytest.raises(ValueError, match="'files'"),
-            atomic_folders.publish_folder(tmp_path / "out", extra={"files": {}}),
+            atomic_folders.staged_folder(tmp_path / "out", extra={"files": {}}),
         ):
             pass
         assert list(tmp_path.iterdir()) == []
@@ -351,10 +334,10 @@ class TestFolder:
     def test_messages_name_the_place_and_not_its_temporary_name(self, tmp_path):
         with (
             pytest.raises(UserError) as error,
-            atomic_folders.publish_folder(tmp_path / "out") as temp,
-        ):  # noqa: SIM117
-            with FaultyDisk(0, errno.ENOSPC).installed():
-                atomic_files.write_bytes(temp / "weights", b"1")
+            atomic_folders.staged_folder(tmp_path / "out") as temp,
+            FaultyDisk(0, errno.ENOSPC).installed(),
+        ):
+            atomic_files.write_bytes(temp / "weights", b"1")
         assert (
             str(error.value)
             == f"{tmp_path}/out/weights: cannot be written: No space left on device"
@@ -370,6 +353,11 @@ class TestFolder:
                 fd = real_open(path, *rest)
                 names[fd] = str(path)
                 return fd
+
+            class NamedFile(io.FileIO):
+                def __init__(self, path, mode):
+                    super().__init__(path, mode)
+                    names[self.fileno()] = str(path)
 
             def fsync(fd):
                 synced.add(names[fd])
@@ -390,9 +378,8 @@ class TestFolder:
                     synced.clear()
                 real_rename(old, new)
 
-            patch.setattr(atomic_files._os, "open", open_)
-            patch.setattr(atomic_files._os, "fsync", fsync)
-            patch.setattr(atomic_files._os, "rename", rename)
+            patch_module(patch, "os", open=open_, fsync=fsync, rename=rename)
+            patch_module(patch, "io", FileIO=NamedFile)
             publish(tmp_path / "out")
         assert str(tmp_path) in synced
 
@@ -476,7 +463,7 @@ class TestManifest:
         )
 
     def test_people_may_add_files_and_edit_the_card(self, tmp_path):
-        with atomic_folders.publish_folder(tmp_path / "out") as temp:
+        with atomic_folders.staged_folder(tmp_path / "out") as temp:
             (temp / "README.md").write_text("card")
             (temp / "a").write_text("a")
         (tmp_path / "out" / "README.md").write_text("better card")
@@ -484,7 +471,7 @@ class TestManifest:
         assert manifest.verify_folder(tmp_path / "out") == ["a"]
 
     def test_any_flipped_bit_of_the_manifest_is_noticed(self, tmp_path):
-        with atomic_folders.publish_folder(
+        with atomic_folders.staged_folder(
             tmp_path / "out", extra={"rate": 1e-05, "name": "é", "x": 0.1}
         ) as temp:
             (temp / "a").write_text("a")
@@ -563,8 +550,7 @@ class TestManifest:
     def test_of_a_folder_filled_file_by_file(self, tmp_path):
         for shard in ("0", "1"):
             publish(tmp_path / "out" / shard)
-        known = {"0/b.bin": manifest.read_manifest(tmp_path / "out" / "0")["files"]["b.bin"]}
-        atomic_folders.write_manifest(tmp_path / "out", extra={"rows": 2}, known=known)
+        atomic_folders.write_manifest(tmp_path / "out", extra={"rows": 2})
         assert "0/manifest.json" in manifest.verify_folder(tmp_path / "out")
 
     def test_sum_of_a_file(self, tmp_path):
@@ -638,15 +624,15 @@ class TestSteps:
 
 class TestOneWriterAtATime:
     def test_a_second_one_is_refused_until_the_first_ends(self, tmp_path):
-        with atomic_files.hold(tmp_path / "new" / "out"):
+        with atomic_files.lock(tmp_path / "new" / "out"):
             with (
                 pytest.raises(UserError, match="another process is writing .*out"),
-                atomic_files.hold(tmp_path / "new" / "out"),
+                atomic_files.lock(tmp_path / "new" / "out"),
             ):
                 pass
-            with atomic_files.hold(tmp_path / "new" / "other"):
+            with atomic_files.lock(tmp_path / "new" / "other"):
                 pass
-        with atomic_files.hold(tmp_path / "new" / "out"):
+        with atomic_files.lock(tmp_path / "new" / "out"):
             pass
         assert hidden(tmp_path / "new") == [".other.lock", ".out.lock"]
 
@@ -654,7 +640,7 @@ class TestOneWriterAtATime:
         code = f"""
             import sys, time
             from minilm_retriever.storage import atomic_files
-            with atomic_files.hold({str(tmp_path / "out")!r}):
+            with atomic_files.lock({str(tmp_path / "out")!r}):
                 print("held", flush=True)
                 sys.stdin.read()
         """
@@ -662,24 +648,24 @@ class TestOneWriterAtATime:
             [sys.executable, "-c", textwrap.dedent(code)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(Path(atomic_files.__file__).parents[1])},
+            env={**os.environ, "PYTHONPATH": str(Path(atomic_files.__file__).parents[2])},
         )
         assert child.stdout.readline() == b"held\n"
-        with pytest.raises(UserError, match="another process"), atomic_files.hold(tmp_path / "out"):
+        with pytest.raises(UserError, match="another process"), atomic_files.lock(tmp_path / "out"):
             pass
         child.kill()
         child.communicate()
-        with atomic_files.hold(tmp_path / "out"):
+        with atomic_files.lock(tmp_path / "out"):
             pass
 
     def test_a_file_system_without_locks_is_said_and_not_fatal(self, tmp_path, monkeypatch):
         def flock(*_):
             raise OSError(errno.ENOSYS, "no")
 
-        monkeypatch.setattr(atomic_files._os, "flock", flock)
+        monkeypatch.setattr(fcntl, "flock", flock)
         with (
             pytest.warns(UserWarning, match="let no other process write there"),
-            atomic_files.hold(tmp_path / "out"),
+            atomic_files.lock(tmp_path / "out"),
         ):
             pass
 
@@ -697,19 +683,69 @@ class TestOneWriterAtATime:
         for name in stale + others:
             (tmp_path / name).mkdir()
             (tmp_path / name / "inside").write_text("")
-        assert [path.name for path in atomic_files.clean_stale(tmp_path, "out")] == stale[:2]
+        removed = [path.name for path in atomic_files.clean_stale(tmp_path, "out")]
+        assert removed == sorted(stale[:2])
         assert [path.name for path in atomic_files.clean_stale(tmp_path)] == stale[2:]
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
         assert atomic_files.clean_stale(tmp_path / "nowhere") == []
+
+
+class TestResume:
+    def test_a_run_is_resumed_with_the_same_settings_and_its_first_notes(self, tmp_path):
+        run = RunFolder(tmp_path / "out")
+        assert run.begin_or_resume({"rate": 0.1, "sizes": (1, 2)}, threads=1) is None
+        (run.folder / "work").write_text("done")
+        (run.folder / f".work.tmp-{'0' * 16}").write_text("half")
+        record = RunFolder(run.out).begin_or_resume({"rate": 0.1, "sizes": (1, 2)}, threads=2)
+        assert record["threads"] == 1 and record["asked"] == {"rate": 0.1, "sizes": [1, 2]}
+        assert sorted(path.name for path in run.folder.iterdir()) == ["run.json", "work"]
+
+    @pytest.mark.parametrize(
+        ("settings", "difference"),
+        [
+            ({"rate": 0.2, "seed": 1}, "rate 0.1, now it is 0.2"),
+            ({"rate": 0.1}, "seed 1, now it is None"),
+            ({"rate": 0.1, "seed": 1, "new": 3}, "new None, now it is 3"),
+        ],
+    )
+    def test_another_setting_is_named_and_begins_anew_with_overwrite(
+        self, tmp_path, settings, difference
+    ):
+        run = RunFolder(tmp_path / "out")
+        run.begin_or_resume({"rate": 0.1, "seed": 1})
+        (run.folder / "work").write_text("done")
+        with pytest.raises(UserError, match=f"out.run: .* was started with {difference}"):
+            run.begin_or_resume(settings)
+        assert (run.folder / "work").exists()
+        assert run.begin_or_resume(settings, overwrite=True) is None
+        assert not (run.folder / "work").exists()
+        assert run.begin_or_resume(settings)["asked"] == settings
+
+    def test_a_damaged_record_is_noticed(self, tmp_path):
+        run = RunFolder(tmp_path / "out")
+        run.begin_or_resume({"rate": 0.1})
+        path = run.folder / "run.json"
+        path.write_bytes(path.read_bytes().replace(b"0.1", b"0.2"))
+        with pytest.raises(UserError, match=r"run\.json: not a manifest to trust"):
+            run.begin_or_resume({"rate": 0.2})
+
+    def test_a_finished_output_is_refused_and_leftovers_are_settled(self, tmp_path):
+        publish(tmp_path / f".out.old-{'0' * 16}")
+        (tmp_path / f".out.run.tmp-{'0' * 16}").write_text("half")
+        run = RunFolder(tmp_path / "out")
+        run.check_not_finished(overwrite=False)
+        run.remove_leftovers()
+        assert is_a(run.out, "new") and hidden(tmp_path) == []
+        run.check_not_finished(overwrite=True)
+        with pytest.raises(UserError, match="out is already finished: choose another --out"):
+            run.check_not_finished(overwrite=False)
 
 
 class TestLogs:
     def test_lines_are_added_whole(self, tmp_path):
         log = tmp_path / "metrics.jsonl"
         threads = [
-            threading.Thread(
-                target=atomic_files.append_line, args=(log, str(n) * 50), kwargs={"sync": True}
-            )
+            threading.Thread(target=atomic_files.append_line, args=(log, str(n) * 50))
             for n in range(8)
         ]
         for thread in threads:
@@ -723,7 +759,12 @@ class TestLogs:
     def test_a_line_cut_by_a_full_disk_is_taken_back(self, tmp_path, monkeypatch):
         log = tmp_path / "log"
         atomic_files.append_line(log, "one")
-        monkeypatch.setattr(atomic_files._os, "write", lambda fd, data: os.write(fd, data[:2]))
+
+        class FullDisk(io.FileIO):
+            def write(self, data):
+                return super().write(data[:2])
+
+        patch_module(monkeypatch, "io", FileIO=FullDisk)
         with pytest.raises(UserError, match="log: cannot be written: No space left"):
             atomic_files.append_line(log, "two")
         assert log.read_bytes() == b"one\n"

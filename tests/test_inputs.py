@@ -1,4 +1,4 @@
-"""survey.py: what lies before a long job."""
+"""What is known of the inputs before a long job."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from minilm_retriever.encoding.input_survey import look_at, survey
+from minilm_retriever.encoding.inputs import survey
 from minilm_retriever.errors import UserError
 
 
@@ -26,7 +26,7 @@ from minilm_retriever.errors import UserError
 def test_size_sum_and_rows(tmp_path, name, content, rows):
     path = tmp_path / name
     path.write_bytes(content)
-    source = look_at(str(path))
+    source = survey(str(path))
     assert (source.bytes, source.sha256, source.rows) == (
         len(content),
         hashlib.sha256(content).hexdigest(),
@@ -38,15 +38,15 @@ def test_rows_of_parquet(tmp_path):
     arrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
     parquet.write_table(arrow.table({"text": ["a"] * 7}), tmp_path / "a.parquet")
-    assert look_at(str(tmp_path / "a.parquet")).rows == 7
+    assert survey(str(tmp_path / "a.parquet")).rows == 7
 
 
 def test_standard_input_and_pipes_are_left_alone(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    first, second = survey(["-", str(tmp_path / "pipe")], "txt")
+    first, second = (survey(path, "txt") for path in ("-", str(tmp_path / "pipe")))
     assert first.rows is None and second.sha256 is None and first.identity() == "a stream"
 
 
 def test_a_missing_file_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"no\.txt: cannot be read: No such file"):
-        survey([str(tmp_path / "no.txt")])
+        survey(str(tmp_path / "no.txt"))

@@ -1,0 +1,112 @@
+"""One row of a file, and the values that its columns must hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import NamedTuple
+
+from minilm_retriever.errors import UserError
+
+
+class BadRow(UserError):
+    """A row that cannot be used: raised, or given to `on_bad`.
+
+    Bytes that are no UTF-8 stand in `raw` as Python's surrogateescape."""
+
+    def __init__(self, where: str, reason: str, raw: str) -> None:
+        super().__init__(f"{where}: {reason}")
+        self.where, self.reason, self.raw = where, reason, raw.rstrip("\r\n")
+
+    def __reduce__(self) -> tuple[type[BadRow], tuple[str, str, str]]:
+        return BadRow, (self.where, self.reason, self.raw)
+
+
+OnBad = Callable[[BadRow], object]
+
+
+class NoValue(NamedTuple):
+    """Stands for a value of a type that is neither text nor number."""
+
+    type: str
+
+
+class Row(NamedTuple):
+    """One row: its values by column, and the line where it starts, from 1 (of Parquet: the row).
+
+    A method gives a column's value as what it is needed for, and raises BadRow where it is not."""
+
+    values: Mapping[str, object]
+    path: str
+    line: int
+    raw: str  # the text it was read from, as far as there is one
+
+    @property
+    def where(self) -> str:
+        """`path:line`, for a message about this row."""
+        return f"{self.path}:{self.line}"
+
+    def bad(self, reason: str) -> BadRow:
+        return BadRow(self.where, reason, self.raw or repr(self.values))
+
+    def value(self, column: str) -> object:
+        if column not in self.values:
+            columns = ", ".join(self.values) or "none"
+            raise self.bad(f"no column {column!r}; there are: {columns}")
+        return self.values[column]
+
+    def text(self, column: str) -> str:
+        """Text that UTF-8 can hold, maybe empty."""
+        value = self.value(column)
+        if not isinstance(value, str):
+            what = f"column {column!r} holds {describe_type(value)} instead of text"
+            raise self.bad(f"{what}: put it in quotes or leave the row out")
+        if (place := lone_surrogate(value)) is not None:
+            half = f"half a character (\\u{ord(value[place]):04x}, a lone surrogate)"
+            raise self.bad(f"column {column!r} holds {half}: mend it")
+        return value
+
+    def filled_text(self, column: str) -> str:
+        value = self.text(column)
+        if not value or value.isspace():
+            raise self.bad(f"column {column!r} is empty: fill it in or leave the row out")
+        return value
+
+    def id(self, column: str) -> str:
+        """Text that is not empty, or a whole number."""
+        value = self.value(column)
+        text = str(value) if type(value) is int else self.text(column)
+        if not text:
+            raise self.bad(f"column {column!r} is empty: every row needs its id")
+        return text
+
+    def number(self, column: str) -> float:
+        """A finite number, or text that spells one."""
+        value, number = self.value(column), math.nan
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            with suppress(ValueError, OverflowError):
+                number = math.nan if "_" in str(value) else float(value)
+        if not math.isfinite(number):
+            shown = repr(value)[:40] if isinstance(value, str) else describe_type(value)
+            raise self.bad(f"column {column!r} holds {shown} instead of a number")
+        return number
+
+
+def lone_surrogate(text: str) -> int | None:
+    """Index of the first lone surrogate, which UTF-8 cannot hold; None where there is none."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as fault:
+            return fault.start
+    return None
+
+
+_TYPES = {type(None): "nothing (null)", dict: "an object", list: "a list", bool: "true or false"}
+
+
+def describe_type(value: object) -> str:
+    if isinstance(value, NoValue):
+        return f"a value of the type {value.type}"
+    return _TYPES.get(type(value), "a number")

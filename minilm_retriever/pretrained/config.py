@@ -1,0 +1,20 @@
+"""Flags of `fetch`, and what several commands say of their flags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from minilm_retriever.flags import flag
+
+BASE_FOLDER = "checkpoints/all-MiniLM-L6-v2"
+MODEL_HELP = "a model folder or a hub name"
+DEVICE_HELP = "cpu, cuda, ... (default: a GPU where there is one)"
+THREADS_HELP = "CPU threads (default: all; another number changes the last bits)"
+DRY_RUN_HELP = "print the plan and an estimate, and do nothing else"
+
+
+@dataclass(frozen=True)
+class FetchConfig:
+    """Get the base model, verified."""
+
+    out: str = flag(BASE_FOLDER, "where to", metavar="DIR")

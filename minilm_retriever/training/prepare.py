@@ -1,0 +1,142 @@
+"""What a run needs before its first step: base model, data, batches, loss, trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from minilm_retriever.core.model import SentenceEncoder
+from minilm_retriever.core.trainer import Batch, Hyperparameters, Trainer
+from minilm_retriever.data.pairs import read_pairs
+from minilm_retriever.distributed import Ranks
+from minilm_retriever.encoder import default_device, encode_texts
+from minilm_retriever.errors import UserError
+from minilm_retriever.flags import flag_values
+from minilm_retriever.pretrained.model_folder import LoadedModel, load_pretrained
+from minilm_retriever.pretrained.tokenizer import TextTokenizer, TokenizedTexts
+from minilm_retriever.progress import Progress
+from minilm_retriever.storage import manifest
+from minilm_retriever.training.batches import BatchSampler
+from minilm_retriever.training.config import TrainConfig
+from minilm_retriever.training.dataset import TrainingData
+from minilm_retriever.training.gradient_caching import encode_in_pieces
+from minilm_retriever.training.objective import Objective, check_negatives
+from minilm_retriever.training.sparse_embedding import SparseEmbedding
+
+
+class TrainingRun(NamedTuple):
+    """The parts of a run."""
+
+    config: TrainConfig
+    base: LoadedModel
+    data: TrainingData
+    sampler: BatchSampler
+    objective: Objective
+    trainer: Trainer
+    total: int  # optimizer steps
+
+    def batches(self, first: int, last: int) -> Iterator[list[Batch]]:
+        """The batches of each step first..last-1; among ranks, the tokens of our own rows."""
+        ranks = self.trainer.ranks
+        for step in self.sampler.steps(first, last):
+            yield [self.data.batch(i, rows, ranks.own_rows(len(rows))) for i, rows in step]
+
+
+def prepare(config: TrainConfig, ranks: Ranks | None = None) -> TrainingRun:
+    """Read and tokenise the data, open the base model, and set up what trains it."""
+    ranks = ranks or Ranks()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    base = open_base(config)
+    if ranks.world_size > 1:
+        ranks.check_same({**asdict(config), **run_settings(config, base)})
+    sources = [read_pairs(path, config.columns or None) for path in config.train]
+    sources = [pairs.distinct() for pairs in sources] if config.distinct else sources
+    data = TrainingData.tokenize(sources, base.tokenizer)
+    check_negatives(config, base.encoder.bert.config.hidden_size, data.text_ids)
+    avoided = tuple(data.text_ids) if config.false_negatives == "avoid" else None
+    accumulation = config.gradient_accumulation_steps
+    sampler = BatchSampler(data.sizes, config.batch_size, accumulation, config.seed, avoided)
+    objective = Objective(config, ranks, guide_vectors(config, base, data, ranks))
+    encoder = base.encoder.to(torch.device(config.device or default_device()))
+    encoder.bert.checkpoint_layers = config.gradient_checkpointing
+    encode = partial(encode_in_pieces, encoder, size=config.cache_batch)
+    sparse = train_used_words(encoder, data.tokens, config)
+    total = config.max_steps or sampler.steps_per_epoch * config.epochs
+    settings = hyperparameters(config, sampler, total)
+    trainer = Trainer(encoder, objective.loss, settings, encode=encode, ranks=ranks)
+    if sparse is not None:
+        trainer.optimizer.register_step_post_hook(sparse.update_table)
+    return TrainingRun(config, base, data, sampler, objective, trainer, total)
+
+
+def open_base(config: TrainConfig) -> LoadedModel:
+    """The base model, with the dropout and token limit of the flags."""
+    base = load_pretrained(config.model)
+    if config.dropout is not None:
+        for module in base.encoder.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = config.dropout
+    limit, positions = config.max_length, base.encoder.bert.config.max_position_embeddings
+    if limit is None:
+        return base
+    if limit > positions:
+        raise UserError(f"--max-length {limit}: the model has positions for only {positions}")
+    settings = replace(base.settings, max_length=limit)
+    file, lower_case = base.tokenizer_files["tokenizer.json"], settings.lower_case
+    tokenizer = TextTokenizer(file, max_length=limit, lower_case=lower_case)
+    return replace(base, tokenizer=tokenizer, settings=settings)
+
+
+def guide_vectors(
+    config: TrainConfig, base: LoadedModel, data: TrainingData, ranks: Ranks
+) -> Tensor | None:
+    """Unit vectors (N, G) of the distinct texts by the frozen model that --guide names."""
+    if config.guide is None:
+        return None
+    guide = base if config.guide == "base" else load_pretrained(config.guide)
+    guide.encoder.to(torch.device(config.device or default_device()))
+    with Progress("guide", ranks.own_rows(len(data.texts)).stop, "texts") as progress:
+        model = (guide.encoder, guide.tokenizer)
+        encode = partial(encode_texts, *model, normalize=True, progress=progress.at)
+        return torch.from_numpy(ranks.split_work(encode, data.texts))
+
+
+def train_used_words(
+    encoder: SentenceEncoder, tokens: TokenizedTexts, config: TrainConfig
+) -> SparseEmbedding | None:
+    """Train only the word embeddings that the texts use, unless weights decay or most are used."""
+    table = encoder.bert.embeddings.word_embeddings
+    used = torch.from_numpy(np.unique(tokens.ids).astype(np.int64))
+    if config.weight_decay or len(used) > table.num_embeddings // 2:
+        return None
+    encoder.bert.embeddings.word_embeddings = sparse = SparseEmbedding(table, used)
+    return sparse
+
+
+def hyperparameters(config: TrainConfig, sampler: BatchSampler, steps: int) -> Hyperparameters:
+    """The flags of the same names, and the step at which the schedule ends."""
+    if config.recipe == "fit" and not config.max_steps:
+        # fit() leaves ragged batches out of its schedule: its last steps have a learning rate of 0.
+        steps = sampler.full_batches_per_epoch * config.epochs
+    _, *names = (item.name for item in fields(Hyperparameters))
+    return Hyperparameters(steps, *(getattr(config, name) for name in names))
+
+
+def run_settings(config: TrainConfig, base: LoadedModel) -> dict[str, Any]:
+    """Settings that determine a run's numbers; a resumed run must have the same."""
+    flags = flag_values(config, may_change=False)
+    held_out = [config.eval] if config.eval and not Path(config.eval).is_dir() else []
+    data = {f"data {path}": manifest.sha256_file(path) for path in [*config.train, *held_out]}
+    models = {"base model": base.fingerprint()}
+    if config.guide not in (None, "base"):
+        models["guide"] = load_pretrained(str(config.guide)).fingerprint()
+    return {**flags, **data, **models}
