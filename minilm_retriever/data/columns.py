@@ -1,4 +1,4 @@
-"""Which columns of a file hold what, where nobody names them."""
+"""Which columns of a file hold what, where none are named."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def pair_columns(columns: Sequence[str], where: str) -> tuple[str, ...]:
 
 
 def check_pair_columns(columns: Sequence[str] | None) -> tuple[str, ...]:
-    """The columns somebody named, or none; UserError where they cannot hold pairs."""
+    """The columns that were named, or none; UserError where they cannot hold pairs."""
     if columns is not None and (len(columns) < 2 or len(set(columns)) < len(columns)):
         names = ", ".join(columns) or "none"
         raise UserError(f"pairs need two different columns or more, not {names}")

@@ -9,9 +9,9 @@ JSONL     One object a line. Blank lines are skipped.
 txt       Every line is a row with the column `text`; a blank line is an empty text.
 Parquet   Columns of text, numbers and truth values; others are there, but hold no value to use.
 
-What is wrong with one row goes to `on_bad`, if there is one, and reading goes on. What leaves open
-where the rows begin (a quote never closed, a damaged archive) always stops. A row lies in memory, a
-file never does."""
+What is wrong with one row goes to `on_bad`, if there is one, and reading continues. What leaves
+open where the rows begin (a quote never closed, a damaged archive) always stops. A row lies in
+memory, a file never does."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def read_rows(
     """Yield the rows of one file, or of standard input for "-" (text lines, if no format is given).
 
     `need` names columns that a header has to have; in JSONL every row has its own. Raises UserError
-    that says `path:line` and how to mend it."""
+    that says `path:line` and how to correct it."""
     format = file_format(path, format)
     name = "<stdin>" if os.fspath(path) == STDIN else os.fspath(path)
     is_parquet, count = format == "parquet", 0
