@@ -49,32 +49,25 @@ class UnfinishedRun(RunFolder):
         # A run that was killed between the .npy and the files beside it goes on.
         super().check_not_finished(overwrite or (self.out.suffix == ".npy" and self.complete))
 
-    def begin_or_resume(
-        self, settings: Mapping[str, Any], overwrite: bool = False, **notes: object
-    ) -> dict[str, Any] | None:
-        if not self.complete and not (self.folder / RUN).exists():
-            self.discard()  # shards of unknown settings
-        record = super().begin_or_resume(settings, overwrite, **notes)
-        if record and not self.complete:
-            self.write(RUN, {SETTINGS: settings})  # also of inputs that were allowed to change
-        return record
-
     def read_record(self) -> dict[str, Any] | None:
         if self.complete:
             return {SETTINGS: manifest.read_manifest(self.folder)["vectors"][SETTINGS]}
         return super().read_record()
 
     def check_settings(self, recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-        changed = {name for name, value in recorded.items() if value == INPUT_MAY_CHANGE}
-        expected = {n: INPUT_MAY_CHANGE if n in changed else v for n, v in settings.items()}
+        changed = {name: value for name, value in recorded.items() if value == INPUT_MAY_CHANGE}
+        expected = {name: changed.get(name, value) for name, value in settings.items()}
         super().check_settings(recorded, expected)
         if self.complete:
             manifest.verify_folder(self.folder)
 
+    def write_settings(self, settings: Mapping[str, Any]) -> None:
+        self.write(RUN, {SETTINGS: settings})
+
     def let_inputs_change(self, settings: Mapping[str, Any]) -> None:
         """After a bad row has stopped the run: only the rows of finished shards must stay."""
         inputs = {name: INPUT_MAY_CHANGE for name in settings if name.startswith("input ")}
-        self.write(RUN, {SETTINGS: {**settings, **inputs}})
+        self.write_settings({**settings, **inputs})
 
     # --- shards -----------------------------------------------------------------------------------
 
@@ -82,12 +75,10 @@ class UnfinishedRun(RunFolder):
         """Whether a shard is finished and intact; UserError where it is of other rows."""
         name = _record_name(shard.number)
         try:
-            record = self.read(name)
-            if record is None:
-                return False
             manifest.verify_folder(self.folder, name)
         except UserError:
-            return False  # damaged: it is made again
+            return False  # missing, or damaged: it is made again
+        record = manifest.read_manifest(self.folder, name)
         if record["shard"]["input"] != shard.sha256():
             rows = f"rows {shard.start} to {shard.start + len(shard.ids) - 1}"
             what = f"{rows} of the input are not those of the finished shard"

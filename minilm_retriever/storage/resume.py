@@ -36,10 +36,7 @@ class RunFolder:
     def check_not_finished(self, overwrite: bool) -> None:
         """UserError where the finished output exists and may not be replaced."""
         if self.out.exists() and not overwrite:
-            raise UserError(
-                f"{self.out} is already finished: choose another --out, "
-                "or replace it with --overwrite"
-            )
+            raise UserError(f"{self.out} is already finished: choose another --out, or --overwrite")
 
     def begin_or_resume(
         self, settings: Mapping[str, Any], overwrite: bool = False, **notes: object
@@ -57,8 +54,8 @@ class RunFolder:
             if not overwrite:
                 raise
             record = None
-            self.discard()
         if record is None:
+            self.discard()  # what is there is of unknown or other settings
             atomic_files.make_folder((self.folder / self.record_name).parent)
             self.write(self.record_name, {SETTINGS: settings, **notes})
         else:
@@ -81,10 +78,11 @@ class RunFolder:
         """UserError naming the first setting that differs."""
         for name in [*settings, *recorded]:
             if recorded.get(name) != settings.get(name):
+                before, now = recorded.get(name), settings.get(name)
+                change = f"was started with {name} {before!r}, now it is {now!r}"
                 raise UserError(
-                    f"{self.folder}: the unfinished run there was started with {name} "
-                    f"{recorded.get(name)!r}, now it is {settings.get(name)!r}; give that again, "
-                    "choose another --out, or start over with --overwrite"
+                    f"{self.folder}: the unfinished run there {change}; give that again, choose "
+                    "another --out, or start anew with --overwrite"
                 )
 
     def discard(self) -> None:
