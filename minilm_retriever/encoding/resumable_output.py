@@ -137,8 +137,7 @@ class UnfinishedRun(RunFolder):
             self._publish_npy(info)
             self.discard()
             return info
-        if self.state.exists():
-            atomic_folders.discard(self.state)
+        atomic_folders.discard(self.state)
         atomic_files.clean_stale(self.folder)
         with atomic_files.user_errors(self.folder):
             # What was removed must not be back in the output after a power loss.

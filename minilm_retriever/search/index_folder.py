@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,9 @@ def build(index: Index, new: Sequence[VectorFolder], first: int) -> Index:
     plan, dimension = index.plan, int(index.info["dimension"])
     if plan.kind == "exact":
         return index
-    say(f"{plan}, for {len(index):,} vectors of {dimension}")
+    parameters = ", ".join(f"{name} {value:,}" for name, value in plan.parameters.items())
+    size = f"about {plan.bytes / 1e6:,.0f} MB, for {len(index):,} vectors of {dimension}"
+    say(f"{plan.kind}: {parameters}; {size}")
     engine = index.engine
     if engine is None:
         engine = faiss_index.train(plan, dimension, index.sources, index.deleted)
@@ -192,9 +194,7 @@ def write_index(index: Index, overwrite: bool) -> None:
         for source in index.sources
     ]
     info = {
-        "kind": index.plan.kind,
-        "parameters": index.plan.parameters,
-        "bytes": index.plan.bytes,
+        **asdict(index.plan),
         **{name: index.info[name] for name in SHARED},
         "sources": sources,
         "deleted": len(index.deleted),

@@ -87,5 +87,4 @@ class RunFolder:
 
     def discard(self) -> None:
         """Remove the unfinished run, if there is one."""
-        if self.folder.exists():
-            atomic_folders.discard(self.folder)
+        atomic_folders.discard(self.folder)
