@@ -41,6 +41,10 @@ class IndexPlan:
     parameters: dict[str, int]
     bytes: int  # in faiss, for all documents
 
+    def __str__(self) -> str:
+        parameters = ", ".join(f"{name} {value:,}" for name, value in self.parameters.items())
+        return f"{self.kind}: {parameters}; about {self.bytes / 1e6:,.0f} MB"
+
 
 EXACT = IndexPlan("exact", {}, 0)
 

@@ -170,9 +170,7 @@ def build(index: Index, new: Sequence[VectorFolder], first: int) -> Index:
     plan, dimension = index.plan, int(index.info["dimension"])
     if plan.kind == "exact":
         return index
-    parameters = ", ".join(f"{name} {value:,}" for name, value in plan.parameters.items())
-    size = f"about {plan.bytes / 1e6:,.0f} MB, for {len(index):,} vectors of {dimension}"
-    say(f"{plan.kind}: {parameters}; {size}")
+    say(f"{plan}, for {len(index):,} vectors of {dimension}")
     engine = index.engine
     if engine is None:
         engine = faiss_index.train(plan, dimension, index.sources, index.deleted)
