@@ -64,10 +64,8 @@ def run_search(config: SearchConfig) -> None:
     index = open_index(Path(config.folder), effort=config.effort, finer=finer)
     encoder = open_for_command(config.model)
     if encoder.model.fingerprint() != index.info["model"]:
-        raise UserError(
-            f"{config.folder} was encoded with another model than {config.model}: "
-            "name that with --model"
-        )
+        other = f"another model than {config.model}"
+        raise UserError(f"{config.folder} was encoded with {other}: name that with --model")
     format = config.format or FORMAT_OF_ENDING.get(Path(config.out or "").suffix, "text")
     count = 0
     on_terminal = not config.out and sys.stdout is not None and sys.stdout.isatty()

@@ -29,6 +29,7 @@ from minilm_retriever.training.dataset import TrainingData
 from minilm_retriever.training.gradient_caching import encode_in_pieces
 from minilm_retriever.training.objective import Objective, check_negatives
 from minilm_retriever.training.sparse_embedding import SparseEmbedding
+from minilm_retriever.training.validation import Validation
 
 
 class TrainingRun(NamedTuple):
@@ -37,10 +38,21 @@ class TrainingRun(NamedTuple):
     config: TrainConfig
     base: LoadedModel
     data: TrainingData
+    validation: Validation | None
     sampler: BatchSampler
     objective: Objective
     trainer: Trainer
     total: int  # optimizer steps
+
+    @property
+    def folder(self) -> Path:
+        """Of the unfinished run."""
+        return Path(f"{self.config.out}.run")
+
+    @property
+    def log_steps(self) -> int:
+        """Steps between loss lines: the published recipe's 500, or a tenth of a short run."""
+        return self.config.log_steps or min(500, max(1, self.total // 10))
 
     def batches(self, first: int, last: int) -> Iterator[list[Batch]]:
         """The batches of each step first..last-1; among ranks, the tokens of our own rows."""
@@ -62,20 +74,21 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None) -> TrainingRun:
     sources = [pairs.distinct() for pairs in sources] if config.distinct else sources
     data = TrainingData.tokenize(sources, base.tokenizer)
     check_negatives(config, base.encoder.bert.config.hidden_size, data.text_ids)
+    validation = Validation.read(config, base.tokenizer)
     avoided = tuple(data.text_ids) if config.false_negatives == "avoid" else None
     accumulation = config.gradient_accumulation_steps
     sampler = BatchSampler(data.sizes, config.batch_size, accumulation, config.seed, avoided)
+    total = config.max_steps or sampler.steps_per_epoch * config.epochs
     objective = Objective(config, ranks, guide_vectors(config, base, data, ranks))
     encoder = base.encoder.to(torch.device(config.device or default_device()))
     encoder.bert.checkpoint_layers = config.gradient_checkpointing
     encode = partial(encode_in_pieces, encoder, size=config.cache_batch)
     sparse = train_used_words(encoder, data.tokens, config)
-    total = config.max_steps or sampler.steps_per_epoch * config.epochs
     settings = hyperparameters(config, sampler, total)
     trainer = Trainer(encoder, objective.loss, settings, encode=encode, ranks=ranks)
     if sparse is not None:
         trainer.optimizer.register_step_post_hook(sparse.update_table)
-    return TrainingRun(config, base, data, sampler, objective, trainer, total)
+    return TrainingRun(config, base, data, validation, sampler, objective, trainer, total)
 
 
 def open_base(config: TrainConfig) -> LoadedModel:

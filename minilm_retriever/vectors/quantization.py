@@ -37,26 +37,22 @@ class Ranges(NamedTuple):
 
     @classmethod
     def from_json(cls, ranges: Any) -> Ranges | None:
-        """What as_json returned, or None for None."""
         if not ranges:
             return None
         return cls(np.asarray(ranges["low"], np.float32), np.asarray(ranges["high"], np.float32))
 
 
 def calibrate(vectors: FloatArray) -> Ranges:
-    """The ranges of these vectors (N, H)."""
     return Ranges(vectors.min(axis=0), vectors.max(axis=0))
 
 
 def truncate(vectors: FloatArray, dimensions: int | None, *, unit: bool = True) -> FloatArray:
-    """The first `dimensions` of each row, (N, H) -> (N, dimensions); with `unit` scaled to length 1
-    again."""
-    if dimensions is None or dimensions == vectors.shape[1]:
+    """The first `dimensions` of each row, (N, H) -> (N, dimensions); `unit`: of length 1 again."""
+    width = vectors.shape[1]
+    if dimensions is None or dimensions == width:
         return vectors
-    if not 1 <= dimensions <= vectors.shape[1]:
-        raise UserError(
-            f"--dimensions must be from 1 to the model's {vectors.shape[1]}, not {dimensions}"
-        )
+    if not 1 <= dimensions <= width:
+        raise UserError(f"--dimensions must be from 1 to the model's {width}, not {dimensions}")
     prefix = vectors[:, :dimensions]
     if not unit:
         return prefix.copy()
@@ -98,7 +94,6 @@ def fold_scale(queries: FloatArray, ranges: Ranges | None) -> tuple[FloatArray, 
 
 
 def count_clipped(vectors: FloatArray, ranges: Ranges) -> int:
-    """How many values lie outside the ranges."""
     return int(((vectors < ranges.low) | (vectors > ranges.high)).sum())
 
 
@@ -108,6 +103,6 @@ def stored_width(dimension: int, dtype: str) -> int:
         return dimension
     if dimension % 8:
         raise UserError(
-            f"binary needs a multiple of 8 dimensions, not {dimension}: choose --dimensions"
+            f"binary needs a multiple of 8 dimensions, not {dimension}: see --dimensions"
         )
     return dimension // 8

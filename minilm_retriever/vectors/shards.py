@@ -27,7 +27,6 @@ from minilm_retriever.errors import UserError, require
 from minilm_retriever.storage import atomic_files, manifest
 from minilm_retriever.types import Array, IntArray
 
-FORMATS = ("npy", "safetensors", "parquet")
 UNFINISHED = "unfinished"  # the folder inside OUT.run that tells it from a finished one
 SHARD_ROWS = 16384
 SHARD_CHARACTERS = 1 << 26  # a shard of very long texts ends earlier: its texts lie in memory
@@ -147,18 +146,16 @@ def write_parquet(
 # --- reading --------------------------------------------------------------------------------------
 
 
-def open_shard(path: Path, dtype: npt.DTypeLike, width: int) -> Array:
-    """The vectors of a shard (rows, width), memory-mapped; those of a Parquet file are read.
-
-    UserError where the file does not hold vectors of that type and width.
-    """
+def open_shard(path: Path, dtype: npt.DTypeLike, shape: tuple[int, int]) -> Array:
+    """The vectors of a shard, memory-mapped; those of a Parquet file are read. UserError where the
+    file does not hold vectors of that type and shape (rows, width)."""
     try:
         vectors: Array = map_vectors(path)
     except (OSError, ValueError, KeyError, TypeError, EOFError, SafetensorError) as fault:
         raise UserError(f"{path}: holds no vectors that can be read: {fault}") from None
-    if vectors.dtype != dtype or vectors.ndim != 2 or vectors.shape[1] != width:
+    if vectors.dtype != dtype or vectors.shape != shape:
         actual = f"{vectors.dtype} of shape {vectors.shape}"
-        raise UserError(f"{path}: holds {actual}, not rows of {width} x {np.dtype(dtype)}")
+        raise UserError(f"{path}: holds {actual}, not {np.dtype(dtype)} of shape {shape}")
     return vectors
 
 
