@@ -92,7 +92,7 @@ class Ranks:
             return
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        _collective("all_reduce", flat)
+        _collective("all_reduce", flat, "SUM")
         parts = torch.split(flat, [p.numel() for p in parameters])
         for parameter, gradient in zip(parameters, parts, strict=True):
             parameter.grad = gradient.view_as(parameter)
@@ -234,12 +234,12 @@ def _connect(device: str | None) -> Ranks:
     return Ranks(rank, size, restarts, PrefixStore("run", store))
 
 
-def _collective(operation: str, tensor: Any, argument: Any = None) -> None:
+def _collective(operation: str, tensor: Any, argument: Any) -> None:
     """An operation of torch.distributed, by all ranks; RankLost where one of them is gone."""
     import torch.distributed as dist
 
     if operation == "all_reduce":
-        argument = getattr(dist.ReduceOp, argument or "SUM")
+        argument = getattr(dist.ReduceOp, argument)
     try:
         getattr(dist, operation)(tensor, argument)
     except torch.OutOfMemoryError:

@@ -7,7 +7,6 @@ import sqlite3
 import numpy as np
 import pytest
 
-from minilm_retriever.encoding import vector_cache
 from minilm_retriever.encoding.vector_cache import VectorCache
 from minilm_retriever.errors import UserError
 
@@ -16,8 +15,7 @@ VECTORS = np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32)
 
 
 @pytest.fixture()
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(vector_cache, "QUERY_KEYS", 3)
+def cache(tmp_path):
     return VectorCache(tmp_path / "cache", "a model", 4)
 
 

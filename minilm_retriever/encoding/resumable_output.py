@@ -69,16 +69,6 @@ class UnfinishedRun(RunFolder):
             raise UserError(f"{taken[0]} is not ours to overwrite: move it")
         return None
 
-    def begin_or_resume(
-        self, settings: Mapping[str, Any], overwrite: bool = False, **notes: object
-    ) -> dict[str, Any] | None:
-        if not self.complete and not (self.folder / RUN).exists():
-            self.discard()  # nothing but what dead processes left
-        record = super().begin_or_resume(settings, overwrite, **notes)
-        if record and not self.complete:
-            self.write(RUN, {SETTINGS: settings})  # also of inputs that were allowed to change
-        return record
-
     def read_record(self) -> dict[str, Any] | None:
         if self.complete:
             info = manifest.read_manifest(self.folder).get("vectors")
@@ -86,8 +76,8 @@ class UnfinishedRun(RunFolder):
         return super().read_record()
 
     def check_settings(self, recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-        changed = {name for name, value in recorded.items() if value == INPUT_MAY_CHANGE}
-        expected = {n: INPUT_MAY_CHANGE if n in changed else v for n, v in settings.items()}
+        changed = {name: value for name, value in recorded.items() if value == INPUT_MAY_CHANGE}
+        expected = {name: changed.get(name, value) for name, value in settings.items()}
         super().check_settings(recorded, expected)
         if self.complete:
             manifest.verify_folder(self.folder)
@@ -98,10 +88,13 @@ class UnfinishedRun(RunFolder):
             raise UserError(f"{self.folder}: holds finished vectors: move it, or choose another")
         super().discard()
 
+    def write_settings(self, settings: Mapping[str, Any]) -> None:
+        self.write(RUN, {SETTINGS: settings})
+
     def let_inputs_change(self, settings: Mapping[str, Any]) -> None:
         """After a bad row has stopped the run: only the rows of finished shards must stay."""
         inputs = {name: INPUT_MAY_CHANGE for name in settings if name.startswith("input ")}
-        self.write(RUN, {SETTINGS: {**settings, **inputs}})
+        self.write_settings({**settings, **inputs})
 
     # --- shards -----------------------------------------------------------------------------------
 
@@ -109,12 +102,10 @@ class UnfinishedRun(RunFolder):
         """Whether a shard is finished and intact; UserError where it is of other rows."""
         name = _record_name(shard.number)
         try:
-            record = self.read(name)
-            if record is None:
-                return False
             manifest.verify_folder(self.folder, name)
         except UserError:
-            return False  # damaged: it is made again
+            return False  # missing, or damaged: it is made again
+        record = manifest.read_manifest(self.folder, name)
         if record["shard"]["input"] != shard.sha256():
             rows = f"rows {shard.start} to {shard.start + len(shard.ids) - 1}"
             what = f"{rows} of the input are not those of the finished shard"

@@ -18,8 +18,6 @@ from minilm_retriever.errors import UserError
 from minilm_retriever.storage import atomic_files
 from minilm_retriever.types import FloatArray, IntArray
 
-QUERY_KEYS = 500  # SQLite allows 999 at least
-
 
 class VectorCache:
     """The vectors (H,) float32 of texts; `key` stands for the model and prompt."""
@@ -37,20 +35,15 @@ class VectorCache:
     def get(self, texts: Sequence[str]) -> tuple[IntArray, FloatArray]:
         """Indices (K,) of those of N distinct texts that are in the cache, and their vectors
         (K, H)."""
-        index = {digest(text): row for row, text in enumerate(texts)}
-        keys, rows, vectors = list(index), list[int](), list[FloatArray]()
+        rows, vectors = list[int](), list[FloatArray]()
         with self._transaction() as connection:
-            for start in range(0, len(keys), QUERY_KEYS):
-                some = keys[start : start + QUERY_KEYS]
-                marks = ",".join("?" * len(some))
-                query = f"SELECT text, vector FROM vectors WHERE text IN ({marks})"
-                for key, data in connection.execute(query, some):
-                    if (
-                        data == with_checksum(key, data[:-4])
-                        and len(data) == 4 * self.dimension + 4
-                    ):
-                        rows.append(index[key])
-                        vectors.append(np.frombuffer(data[:-4], np.float32))
+            for row, key in enumerate(map(digest, texts)):
+                query = connection.execute("SELECT vector FROM vectors WHERE text = ?", (key,))
+                for (data,) in query:
+                    vector = data[:-4]
+                    if len(vector) == 4 * self.dimension and data == with_checksum(key, vector):
+                        rows.append(row)
+                        vectors.append(np.frombuffer(vector, np.float32))
         known = np.stack(vectors) if vectors else np.zeros((0, self.dimension), np.float32)
         return np.asarray(rows, np.int64), known
 
@@ -70,9 +63,8 @@ class VectorCache:
             with closing(sqlite3.connect(self.path, timeout=60)) as connection, connection:
                 yield connection
         except sqlite3.Error as fault:
-            raise UserError(
-                f"{self.path}: the cache cannot be used ({fault}): delete it, or leave out --cache"
-            ) from None
+            mistake = f"{self.path}: the cache cannot be used ({fault})"
+            raise UserError(f"{mistake}: delete it, or leave out --cache") from None
 
 
 def digest(text: str) -> bytes:

@@ -320,7 +320,7 @@ def gather(rows: Tensor, width: int, counts: Sequence[int], read: Read) -> Tenso
     ends = torch.tensor(counts).cumsum(0)
     owners = torch.bucketize(rows, ends, right=True)
     documents = torch.empty(len(rows), width, dtype=torch.float64)
-    for number in owners.unique().tolist():
+    for number in sorted(set(owners.tolist())):
         places = (owners == number).nonzero().squeeze(1)
         documents[places] = read(number, rows[places] - ends[number] + counts[number]).double()
     return documents

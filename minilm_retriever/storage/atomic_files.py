@@ -112,9 +112,7 @@ def lock(path: StrPath) -> Iterator[None]:
                 warnings.warn(f"{path}: {reason}; let no other process write there", stacklevel=3)
                 locked = True
         if not locked:
-            raise UserError(
-                f"another process is writing {path}: wait for it, or choose another output"
-            )
+            raise UserError(f"another process is writing {path}: wait, or choose another output")
         yield
     finally:
         os.close(fd)

@@ -84,13 +84,9 @@ def read_manifest(folder: StrPath, name: str = NAME) -> dict[str, Any]:
     except OSError as fault:
         raise UserError(f"{path}: {fault.strerror or fault}") from fault
     except (ValueError, RecursionError) as fault:
-        raise UserError(
-            f"{path}: not a manifest to trust: {fault}; restore the folder or make it again"
-        ) from fault
-    if content.get("format") != FORMAT:
-        raise UserError(
-            f"{path}: of format {content.get('format')!r}, this program reads {FORMAT}: update it"
-        )
+        raise UserError(f"{path}: not a manifest to trust: {fault}: {REPAIR}") from fault
+    if (version := content.get("format")) != FORMAT:
+        raise UserError(f"{path}: of format {version!r}, this program reads {FORMAT}: update it")
     return content
 
 
@@ -133,9 +129,7 @@ def verify_folder(folder: StrPath, name: str = NAME) -> list[str]:
         if size != listed["bytes"]:
             raise UserError(f"{path}: {size:,} bytes, but {listed['bytes']:,} in {name}: {REPAIR}")
         if sha256_file(path) != listed["sha256"]:
-            raise UserError(
-                f"{path}: its bytes have changed: their SHA-256 is not as in {name}: {REPAIR}"
-            )
+            raise UserError(f"{path}: its bytes have changed since {name} was written: {REPAIR}")
     return list(files)
 
 

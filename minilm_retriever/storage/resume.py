@@ -41,10 +41,7 @@ class RunFolder:
         """UserError where the finished output exists and may not be replaced, or where OUT.run is
         not ours."""
         if self.out.exists() and not overwrite:
-            raise UserError(
-                f"{self.out} is already finished: choose another --out, "
-                "or replace it with --overwrite"
-            )
+            raise UserError(f"{self.out} is already finished: choose another --out, or --overwrite")
         self.check_replaceable()
         self.check_ours()
 
@@ -94,8 +91,8 @@ class RunFolder:
             if not overwrite:
                 raise
             record = None
-            self.discard()
         if record is None:
+            self.discard()  # what is there is of unknown or other settings
             atomic_files.make_folder((self.folder / self.record_name).parent)
             self.write(self.record_name, {SETTINGS: settings, **notes})
         else:
@@ -118,10 +115,11 @@ class RunFolder:
         """UserError naming the first setting that differs."""
         for name in [*settings, *recorded]:
             if recorded.get(name) != settings.get(name):
+                before, now = recorded.get(name), settings.get(name)
+                change = f"was started with {name} {before!r}, now it is {now!r}"
                 raise UserError(
-                    f"{self.folder}: the unfinished run there was started with {name} "
-                    f"{recorded.get(name)!r}, now it is {settings.get(name)!r}; give that again, "
-                    "choose another --out, or start over with --overwrite"
+                    f"{self.folder}: the unfinished run there {change}; give that again, choose "
+                    "another --out, or start anew with --overwrite"
                 )
 
     def discard(self) -> None:
