@@ -102,10 +102,12 @@ class UnfinishedRun(RunFolder):
         """Whether a shard is finished and intact; UserError where it is of other rows."""
         name = _record_name(shard.number)
         try:
+            record = self.read(name)
+            if record is None:
+                return False
             manifest.verify_folder(self.folder, name)
         except UserError:
-            return False  # missing, or damaged: it is made again
-        record = manifest.read_manifest(self.folder, name)
+            return False  # damaged: it is made again
         if record["shard"]["input"] != shard.sha256():
             rows = f"rows {shard.start} to {shard.start + len(shard.ids) - 1}"
             what = f"{rows} of the input are not those of the finished shard"
@@ -162,8 +164,7 @@ class UnfinishedRun(RunFolder):
             self._publish_npy(info)
             self.discard()
             return info
-        if self.state.exists():
-            atomic_folders.discard(self.state)
+        atomic_folders.discard(self.state)
         atomic_files.clean_stale(self.folder)
         with atomic_files.user_errors(self.folder):
             # What was removed must not be back in the output after a power loss.

@@ -94,10 +94,8 @@ class ShardEncoder:
         """Vectors (N, dimensions) float32 of N texts, each distinct text computed once or taken
         from the cache."""
         distinct, inverse = deduplicate(texts)
-        cached, from_cache = np.zeros(0, np.int64), None
-        if self.cache:
-            cached, from_cache = self.cache.get(distinct)
-        missing = np.setdiff1d(np.arange(len(distinct)), cached, assume_unique=True)
+        cached = self.cache.get(distinct) if self.cache else {}
+        missing = [row for row in range(len(distinct)) if row not in cached]
         new_texts = [distinct[row] for row in missing]
         model = self.encoder.model
         tokens = model.tokenizer.tokenize(self.prompt.before(new_texts))
@@ -115,9 +113,9 @@ class ShardEncoder:
         )
         if self.cache and new_texts:
             self.cache.put(new_texts, vectors)
-        if from_cache is not None:
+        if cached:
             new, vectors = vectors, np.empty((len(distinct), vectors.shape[1]), np.float32)
-            vectors[cached], vectors[missing] = from_cache, new
+            vectors[missing], vectors[list(cached)] = new, list(cached.values())
         vectors = quantization.truncate(
             vectors, self.config.dimensions, unit=model.settings.normalize
         )

@@ -16,7 +16,7 @@ import numpy as np
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.storage import atomic_files
-from minilm_retriever.types import FloatArray, IntArray
+from minilm_retriever.types import FloatArray
 
 
 class VectorCache:
@@ -32,28 +32,22 @@ class VectorCache:
                 " (text BLOB PRIMARY KEY, vector BLOB) WITHOUT ROWID"
             )
 
-    def get(self, texts: Sequence[str]) -> tuple[IntArray, FloatArray]:
-        """Indices (K,) of those of N distinct texts that are in the cache, and their vectors
-        (K, H)."""
-        rows, vectors = list[int](), list[FloatArray]()
+    def get(self, texts: Sequence[str]) -> dict[int, FloatArray]:
+        """The vectors in the cache, by the position of their text."""
+        vectors: dict[int, FloatArray] = {}
         with self._transaction() as connection:
             for row, key in enumerate(map(digest, texts)):
                 query = connection.execute("SELECT vector FROM vectors WHERE text = ?", (key,))
                 for (data,) in query:
                     vector = data[:-4]
                     if len(vector) == 4 * self.dimension and data == with_checksum(key, vector):
-                        rows.append(row)
-                        vectors.append(np.frombuffer(vector, np.float32))
-        known = np.stack(vectors) if vectors else np.zeros((0, self.dimension), np.float32)
-        return np.asarray(rows, np.int64), known
+                        vectors[row] = np.frombuffer(vector, np.float32)
+        return vectors
 
     def put(self, texts: Sequence[str], vectors: FloatArray) -> None:
         """Add the vectors (N, H) of N texts, all or none, in place of those they had."""
-        keys = map(digest, texts)
-        rows = [
-            (key, with_checksum(key, vector.tobytes()))
-            for key, vector in zip(keys, vectors, strict=True)
-        ]
+        pairs = zip(map(digest, texts), vectors, strict=True)
+        rows = [(key, with_checksum(key, vector.tobytes())) for key, vector in pairs]
         with self._transaction() as connection:
             connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
 

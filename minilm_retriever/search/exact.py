@@ -225,7 +225,6 @@ class TopCandidates:
         self.new: list[tuple[Tensor, ...]] = []  # scores, rows, queries, (C,) each, rows ascending
         self.new_count = 0
         self.seen = 0  # documents
-        self.maxima = torch.empty(0)
 
     def add_shard(self, shard: Tensor, size: int, without: IntArray) -> None:
         """Consider the next documents (N, H), all but the rows `without`, `size` at a time."""
@@ -247,9 +246,7 @@ class TopCandidates:
             padding = torch.full((stride * GROUP - count, queries), -torch.inf)
             products = torch.cat([products, padding])
         groups = products.view(GROUP, stride, queries)
-        if self.maxima.shape != groups.shape[1:]:
-            self.maxima = torch.empty(groups.shape[1:])
-        maxima = torch.amax(groups, dim=0, out=self.maxima)  # (n / GROUP, B)
+        maxima = groups.amax(dim=0)  # (n / GROUP, B)
         if not (maxima[:, 0] < torch.inf if len(left_out) else maxima[:, 0].isfinite()).all():
             where = f"document rows {self.seen} to {self.seen + count - 1}"
             raise UserError(f"among {where}: not a finite number")

@@ -42,8 +42,6 @@ class IndexPlan:
     bytes: int  # in faiss, for all documents
 
     def __str__(self) -> str:
-        if not self.parameters:
-            return self.kind
         parameters = ", ".join(f"{name} {value:,}" for name, value in self.parameters.items())
         return f"{self.kind}: {parameters}; about {self.bytes / 1e6:,.0f} MB"
 

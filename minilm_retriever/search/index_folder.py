@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -192,9 +192,7 @@ def write_index(index: Index, overwrite: bool) -> None:
         for source in index.sources
     ]
     info = {
-        "kind": index.plan.kind,
-        "parameters": index.plan.parameters,
-        "bytes": index.plan.bytes,
+        **asdict(index.plan),
         **{name: index.info[name] for name in SHARED},
         "sources": sources,
         "deleted": len(index.deleted),

@@ -83,11 +83,12 @@ def recover(path: StrPath) -> None:
 
 
 def discard(path: StrPath) -> None:
-    """Remove a file or folder, hidden first, so that no half of it can be taken for the whole; of a
-    link only the link."""
+    """Remove a file or folder if there is one, hidden first, so that no half of it can be taken for
+    the whole; of a link only the link."""
     with atomic_files.user_errors(path):
         place = atomic_files.resolve(Path(path).parent) / Path(path).name
-        _discard(place, place)
+        if os.path.lexists(place):
+            _discard(place, place)
 
 
 def _discard(path: Path, target: Path) -> None:

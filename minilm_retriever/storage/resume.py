@@ -125,5 +125,4 @@ class RunFolder:
     def discard(self) -> None:
         """Remove the unfinished run, if there is one; UserError where it is not ours."""
         self.check_ours()
-        if self.folder.exists():
-            atomic_folders.discard(self.folder)
+        atomic_folders.discard(self.folder)

@@ -113,11 +113,10 @@ def manifest_path(vectors: Path) -> Path:
 
 def row_lines(ids: Sequence[str], texts: Sequence[str] | None) -> str:
     """A line of JSON for each row, in ASCII: a line break inside a text is an escape."""
-    dump = json.JSONEncoder().encode
-    if texts is None:
-        return "".join([f'{{"id": {dump(i)}}}\n' for i in ids])
-    pairs = zip(ids, texts, strict=True)
-    return "".join([f'{{"id": {dump(i)}, "text": {dump(t)}}}\n' for i, t in pairs])
+    rows = [{"id": id} for id in ids]
+    if texts is not None:
+        rows = [{"id": id, "text": text} for id, text in zip(ids, texts, strict=True)]
+    return "".join(f"{json.dumps(row)}\n" for row in rows)
 
 
 def npy_header(dtype: npt.DTypeLike, shape: Sequence[int]) -> bytes:
