@@ -60,9 +60,8 @@ def _encode(
     config: EncodeConfig, paths: Sequence[str], run: UnfinishedRun, ranks: Ranks, engine: Engine
 ) -> str:
     """All ranks make shards; the first one begins the run and publishes it."""
-    if ranks.restarts and ranks.broadcast_json(
-        run.out.exists() and not (config.overwrite or run.folder.exists())
-    ):
+    is_finished = run.out.exists() and not (config.overwrite or run.folder.exists())
+    if ranks.restarts and ranks.broadcast_json(is_finished):
         return f"{run.out} was finished before the restart" if ranks.is_first else ""
     if ranks.is_first:
         run.remove_leftovers(*sidecar_paths(run.out))

@@ -75,9 +75,8 @@ class ShardEncoder:
         check_finite(vectors, lambda row: f"row {shard.ids[row]!r}")
         if self.needs_ranges:
             if shard.number:
-                raise UserError(
-                    f"shard {shard.number} needs the int8 ranges of the first shard or --calibrate"
-                )
+                ranges = "the int8 ranges of the first shard or --calibrate"
+                raise UserError(f"shard {shard.number} needs {ranges}")
             self.ranges = calibrate(vectors)
         if self.ranges is not None:
             counts["clipped"] = quantization.count_clipped(vectors, self.ranges)
@@ -97,7 +96,7 @@ class ShardEncoder:
         cached = self.cache.get(distinct) if self.cache else {}
         missing = [row for row in range(len(distinct)) if row not in cached]
         new_texts = [distinct[row] for row in missing]
-        model = self.encoder.model
+        model, config = self.encoder.model, self.config
         tokens = model.tokenizer.tokenize(self.prompt.before(new_texts))
 
         def show(texts_done: int, tokens_done: int) -> None:
@@ -107,7 +106,7 @@ class ShardEncoder:
         vectors = encode_tokens(
             model.encoder,
             tokens,
-            batch_size=self.config.batch_size,
+            batch_size=config.batch_size,
             prompt_tokens=self.prompt.tokens,
             progress=show,
         )
@@ -116,9 +115,7 @@ class ShardEncoder:
         if cached:
             new, vectors = vectors, np.empty((len(distinct), vectors.shape[1]), np.float32)
             vectors[missing], vectors[list(cached)] = new, list(cached.values())
-        vectors = quantization.truncate(
-            vectors, self.config.dimensions, unit=model.settings.normalize
-        )
+        vectors = quantization.truncate(vectors, config.dimensions, unit=model.settings.normalize)
         counts = Counts(rows=len(texts), distinct=len(distinct), cached=len(cached))
         counts["tokens"] = int(tokens.offsets[-1])
         return vectors if len(distinct) == len(texts) else vectors[inverse], counts

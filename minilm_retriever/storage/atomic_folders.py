@@ -56,9 +56,7 @@ def move_into_place(folder: StrPath, path: StrPath, *, overwrite: bool = False) 
                     atomic_files.rename(old, target)
             raise
         if old:
-            with suppress(
-                OSError
-            ):  # the new folder is in place; the next `recover` removes the old
+            with suppress(OSError):  # then the next `recover` removes it
                 _discard(old, target)
 
 

@@ -111,12 +111,9 @@ def _check_entries(files: object) -> None:
     for name, listed in files.items():
         if {"", ".", ".."} & set(name.split("/")) or "\0" in name or name == NAME:
             raise ValueError(f"it lists {name!r}, which no file inside the folder can be called")
-        if not (
-            isinstance(listed, dict)
-            and type(listed.get("bytes")) is int
-            and listed["bytes"] >= 0
-            and SHA256.fullmatch(listed["sha256"] if isinstance(listed.get("sha256"), str) else "")
-        ):
+        fields = listed if isinstance(listed, dict) else {}
+        size, digest = fields.get("bytes"), fields.get("sha256")
+        if type(size) is not int or size < 0 or not SHA256.fullmatch(str(digest)):
             raise ValueError(f"its entry for {name!r} holds no size and sum")
 
 

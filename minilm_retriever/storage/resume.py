@@ -115,11 +115,10 @@ class RunFolder:
         """UserError naming the first setting that differs."""
         for name in [*settings, *recorded]:
             if recorded.get(name) != settings.get(name):
-                before, now = recorded.get(name), settings.get(name)
-                change = f"was started with {name} {before!r}, now it is {now!r}"
+                change = f"{name} {recorded.get(name)!r}, now it is {settings.get(name)!r}"
                 raise UserError(
-                    f"{self.folder}: the unfinished run there {change}; give that again, choose "
-                    "another --out, or start anew with --overwrite"
+                    f"{self.folder}: the unfinished run there was started with {change}; give that "
+                    "again, choose another --out, or start anew with --overwrite"
                 )
 
     def discard(self) -> None:

@@ -7,17 +7,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.types import Array, FloatArray
 
-DTYPES: dict[str, npt.DTypeLike] = {
-    "float32": np.float32,
-    "float16": np.float16,
-    "int8": np.int8,
-    "binary": np.uint8,
-}
+DTYPES = {"float32": np.float32, "float16": np.float16, "int8": np.int8, "binary": np.uint8}
 
 
 class Ranges(NamedTuple):
@@ -102,7 +96,5 @@ def stored_width(dimension: int, dtype: str) -> int:
     if dtype != "binary":
         return dimension
     if dimension % 8:
-        raise UserError(
-            f"binary needs a multiple of 8 dimensions, not {dimension}: see --dimensions"
-        )
+        raise UserError(f"binary needs a multiple of 8 dimensions, not {dimension}")
     return dimension // 8
