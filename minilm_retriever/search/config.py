@@ -38,6 +38,7 @@ class SearchConfig:
     k: int = flag(10, "results a query", at_least=1)
     model: str = flag(BASE_FOLDER, "the model it was encoded with")
     out: str | None = flag(None, "where to write (default: standard output)")
+    overwrite: bool = flag(False, "replace the file of --out", action="store_true")
     format: Literal["text", "jsonl", "trec"] | None = flag(
         None, "of the results (default: by --out's ending, else text)"
     )
