@@ -139,17 +139,17 @@ class Encoder:
             check_precision(self.precision, torch.device(device))
             self.device = torch.device(device)
             self.model.encoder.to(self.device)
-        words = find_prompt(self.model, prompt, prompt_name)
+        prefix = find_prompt(self.model, prompt, prompt_name)
         texts = [sentences] if isinstance(sentences, str) else list(sentences)
         job = show_progress if isinstance(show_progress, str) else "encoding"
         with Progress(job, len(texts), "texts") if show_progress else nullcontext() as progress:
             vectors = encode_texts(
                 self.model.encoder,
                 self.model.tokenizer,
-                words.before(texts),
+                prefix.before(texts),
                 batch_size=batch_size,
                 normalize=normalize,
-                prompt_tokens=words.tokens,
+                prompt_tokens=prefix.tokens,
                 progress=progress.at if progress else None,
             )
         vectors = vectors[0] if isinstance(sentences, str) else vectors

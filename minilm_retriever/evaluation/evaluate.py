@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -53,6 +54,8 @@ def evaluate_models(config: EvaluateConfig) -> ComparisonTable:
     else:
         return similarity_table(data, models, config.precision)
     if runs:
+        for path in runs:
+            atomic_files.check_not_input(path, (data, config.corpus), "--run")
         check_runs(task, models, runs, config.overwrite)
     results = []
     for number, model in enumerate(models):
@@ -137,7 +140,7 @@ def check_runs(
     if len(set(runs)) < len(runs):
         raise UserError(f"--run: {runs[0]} stands twice; name a file for each model")
     for path in runs:
-        if Path(path).exists() and not overwrite:
+        if os.path.lexists(path) and not overwrite:
             raise UserError(f"{path}: exists; choose another --run, or replace it with --overwrite")
     check_trec_fields(task.query_ids)
     check_trec_fields(task.document_ids)

@@ -42,6 +42,7 @@ class SearchConfig:
         None, "of the queries (default: the one that the vectors were encoded in)"
     )
     out: str | None = flag(None, "where to write (default: standard output)")
+    overwrite: bool = flag(False, "replace the file of --out", action="store_true")
     format: Literal["text", "jsonl", "trec"] | None = flag(
         None, "of the results (default: by --out's ending, else text)"
     )
