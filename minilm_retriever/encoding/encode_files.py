@@ -194,7 +194,8 @@ class EncodingJob:
             "text_policy": {
                 "prompt": encoder.prompt.text,
                 "prompt_pooled": not encoder.prompt.tokens,
-                "strip": True,
+                # Whether white space at the ends makes no difference.
+                "strip": encoder.encoder.model.tokenizer.is_wordpiece,
                 "lower_case": model.lower_case,
                 "max_length": model.max_length,
             },

@@ -20,7 +20,7 @@ from minilm_retriever.encoder import default_device, encode_texts
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import flag_values
 from minilm_retriever.pretrained.model_folder import LoadedModel, load_pretrained
-from minilm_retriever.pretrained.tokenizer import TextTokenizer, TokenizedTexts
+from minilm_retriever.pretrained.tokenizer import TokenizedTexts
 from minilm_retriever.progress import Progress
 from minilm_retriever.storage import manifest
 from minilm_retriever.training.batches import BatchSampler
@@ -104,9 +104,7 @@ def open_base(config: TrainConfig) -> LoadedModel:
     if limit > positions:
         raise UserError(f"--max-length {limit}: the model has positions for only {positions}")
     settings = replace(base.settings, max_length=limit)
-    file, lower_case = base.tokenizer_files["tokenizer.json"], settings.lower_case
-    tokenizer = TextTokenizer(file, max_length=limit, lower_case=lower_case)
-    return replace(base, tokenizer=tokenizer, settings=settings)
+    return replace(base, tokenizer=base.tokenizer.with_max_length(limit), settings=settings)
 
 
 def guide_vectors(
