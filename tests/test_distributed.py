@@ -22,9 +22,10 @@ from minilm_retriever.encoding.resumable_output import UnfinishedRun
 from minilm_retriever.errors import run_command
 from minilm_retriever.storage import atomic_files
 from minilm_retriever.training import checkpoint
+from minilm_retriever.training.callbacks import read_loss
 from minilm_retriever.training.config import TrainConfig
 from minilm_retriever.training.prepare import prepare
-from minilm_retriever.training.run import read_loss, train
+from minilm_retriever.training.run import train
 from tests.conftest import ROOT
 from tests.ranks import launch
 from tests.test_encode_files import contents
@@ -180,7 +181,7 @@ def test_killed_ranks_end_the_others_and_the_run_goes_on_to_the_same_bits(config
             ended.statuses[dies["rank"]] == -signal.SIGKILL
             and ended.statuses[1 - dies["rank"]] == 2
         ), ended
-        assert ended.stderr.count("error: ") == 1 and "ended without a word" in ended.stderr
+        assert ended.stderr.count("error: ") == 1 and "ended without a message" in ended.stderr
         states = [
             path for path in Path(f"{stopped.out}.run").iterdir() if path.name.startswith("step-")
         ]

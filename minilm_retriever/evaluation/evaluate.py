@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +36,7 @@ from minilm_retriever.pretrained.config import BASE_FOLDER
 from minilm_retriever.pretrained.prompts import DOCUMENT, find_prompt
 from minilm_retriever.search.trec_run import check_trec_fields, trec_line
 from minilm_retriever.storage import atomic_files
-from minilm_retriever.types import Float64Array, FloatArray
+from minilm_retriever.types import Float64Array, FloatArray, Precision
 
 CORRELATIONS = {"spearman": bootstrap.spearman, "pearson": bootstrap.pearson}
 
@@ -51,19 +52,18 @@ def evaluate_models(config: EvaluateConfig) -> ComparisonTable:
     elif runs:
         raise UserError(f"--run: {data} has scored pairs, so there is no ranking to write")
     else:
-        return similarity_table(data, models)
+        return similarity_table(data, models, config.precision)
     if runs:
+        for path in runs:
+            atomic_files.check_not_input(path, (data, config.corpus), "--run")
         check_runs(task, models, runs, config.overwrite)
     results = []
     for number, model in enumerate(models):
-        results.append(measure_run(task, rank(task, model, max(KS))))
+        results.append(measure_run(task, rank(task, model, max(KS), config.precision)))
         if runs:
             tag = "-".join(short_name(model).split())
             atomic_files.write_text(runs[number], results[-1].trec_run(tag))
     return retrieval_table(models, results)
-
-
-# --- retrieval ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,6 @@ class RetrievalResult:
         return {name: float(values.mean()) for name, values in self.per_query.items()}
 
     def trec_run(self, tag: str) -> str:
-        """The ranking in TREC's format."""
         return "".join(
             trec_line(query, document, rank, score, tag)
             for query, ranking in self.run.items()
@@ -98,17 +97,16 @@ def evaluate_retrieval(
 
 
 def measure_run(task: RetrievalTask, run: Run, ks: Sequence[int] = KS) -> RetrievalResult:
-    """Measure a ranking against the task's judgements."""
     ids = {query: [document for document, _ in ranking] for query, ranking in run.items()}
     query_ids, per_query = run_metrics(ids, task.judgements, ks)
     return RetrievalResult(task, query_ids, per_query, run)
 
 
-def rank(task: RetrievalTask, model: str, depth: int) -> Run:
+def rank(task: RetrievalTask, model: str, depth: int, precision: Precision = "fp32") -> Run:
     """The best documents of each query, by BM25 or by a model's vectors with its own prompts."""
     if model == bm25.NAME:
         return bm25.rank_by_terms(task, depth)
-    encoder = open_for_command(model)
+    encoder = open_for_command(model, precision=precision)
     similarity = encoder.model.settings.similarity
     if similarity not in ("cosine", "dot"):
         raise UserError(f"{model}: compares by {similarity} distance; only cosine and dot can rank")
@@ -142,7 +140,7 @@ def check_runs(
     if len(set(runs)) < len(runs):
         raise UserError(f"--run: {runs[0]} stands twice; name a file for each model")
     for path in runs:
-        if Path(path).exists() and not overwrite:
+        if os.path.lexists(path) and not overwrite:
             raise UserError(f"{path}: exists; choose another --run, or replace it with --overwrite")
     check_trec_fields(task.query_ids)
     check_trec_fields(task.document_ids)
@@ -151,16 +149,15 @@ def check_runs(
 def retrieval_table(models: Sequence[str], results: Sequence[RetrievalResult]) -> ComparisonTable:
     """Each model's metrics with intervals, and its gain over the one before: paired by query, so
     what makes a query hard for both cancels out."""
-    columns = []
-    for number, (model, result) in enumerate(zip(models, results, strict=True)):
-        values, gains = result.per_query, dict[str, Float64Array]()
-        if number:
-            before = results[number - 1].per_query
-            gains = {name: values[name] - before[name] for name in SHOWN}
-        intervals = {name: bootstrap.mean_interval(values[name]) for name in SHOWN}
+    columns, before = [], dict[str, Float64Array]()
+    for model, result in zip(models, results, strict=True):
+        values = {name: result.per_query[name] for name in SHOWN}
+        gains = {name: values[name] - before[name] for name in before}
+        intervals = {name: bootstrap.mean_interval(values[name]) for name in values}
         gain = {name: bootstrap.mean_interval(gains[name]) for name in gains}
         changed = most_changed(result, gains[CHANGED_BY]) if gains else []
         columns.append(ModelResult(model, result.metrics, intervals, gain, changed))
+        before = values
     task, queries = results[0].task, len(results[0].query_ids)
     title = f"{task.name}: {queries:,} queries, {len(task.document_ids):,} documents"
     return ComparisonTable(title, columns)
@@ -175,37 +172,31 @@ def most_changed(result: RetrievalResult, gains: Float64Array) -> list[tuple[flo
     return [(float(gains[i]), texts[result.query_ids[i]]) for i in losses + rises]
 
 
-# --- similarity -----------------------------------------------------------------------------------
-
-
 def has_scored_pairs(path: str) -> bool:
     """Whether the first row has two sentences and a score."""
     row = next(iter(read_rows(path)), None)
     return row is not None and set(SCORED_COLUMNS) <= set(row.values)
 
 
-def similarity_table(data: str, models: Sequence[str]) -> ComparisonTable:
+def similarity_table(data: str, models: Sequence[str], precision: Precision) -> ComparisonTable:
     """Correlations of each model's cosines with people's scores, with intervals over the pairs."""
     if bm25.NAME in models:
         raise UserError(f"{data} has scored pairs, and {bm25.NAME} has no similarity to correlate")
     left, right, scores = read_scored_pairs(data)
-    columns: list[ModelResult] = []
-    before: Float64Array | None = None
+    columns, before, interval = list[ModelResult](), None, bootstrap.correlation_interval
     for model in models:
-        cosines = cosine_similarities(left, right, open_for_command(model).encode)
-        intervals, gain = dict[str, bootstrap.Interval](), dict[str, bootstrap.Interval]()
-        for name, correlation in CORRELATIONS.items():
-            intervals[name] = bootstrap.correlation_interval(correlation, scores, cosines)
-            if before is not None:
-                gain[name] = bootstrap.correlation_interval(correlation, scores, cosines, before)
-        metrics = {name: interval.mean for name, interval in intervals.items()}
+        encoder = open_for_command(model, precision=precision)
+        cosines = cosine_similarities(left, right, encoder.encode)
+        compared = CORRELATIONS if columns else {}
+        intervals = {name: interval(f, scores, cosines) for name, f in CORRELATIONS.items()}
+        gain = {name: interval(f, scores, cosines, before) for name, f in compared.items()}
+        metrics = {name: estimate.mean for name, estimate in intervals.items()}
         columns.append(ModelResult(model, metrics, intervals, gain))
         before = cosines
     return ComparisonTable(f"{Path(data).name}: {len(left):,} scored pairs", columns)
 
 
 def cosine_similarities(left: list[str], right: list[str], encode: Encode) -> Float64Array:
-    """Cosine of each text on the left with the one on the right (N,)."""
     a, b = encode(left).astype(np.float64), encode(right).astype(np.float64)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosines: Float64Array = (a * b).sum(axis=1) / np.maximum(norms, 1e-12)

@@ -59,19 +59,16 @@ def retrieval_from_pairs(
 
 
 def read_beir(folder: Path, split: str = "test") -> RetrievalTask:
-    """A BEIR-style folder: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv. The corpus's texts stay
-    in their file.
+    """A BEIR-style folder: corpus.jsonl, whose texts stay there, queries.jsonl and qrels/SPLIT.tsv.
 
     Raises UserError with path:line on a malformed line, and where judgements name a query, or too
-    many documents, that are not there (how many, and the first)."""
+    many documents, that are missing."""
     corpus = CorpusFile.open(jsonl_file(folder, "corpus"))
     queries = read_queries(jsonl_file(folder, "queries"))
     qrels = folder / "qrels" / f"{split}.tsv"
     if not qrels.exists():
         splits = ", ".join(sorted(file.stem for file in qrels.parent.glob("*.tsv"))) or "none"
-        raise UserError(
-            f"{qrels}: no such file; splits in this folder: {splits} (choose one with --split)"
-        )
+        raise UserError(f"{qrels}: no such file; choose one with --split: {splits}")
     judgements = read_judgements(qrels, set(queries), set(corpus.ids))
     judged = [query for query in queries if query in judgements]
     texts = [queries[query] for query in judged]
@@ -88,8 +85,7 @@ def jsonl_file(folder: Path, name: str) -> Path:
 
 @dataclass(frozen=True)
 class CorpusFile:
-    """The documents of a corpus.jsonl: ids in memory, texts read anew each time they are gone
-    through."""
+    """The documents of a corpus.jsonl: ids in memory, texts read again at each iteration."""
 
     path: Path
     ids: Sequence[str]
@@ -98,8 +94,7 @@ class CorpusFile:
     @staticmethod
     def open(path: Path) -> CorpusFile:
         """UserError where an id stands twice with different texts, or no document has a text."""
-        numbers: dict[str, int] = {}
-        hashes, repeats, empty = bytearray(), set[int](), True
+        numbers, hashes, repeats, empty = dict[str, int](), bytearray(), set[int](), True
         for number, row in enumerate(read_rows(path, format="jsonl")):
             id, text = row.id("_id"), document_text(row)
             hashes += text_hash(text)
@@ -144,13 +139,11 @@ def read_judgements(
     """Grades by query and document: query id, document id and grade are the first three columns,
     under a header of any names."""
     judgements: dict[str, dict[str, int]] = {}
-    unknown, missing = list[str](), list[str]()  # what is wrong with queries and documents
-    relevant = 0
+    unknown, missing, relevant = list[str](), list[str](), 0
     for row in read_rows(path, format="tsv"):
         columns = list(row.values)[:3]
         if len(columns) < 3 or is_whole(columns[2]):
-            header = "a header: query-id, corpus-id and score, tabs between"
-            raise UserError(f"{path}:1: the first line has to be {header}")
+            raise UserError(f"{path}:1: not a header of query-id, corpus-id and score, with tabs")
         query, document, score = map(row.text, columns)
         if not is_whole(score):
             raise UserError(f"{row.where}: {columns[2]} {score!r} is not a whole number")
@@ -161,24 +154,20 @@ def read_judgements(
         elif grade > 0 and document not in documents:
             missing.append(f"{row.where}: no document of the corpus has the id {document!r}")
     if unknown:
-        raise UserError(f"{unknown[0]}; so it is with {len(unknown)} judgements")
+        raise UserError(f"{unknown[0]} ({len(unknown)} such judgements)")
     if missing:
-        line = f"{missing[0]}; so it is with {len(missing)} of {relevant} relevant documents"
+        line = f"{missing[0]} ({len(missing)} of {relevant} relevant documents)"
         if len(missing) > MISSING_SHARE * relevant:
             raise UserError(f"{line}: are these the judgements of this corpus?")
-        say(f"{line}, which count as not found, as in trec_eval")
+        say(f"{line}: they count as never retrieved, as in trec_eval")
     return judgements
 
 
 def is_whole(value: str) -> bool:
-    """Whether a field is a whole number; 1.0 is one."""
     try:
         return float(value).is_integer()
     except ValueError:
         return False
-
-
-# --- documents of the same text -------------------------------------------------------------------
 
 
 def text_hash(text: str) -> bytes:

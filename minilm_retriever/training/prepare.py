@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from minilm_retriever.core.model import SentenceEncoder
 from minilm_retriever.core.trainer import Batch, Hyperparameters, Trainer
-from minilm_retriever.data.pairs import read_pairs
+from minilm_retriever.data.distinct import deduplicate
+from minilm_retriever.data.pairs import Pairs, read_pairs
 from minilm_retriever.distributed import Ranks
 from minilm_retriever.encoder import default_device, encode_texts
 from minilm_retriever.errors import UserError
@@ -25,11 +26,40 @@ from minilm_retriever.progress import Progress
 from minilm_retriever.storage import manifest
 from minilm_retriever.training.batches import BatchSampler
 from minilm_retriever.training.config import TrainConfig
-from minilm_retriever.training.dataset import TrainingData
 from minilm_retriever.training.gradient_caching import encode_in_pieces
 from minilm_retriever.training.objective import Objective, check_negatives
 from minilm_retriever.training.sparse_embedding import SparseEmbedding
 from minilm_retriever.training.validation import Validation
+from minilm_retriever.types import IntArray
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The rows of each source, each distinct text tokenised once."""
+
+    sources: Sequence[Pairs]
+    texts: Sequence[str]  # distinct, without surrounding white space, which no tokenizer sees
+    tokens: TokenizedTexts  # of `texts`
+    text_ids: Sequence[IntArray]  # (N, C) of each source: row i's text of column c
+
+    @staticmethod
+    def tokenize(sources: Sequence[Pairs], tokenizer: TextTokenizer) -> TrainingData:
+        columns = (column for pairs in sources for column in pairs.texts)
+        distinct, numbers = deduplicate([text.strip() for column in columns for text in column])
+        ends = np.cumsum([len(pairs.texts) * len(pairs) for pairs in sources])
+        parts = zip(sources, np.split(numbers, ends[:-1]), strict=True)
+        text_ids = [part.reshape(len(pairs.texts), len(pairs)).T for pairs, part in parts]
+        return TrainingData(sources, distinct, tokenizer.tokenize(distinct), text_ids)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(len(pairs) for pairs in self.sources)
+
+    def batch(self, source: int, rows: IntArray, own: slice = slice(None)) -> Batch:
+        """The texts (C, B) of B rows, the tokens of the `own` rows: all queries first, then each
+        further column."""
+        text_ids = self.text_ids[source][rows].T
+        return Batch(text_ids, *self.tokens.batch(text_ids[:, own].reshape(-1)))
 
 
 class TrainingRun(NamedTuple):

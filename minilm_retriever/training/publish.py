@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields
+import json
+import os
+import platform
+import re
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from minilm_retriever.encoder import Encoder
+from minilm_retriever.errors import UserError
 from minilm_retriever.flags import flag_values
 from minilm_retriever.pretrained import hub
 from minilm_retriever.pretrained.model_folder import write_model
-from minilm_retriever.reports.environment import machine, versions
 from minilm_retriever.reports.html_report import report_html
 from minilm_retriever.reports.model_card import model_card
-from minilm_retriever.reports.run_record import (
-    Column,
-    Evaluation,
-    MetricRow,
-    RunRecord,
-    map_texts,
-    shorten,
-)
+from minilm_retriever.reports.run_record import Column, Evaluation, RunRecord, map_texts, shorten
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest, tensors
+from minilm_retriever.storage.resume import RunFolder
 from minilm_retriever.training.checkpoint import LOG, Position
 from minilm_retriever.training.config import TrainConfig
-from minilm_retriever.training.metrics_log import read_log
 from minilm_retriever.training.prepare import TrainingRun
 
+PACKAGES = ("minilm_retriever", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 COUNTED_ROWS = 1000  # rows whose tokens are counted for the card
 STATED = ("language", "license", "intended_use", "limits")  # by the user, about the model
 SHOWN_SETTINGS = ("max_length", "pooling", "normalize", "similarity")  # of the model
@@ -39,10 +37,9 @@ METRICS = ("accuracy@1", "mrr@10", "recall@10", "ndcg@10", "loss")  # in the ord
 
 
 def publish(run: TrainingRun, position: Position) -> str:
-    """Publish the best weights (the last ones where nothing was evaluated) and remove the run's
-    folder; returns a line to print.
+    """Publish the best weights, or without evaluations the last, and remove the unfinished run.
 
-    Raises UserError where the model gives no finite vectors."""
+    Returns a line to print. Raises UserError where the model gives no finite vectors."""
     config, model, out = run.config, run.base, Path(run.config.out)
     notes = []
     if position.best_step is not None and position.best_step != position.step:
@@ -53,7 +50,7 @@ def publish(run: TrainingRun, position: Position) -> str:
     if position.step < run.total:
         notes += [f"Training stopped early, after {position.step} of {run.total} steps."]
     settings, defaults = settings_and_defaults(run)
-    log = read_log(run.folder)
+    log = [json.loads(line) for line in (run.folder / LOG).read_text("utf-8").splitlines()]
     losses = [row for row in log if "loss" in row]
     floors = [row["loss_floor"] for row in losses]
     record = RunRecord(
@@ -82,13 +79,15 @@ def publish(run: TrainingRun, position: Position) -> str:
         for file in (run.folder / LOG, *events):
             inside = file.relative_to(run.folder)
             atomic_files.write_bytes(staged / inside, file.read_bytes())
-    atomic_folders.discard(run.folder)
+    try:
+        RunFolder(out).discard()
+    except UserError as fault:  # something was put there meanwhile
+        notes.append(f"The run's folder stays: {fault}.")
     return " ".join([f"published {out}.", *notes])
 
 
 def settings_and_defaults(run: TrainingRun) -> tuple[dict[str, Any], dict[str, Any]]:
-    """All settings as they ran, and their defaults; for a flag left open, both are the value in
-    effect."""
+    """All settings as they ran, and their defaults; of a flag left open, the value in effect."""
     in_effect = {
         "dropout": run.base.encoder.bert.config.hidden_dropout_prob,
         "max_length": run.base.settings.max_length,
@@ -97,9 +96,28 @@ def settings_and_defaults(run: TrainingRun) -> tuple[dict[str, Any], dict[str, A
         "device": str(run.trainer.device),
     }
     settings = flag_values(run.config, on_card=True)
-    defaults = {item.name: item.default for item in fields(TrainConfig) if item.name in settings}
+    defaults = {name: getattr(TrainConfig, name) for name in settings}
     left_open = {name: value for name, value in in_effect.items() if settings[name] is None}
     return settings | left_open, defaults | left_open
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that had a part in the run, without importing them."""
+    installed = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            installed[package] = version(package)
+    return installed
+
+
+def machine(device: torch.device) -> str:
+    """The GPU, or the processor and its cores."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.*)", info.read_text("utf-8") if info.exists() else "")
+    name = model[1].strip() if model else platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} of {os.cpu_count()} cores"
 
 
 def without_paths(settings: dict[str, Any]) -> dict[str, Any]:
@@ -151,7 +169,7 @@ def about_data(run: TrainingRun) -> dict[str, Any]:
     }
 
 
-def evaluation(run: TrainingRun, position: Position, log: Sequence[MetricRow]) -> Evaluation | None:
+def evaluation(run: TrainingRun, position: Position, log: list[Any]) -> Evaluation | None:
     """Results on the held-out data before training and of the published weights."""
     if run.validation is None:
         return None

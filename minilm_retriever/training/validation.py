@@ -25,8 +25,6 @@ from minilm_retriever.types import FloatArray
 
 @dataclass(frozen=True)
 class Validation:
-    """Held-out pairs or a BEIR-style folder, and the metric that decides."""
-
     task: RetrievalTask
     pairs: Pairs | None
     tokenizer: TextTokenizer
@@ -34,7 +32,6 @@ class Validation:
 
     @staticmethod
     def read(config: TrainConfig, tokenizer: TextTokenizer) -> Validation | None:
-        """The data that --eval names, if any."""
         if config.eval is None:
             return None
         if Path(config.eval).is_dir():
@@ -58,7 +55,7 @@ class Validation:
         return dict(ranks.broadcast_json(values))
 
     def loss(self, queries: FloatArray, documents: FloatArray) -> float:
-        """The mean over rows (N, H), in batches of the training batch size."""
+        """The mean over rows (N, H), in batches as for training."""
         total, size = 0.0, self.config.batch_size
         for start in range(0, len(queries), size):
             q, d = (torch.from_numpy(x[start : start + size]) for x in (queries, documents))
