@@ -21,7 +21,7 @@ from minilm_retriever.encoder import default_device, encode_texts
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import flag_values
 from minilm_retriever.pretrained.model_folder import LoadedModel, load_pretrained
-from minilm_retriever.pretrained.tokenizer import TokenizedTexts
+from minilm_retriever.pretrained.tokenizer import TextTokenizer, TokenizedTexts
 from minilm_retriever.progress import Progress
 from minilm_retriever.storage import manifest
 from minilm_retriever.training.batches import BatchSampler
