@@ -184,10 +184,7 @@ def test_results_replace_a_file_with_overwrite_alone(commands, capsys, tiny_fold
     Path("r.jsonl").write_text("mine", encoding="utf-8")
     search = ["search", "v", "nurse", *model, "--out", "r.jsonl"]
     assert main(search) == 2
-    assert (
-        "r.jsonl: exists" in capsys.readouterr().err
-        and Path("r.jsonl").read_bytes() == b"mine"
-    )
+    assert "r.jsonl: exists" in capsys.readouterr().err and Path("r.jsonl").read_bytes() == b"mine"
     assert main([*search, "--overwrite"]) == 0
     assert json.loads(Path("r.jsonl").read_text(encoding="utf-8"))["query"] == "nurse"
 
