@@ -13,7 +13,7 @@ from pathlib import Path
 
 from minilm_retriever.data.readers import read_rows
 from minilm_retriever.data.texts import read_texts
-from minilm_retriever.encoder import open_for_command
+from minilm_retriever.encoder import open_for_command, split_fingerprint
 from minilm_retriever.errors import UserError
 from minilm_retriever.progress import escape, print_result, say
 from minilm_retriever.search.config import IndexConfig, SearchConfig
@@ -62,8 +62,9 @@ def run_search(config: SearchConfig) -> None:
             )
     finer = Path(config.rescore) if config.rescore else None
     index = open_index(Path(config.folder), effort=config.effort, finer=finer)
-    encoder = open_for_command(config.model)
-    if encoder.model.fingerprint() != index.info["model"]:
+    fingerprint, precision = split_fingerprint(index.info["model"])
+    encoder = open_for_command(config.model, precision=config.precision or precision)
+    if encoder.model.fingerprint() != fingerprint:
         other = f"another model than {config.model}"
         raise UserError(f"{config.folder} was encoded with {other}: name that with --model")
     format = config.format or FORMAT_OF_ENDING.get(Path(config.out or "").suffix, "text")

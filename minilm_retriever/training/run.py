@@ -81,7 +81,7 @@ def train_on(ranks: Ranks, config: TrainConfig) -> int:
 
 
 def describe(run: TrainingRun) -> None:
-    """Say what is about to happen."""
+    """Print the data, the steps and warnings."""
     config, data, trainer = run.config, run.data, run.trainer
     mean = float(np.mean([data.tokens.lengths[ids].mean() for ids in data.text_ids]))
     say(
