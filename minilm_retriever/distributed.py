@@ -217,8 +217,8 @@ def check_device(device: str | int | torch.device) -> None:
         place = torch.device(device)
         if place.type != "cuda":
             torch.zeros(1, device=place).item()
-        elif (place.index or 0) >= torch.cuda.device_count():  # asked without a context on it
-            raise RuntimeError(f"there are {torch.cuda.device_count()} GPUs that torch can use")
+        elif (place.index or 0) >= (count := torch.cuda.device_count()):  # makes no context
+            raise RuntimeError(f"there are {count} GPUs that torch can use")
     except (RuntimeError, AssertionError, ValueError, TypeError, ImportError) as fault:
         raise UserError(f"--device {device}: {first_line(fault)}; cpu is everywhere") from None
 

@@ -106,9 +106,6 @@ def check_bounds(config: Any) -> None:
         value, bounds = getattr(config, item.name), item.metadata
         if value is None:
             continue
-        for number in value if isinstance(value, tuple) else (value,):
-            if number != number or (isinstance(number, int) and abs(number) >= MAX_NUMBER):  # NaN
-                raise UserError(f"{flag_name(item)} {number} is no number that can be used")
         if bounds["at_least"] is not None and not bounds["at_least"] <= value < math.inf:
             bound = f"at least {bounds['at_least']}"
         elif bounds["above"] is not None and not value > bounds["above"]:
@@ -116,5 +113,8 @@ def check_bounds(config: Any) -> None:
         elif bounds["below"] is not None and not value < bounds["below"]:
             bound = f"less than {bounds['below']}"
         else:
+            for number in value if isinstance(value, tuple) else (value,):
+                if number != number or (isinstance(number, int) and abs(number) >= MAX_NUMBER):
+                    raise UserError(f"{flag_name(item)} {number}: no number that can be used")
             continue
         raise UserError(f"{flag_name(item)} must be {bound}, not {value}")

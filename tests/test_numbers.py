@@ -53,7 +53,7 @@ def test_a_number_that_no_library_takes_is_named(
 
 @pytest.mark.parametrize(
     ("flag", "number"),
-    [("--seed", 1 << 63), ("--threads", 100_000), ("--adam-beta1", -1), ("--dropout", 2)],
+    [("--threads", 100_000), ("--adam-beta1", -1), ("--dropout", 2)],
 )
 def test_bounds(flag, number, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
