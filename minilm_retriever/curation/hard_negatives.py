@@ -39,7 +39,7 @@ class Negatives(NamedTuple):
 def mine(config: MineConfig) -> str:
     """Write the pairs with `negatives` further columns; returns a summary line."""
     out = Path(config.out)
-    check_table(out, config.overwrite)
+    check_table(out, config.overwrite, (config.pairs, config.corpus))
     pairs = read_pairs(config.pairs, config.columns or None)
     queries, query_of = deduplicate([text.strip() for text in pairs.texts[0]])
     corpus = [record.text.strip() for record in read_texts(config.corpus)] if config.corpus else []

@@ -24,6 +24,7 @@ from minilm_retriever.data.readers import read_rows
 from minilm_retriever.data.rows import BadRow
 from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained.tokenizer import TextTokenizer
+from minilm_retriever.progress import escape
 from minilm_retriever.types import IntArray
 
 SAMPLE = 10_000  # rows whose texts are tokenised
@@ -242,7 +243,8 @@ def as_text(inspection: Inspection) -> str:
         lines += [f"most repeated {name}:"] if texts else []
         for count, text in texts:
             lines.append(f"  {count:,} x {text if len(text) < 90 else text[:87] + '...'}")
-    return "\n".join([*lines, summary(r), *(f"- {line}" for line in advice(i))])
+    lines += [*summary(r).splitlines(), *(f"- {line}" for line in advice(i))]
+    return "\n".join(map(escape, lines))
 
 
 def summary(r: Repeats) -> str:

@@ -49,7 +49,7 @@ def paraphrases(config: ParaphrasesConfig) -> tuple[list[tuple[object, ...]], st
     if threshold is not None and not -1 <= threshold <= 1:
         raise UserError(f"--threshold is a cosine, between -1 and 1, not {threshold:g}")
     if out is not None:
-        check_table(Path(out), config.overwrite)
+        check_table(Path(out), config.overwrite, [config.file])
     records = list(read_texts(config.file, text=config.text, id=config.id))
     distinct, inverse = deduplicate([record.text.strip() for record in records])
     copies = len(records) - len(distinct)

@@ -25,9 +25,13 @@ def open_lines(path: StrPath, name: str) -> Iterator[Lines]:
     """The lines of a file, unpacked where its bytes are gzip; `name` stands in messages."""
     with ExitStack() as stack:
         try:
-            stream: Any = sys.stdin.buffer
+            stream: Any
             if os.fspath(path) != STDIN:
                 stream = stack.enter_context(Path(path).open("rb"))
+            elif sys.stdin is None:
+                raise UserError("standard input is closed: name a file")
+            else:
+                stream = sys.stdin.buffer
             if not hasattr(stream, "peek"):
                 stream = io.BufferedReader(stream)
             is_gzip = stream.peek(2)[:2] == b"\x1f\x8b"

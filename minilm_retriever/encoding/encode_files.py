@@ -185,6 +185,7 @@ class EncodingJob:
         shards = [record["shard"] for record in self.run.records()]
         return {
             "model": encoder.fingerprint,
+            "precision": config.precision,
             "rows": sum(shard["rows"] for shard in shards),
             "dimension": encoder.dimension,
             "dtype": config.dtype,
@@ -255,6 +256,9 @@ class EncodingJob:
 def check_outputs_outside_inputs(config: EncodeConfig) -> None:
     """UserError where an output would be in an input folder: the next run would read it."""
     for flag, output in (("--out", config.out), ("--skip-bad", config.skip_bad)):
+        if output:
+            inputs = [*config.inputs, config.model, config.calibrate, config.cache]
+            atomic_files.check_not_input(output, inputs, flag)
         for folder in filter(Path.is_dir, map(Path, config.inputs)):
             if output and Path(output).resolve().is_relative_to(folder.resolve()):
                 raise UserError(f"{flag} {output} lies inside the input {folder}: choose another")

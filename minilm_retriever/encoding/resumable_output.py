@@ -11,6 +11,7 @@ After a kill between any two of these steps, the next run does the rest."""
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,9 @@ COPY_BYTES = 1 << 20
 class UnfinishedRun(RunFolder):
     """The folder OUT.run of an encoding."""
 
+    kind = "vectors"
+    own_names = rf"{UNFINISHED}|manifest\.json|(vectors|rows)-[0-9]{{5,}}\.[a-z]+"
+
     def __init__(self, out: Path) -> None:
         super().__init__(out, RUN)
         self.state = self.folder / UNFINISHED
@@ -47,11 +51,28 @@ class UnfinishedRun(RunFolder):
 
     def check_not_finished(self, overwrite: bool) -> None:
         # A run that was killed between the .npy and the files beside it goes on.
-        super().check_not_finished(overwrite or (self.out.suffix == ".npy" and self.complete))
+        resumes = self.out.suffix == ".npy" and self.complete
+        super().check_not_finished(overwrite or resumes)
+
+    def check_replaceable(self) -> None:
+        if self.out.suffix != ".npy":
+            return super().check_replaceable()
+        rows_path, manifest_path = shards.sidecar_paths(self.out)
+        taken = [path for path in (self.out, rows_path, manifest_path) if os.path.lexists(path)]
+        if not taken or self.complete:  # the run that is complete has made them
+            return None
+        content = manifest.read_manifest(manifest_path.parent, manifest_path.name)
+        if manifest.kind(content) != self.kind or content["files"].keys() != {
+            self.out.name,
+            rows_path.name,
+        }:
+            raise UserError(f"{taken[0]} is not ours to overwrite: move it")
+        return None
 
     def read_record(self) -> dict[str, Any] | None:
         if self.complete:
-            return {SETTINGS: manifest.read_manifest(self.folder)["vectors"][SETTINGS]}
+            info = manifest.read_manifest(self.folder).get("vectors")
+            return info if isinstance(info, dict) else {}
         return super().read_record()
 
     def check_settings(self, recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -60,6 +81,12 @@ class UnfinishedRun(RunFolder):
         super().check_settings(recorded, expected)
         if self.complete:
             manifest.verify_folder(self.folder)
+
+    def discard(self) -> None:
+        # Without `unfinished` it may also be another command's finished output of that name.
+        if self.complete and not self.state.exists():
+            raise UserError(f"{self.folder}: holds finished vectors: move it, or choose another")
+        super().discard()
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
         self.write(RUN, {SETTINGS: settings})

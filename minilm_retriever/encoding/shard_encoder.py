@@ -37,14 +37,14 @@ class ShardEncoder:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.config = config
-        self.encoder = open_for_command(config.model, device)
+        self.encoder = open_for_command(config.model, device, config.precision)
         own = self.encoder.dimension
         self.dimension = config.dimensions or own
         if self.dimension > own:
             raise UserError(f"--dimensions must be at most the model's {own}, not {self.dimension}")
         quantization.stored_width(self.dimension, config.dtype)  # UserError where it does not fit
         self.prompt = find_prompt(self.encoder.model, config.prompt, config.prompt_name, DOCUMENT)
-        self.fingerprint = self.encoder.model.fingerprint()
+        self.fingerprint = self.encoder.fingerprint()
         self.ranges: Ranges | None = None  # of int8; where none are set the first shard sets them
         self.cache: VectorCache | None = None
         if config.cache and not config.dry_run:

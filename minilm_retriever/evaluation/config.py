@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from minilm_retriever.flags import flag
-from minilm_retriever.pretrained.config import BASE_FOLDER
+from minilm_retriever.pretrained.config import BASE_FOLDER, PRECISION_HELP
+from minilm_retriever.types import Precision
 
 
 @dataclass(frozen=True)
@@ -25,5 +26,6 @@ class EvaluateConfig:
     run: tuple[str, ...] = flag(
         (), "write a model's ranking as a TREC run", action="append", nargs=None
     )
+    precision: Precision = flag("fp32", PRECISION_HELP)
     overwrite: bool = flag(False, "replace TREC runs that are there", action="store_true")
     json: bool = flag(False, "print JSON", action="store_true")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +36,7 @@ from minilm_retriever.pretrained.config import BASE_FOLDER
 from minilm_retriever.pretrained.prompts import DOCUMENT, find_prompt
 from minilm_retriever.search.trec_run import check_trec_fields, trec_line
 from minilm_retriever.storage import atomic_files
-from minilm_retriever.types import Float64Array, FloatArray
+from minilm_retriever.types import Float64Array, FloatArray, Precision
 
 CORRELATIONS = {"spearman": bootstrap.spearman, "pearson": bootstrap.pearson}
 
@@ -51,12 +52,14 @@ def evaluate_models(config: EvaluateConfig) -> ComparisonTable:
     elif runs:
         raise UserError(f"--run: {data} has scored pairs, so there is no ranking to write")
     else:
-        return similarity_table(data, models)
+        return similarity_table(data, models, config.precision)
     if runs:
+        for path in runs:
+            atomic_files.check_not_input(path, (data, config.corpus), "--run")
         check_runs(task, models, runs, config.overwrite)
     results = []
     for number, model in enumerate(models):
-        results.append(measure_run(task, rank(task, model, max(KS))))
+        results.append(measure_run(task, rank(task, model, max(KS), config.precision)))
         if runs:
             tag = "-".join(short_name(model).split())
             atomic_files.write_text(runs[number], results[-1].trec_run(tag))
@@ -99,11 +102,11 @@ def measure_run(task: RetrievalTask, run: Run, ks: Sequence[int] = KS) -> Retrie
     return RetrievalResult(task, query_ids, per_query, run)
 
 
-def rank(task: RetrievalTask, model: str, depth: int) -> Run:
+def rank(task: RetrievalTask, model: str, depth: int, precision: Precision = "fp32") -> Run:
     """The best documents of each query, by BM25 or by a model's vectors with its own prompts."""
     if model == bm25.NAME:
         return bm25.rank_by_terms(task, depth)
-    encoder = open_for_command(model)
+    encoder = open_for_command(model, precision=precision)
     similarity = encoder.model.settings.similarity
     if similarity not in ("cosine", "dot"):
         raise UserError(f"{model}: compares by {similarity} distance; only cosine and dot can rank")
@@ -137,7 +140,7 @@ def check_runs(
     if len(set(runs)) < len(runs):
         raise UserError(f"--run: {runs[0]} stands twice; name a file for each model")
     for path in runs:
-        if Path(path).exists() and not overwrite:
+        if os.path.lexists(path) and not overwrite:
             raise UserError(f"{path}: exists; choose another --run, or replace it with --overwrite")
     check_trec_fields(task.query_ids)
     check_trec_fields(task.document_ids)
@@ -175,14 +178,15 @@ def has_scored_pairs(path: str) -> bool:
     return row is not None and set(SCORED_COLUMNS) <= set(row.values)
 
 
-def similarity_table(data: str, models: Sequence[str]) -> ComparisonTable:
+def similarity_table(data: str, models: Sequence[str], precision: Precision) -> ComparisonTable:
     """Correlations of each model's cosines with people's scores, with intervals over the pairs."""
     if bm25.NAME in models:
         raise UserError(f"{data} has scored pairs, and {bm25.NAME} has no similarity to correlate")
     left, right, scores = read_scored_pairs(data)
     columns, before, interval = list[ModelResult](), None, bootstrap.correlation_interval
     for model in models:
-        cosines = cosine_similarities(left, right, open_for_command(model).encode)
+        encoder = open_for_command(model, precision=precision)
+        cosines = cosine_similarities(left, right, encoder.encode)
         compared = CORRELATIONS if columns else {}
         intervals = {name: interval(f, scores, cosines) for name, f in CORRELATIONS.items()}
         gain = {name: interval(f, scores, cosines, before) for name, f in compared.items()}

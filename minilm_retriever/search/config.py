@@ -8,6 +8,7 @@ from typing import Literal
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import check_bounds, flag
 from minilm_retriever.pretrained.config import BASE_FOLDER
+from minilm_retriever.types import Precision
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,11 @@ class SearchConfig:
     id: str | None = flag(None, "its column of ids")
     k: int = flag(10, "results a query", at_least=1)
     model: str = flag(BASE_FOLDER, "the model it was encoded with")
+    precision: Precision | None = flag(
+        None, "of the queries (default: the one that the vectors were encoded in)"
+    )
     out: str | None = flag(None, "where to write (default: standard output)")
+    overwrite: bool = flag(False, "replace the file of --out", action="store_true")
     format: Literal["text", "jsonl", "trec"] | None = flag(
         None, "of the results (default: by --out's ending, else text)"
     )

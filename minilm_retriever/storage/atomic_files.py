@@ -17,7 +17,7 @@ import re
 import secrets
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -65,11 +65,15 @@ def append_line(path: StrPath, text: str) -> None:
     if "\n" in text:
         raise ValueError("a line of a log holds no line break")
     data = f"{text}\n".encode()
-    with user_errors(path), io.FileIO(path, "a") as file:
+    with user_errors(path), io.FileIO(path, "a", opener=_open_no_link) as file:
         size = os.fstat(file.fileno()).st_size
         if file.write(data) != len(data):
             file.truncate(size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def truncate_lines(path: StrPath, count: int) -> int:
@@ -123,6 +127,15 @@ def clean_stale(parent: StrPath, name: str | None = None) -> list[Path]:
         for path in stale:
             remove(path)
     return stale
+
+
+def check_not_input(out: StrPath, inputs: Iterable[StrPath | None], flag: str = "--out") -> None:
+    """UserError where `out` would replace one of the files or folders that a command reads."""
+    target = Path(os.path.realpath(out))
+    for path in inputs:
+        place = Path(os.path.realpath(path or os.devnull))
+        if place.exists() and target in (place, *place.parents):
+            raise UserError(f"{flag} {out} would replace {path}, which is read: choose another")
 
 
 # --- parts of the writers here and in atomic_folders ----------------------------------------------

@@ -16,6 +16,7 @@ from minilm_retriever.types import StrPath
 
 NAME = "manifest.json"
 FORMAT = 1
+MARK = b'{\n "format": '
 # A million files are half of it, and a foreign file must not fill the memory.
 MAX_BYTES = 1 << 28
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -53,9 +54,23 @@ def _sum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(_dump(content)).hexdigest()
 
 
+def kind(content: Mapping[str, Any]) -> str:
+    """What a folder with these keys in its manifest holds, in a word for messages."""
+    return next((f"{key}" for key in ("vectors", "index") if key in content), "a model")
+
+
 def has_manifest(folder: StrPath) -> bool:
     """Whether there is a manifest, intact or not."""
     return os.path.lexists(Path(folder) / NAME)
+
+
+def is_marked(path: Path) -> bool:
+    """Whether a file begins as what `to_bytes` makes, intact behind that or not."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MARK)) == MARK
+    except OSError:
+        return False
 
 
 def read_manifest(folder: StrPath, name: str = NAME) -> dict[str, Any]:

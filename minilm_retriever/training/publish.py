@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from minilm_retriever.encoder import Encoder
+from minilm_retriever.errors import UserError
 from minilm_retriever.flags import flag_values
 from minilm_retriever.pretrained import hub
 from minilm_retriever.pretrained.model_folder import write_model
@@ -21,6 +22,7 @@ from minilm_retriever.reports.html_report import report_html
 from minilm_retriever.reports.model_card import model_card
 from minilm_retriever.reports.run_record import Column, Evaluation, RunRecord, map_texts, shorten
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest, tensors
+from minilm_retriever.storage.resume import RunFolder
 from minilm_retriever.training.checkpoint import LOG, Position
 from minilm_retriever.training.config import TrainConfig
 from minilm_retriever.training.prepare import TrainingRun
@@ -77,7 +79,10 @@ def publish(run: TrainingRun, position: Position) -> str:
         for file in (run.folder / LOG, *events):
             inside = file.relative_to(run.folder)
             atomic_files.write_bytes(staged / inside, file.read_bytes())
-    atomic_folders.discard(run.folder)
+    try:
+        RunFolder(out).discard()
+    except UserError as fault:  # something was put there meanwhile
+        notes.append(f"The run's folder stays: {fault}.")
     return " ".join([f"published {out}.", *notes])
 
 

@@ -53,6 +53,8 @@ def train(config: TrainConfig) -> int:
 
 def train_on(ranks: Ranks, config: TrainConfig) -> int:
     """The run on one of several ranks: all train, rank 0 writes."""
+    inputs = [*config.train, config.eval, config.model, config.guide]
+    atomic_files.check_not_input(config.out, inputs)
     run = prepare(config, ranks)
     if run.trainer.device.type == "cpu":
         keep_freed_memory(KEPT_BYTES)
@@ -79,7 +81,7 @@ def train_on(ranks: Ranks, config: TrainConfig) -> int:
 
 
 def describe(run: TrainingRun) -> None:
-    """Say what is about to happen."""
+    """Print the data, the steps and warnings."""
     config, data, trainer = run.config, run.data, run.trainer
     mean = float(np.mean([data.tokens.lengths[ids].mean() for ids in data.text_ids]))
     say(
@@ -96,7 +98,9 @@ def describe(run: TrainingRun) -> None:
     )
     left_out = run.sampler.left_out(0)
     for path, ids, count in zip(config.train, data.text_ids, left_out, strict=True):
-        say(f"{path}: {summary(count_repeats(ids[:, 0], ids[:, 1], config.batch_size))}")
+        repeats = summary(count_repeats(ids[:, 0], ids[:, 1], config.batch_size))
+        for line in f"{path}: {repeats}".splitlines():
+            say(line)
         if count:
             reason = "their texts repeat too often"
             say(f"warning: {count} rows of {path} find no batch in the first epoch: {reason}")
