@@ -44,7 +44,8 @@ def encode_files(config: EncodeConfig, engine: Engine | None = None) -> str:
 
     Raises UserError for a mistake in the inputs (path:line), a finished output, or an unfinished
     run with other settings."""
-    with distributed.join(config.device) as ranks:
+    # A Ray cluster's actors have the device: it need not be here.
+    with distributed.join(None if config.engine == "ray" else config.device) as ranks:
         check_outputs_outside_inputs(config)
         paths = input_files(config.inputs, config.format)
         for path in paths:
