@@ -16,6 +16,7 @@ from torch import Tensor
 
 from minilm_retriever.core.model import SentenceEncoder, l2_normalize
 from minilm_retriever.data.distinct import deduplicate
+from minilm_retriever.distributed import check_device
 from minilm_retriever.errors import UserError
 from minilm_retriever.kernels.memory import keep_freed_memory
 from minilm_retriever.kernels.processor import lacks_instructions
@@ -59,6 +60,8 @@ class Encoder:
         self, model: LoadedModel, device: Device = None, *, precision: Precision = "fp32"
     ) -> None:
         self.model = model
+        if device is not None:
+            check_device(device)
         self.device = torch.device(device or default_device())
         self.precision = precision
         model.encoder.to(self.device)

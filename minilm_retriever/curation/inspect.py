@@ -164,11 +164,7 @@ class Sample:
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
         # With room for one token more, so that a text that is cut differs from one that just fits.
-        self.tokenizer = TextTokenizer(
-            tokenizer.json.encode(),
-            max_length=tokenizer.max_length + 1,
-            lower_case=tokenizer.lower_case,
-        )
+        self.tokenizer = tokenizer.with_max_length(tokenizer.max_length + 1)
         self.random = random.Random(0)
         self.lengths: dict[int, list[int]] = {}  # by place, of SAMPLE places
         self.waiting: dict[int, list[str]] = {}

@@ -32,7 +32,7 @@ from minilm_retriever.errors import UserError
 from minilm_retriever.flags import flag_values
 from minilm_retriever.progress import Progress, duration, say
 from minilm_retriever.storage import atomic_files, manifest
-from minilm_retriever.vectors.quantization import Ranges, calibrate, quantize
+from minilm_retriever.vectors.quantization import calibrate, quantize
 from minilm_retriever.vectors.shards import SHARD_CHARACTERS, Shard, row_lines, sidecar_paths
 
 SAMPLE_ROWS = 1024  # that an estimate is made from
@@ -44,7 +44,8 @@ def encode_files(config: EncodeConfig, engine: Engine | None = None) -> str:
 
     Raises UserError for a mistake in the inputs (path:line), a finished output, or an unfinished
     run with other settings."""
-    with distributed.join(config.device) as ranks:
+    # A Ray cluster's actors have the device: it need not be here.
+    with distributed.join(None if config.engine == "ray" else config.device) as ranks:
         check_outputs_outside_inputs(config)
         paths = input_files(config.inputs, config.format)
         for path in paths:
@@ -103,8 +104,8 @@ def encode_shards(job: EncodingJob, ranks: Ranks) -> int:
                 if shard.number == 0 and ranks.world_size > 1 and encoder.needs_ranges:
                     if ranks.is_first:  # the others need the ranges that the first shard sets
                         job.encode_shard(shard, progress)
-                    ranges = encoder.ranges.as_json() if encoder.ranges else None
-                    encoder.ranges = Ranges.from_json(ranks.broadcast_json(ranges))
+                    ranks.barrier()
+                    encoder.ranges = job.run.read_ranges()
                 if shard.number == own:
                     job.encode_shard(shard, progress)
                     own = ranks.next_task()
@@ -195,7 +196,8 @@ class EncodingJob:
             "text_policy": {
                 "prompt": encoder.prompt.text,
                 "prompt_pooled": not encoder.prompt.tokens,
-                "strip": True,
+                # Whether white space at the ends makes no difference.
+                "strip": encoder.encoder.model.tokenizer.is_wordpiece,
                 "lower_case": model.lower_case,
                 "max_length": model.max_length,
             },

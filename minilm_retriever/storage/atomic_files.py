@@ -65,15 +65,13 @@ def append_line(path: StrPath, text: str) -> None:
     if "\n" in text:
         raise ValueError("a line of a log holds no line break")
     data = f"{text}\n".encode()
-    with user_errors(path), io.FileIO(path, "a", opener=_open_no_link) as file:
+    if Path(path).is_symlink():
+        raise UserError(f"{path}: a link, which a log is not written through")
+    with user_errors(path), io.FileIO(path, "a") as file:
         size = os.fstat(file.fileno()).st_size
         if file.write(data) != len(data):
             file.truncate(size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _open_no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def truncate_lines(path: StrPath, count: int) -> int:

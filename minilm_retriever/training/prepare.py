@@ -134,9 +134,7 @@ def open_base(config: TrainConfig) -> LoadedModel:
     if limit > positions:
         raise UserError(f"--max-length {limit}: the model has positions for only {positions}")
     settings = replace(base.settings, max_length=limit)
-    file, lower_case = base.tokenizer_files["tokenizer.json"], settings.lower_case
-    tokenizer = TextTokenizer(file, max_length=limit, lower_case=lower_case)
-    return replace(base, tokenizer=tokenizer, settings=settings)
+    return replace(base, tokenizer=base.tokenizer.with_max_length(limit), settings=settings)
 
 
 def guide_vectors(
