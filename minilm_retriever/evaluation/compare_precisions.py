@@ -33,7 +33,8 @@ from minilm_retriever.evaluation.evaluate import (
 from minilm_retriever.evaluation.metrics import KS
 from minilm_retriever.evaluation.ranking import Encode, Run, rank_documents
 from minilm_retriever.kernels.processor import lacks_instructions
-from minilm_retriever.types import Float64Array, FloatArray, Precision
+from minilm_retriever.pretrained.config import Precision
+from minilm_retriever.types import Float64Array, FloatArray
 
 TOP = 10  # of the first precision's documents that another one should find, too
 RECALL = f"recall@{TOP} of the first's top {TOP}"

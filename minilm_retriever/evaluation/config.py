@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from minilm_retriever.flags import flag
-from minilm_retriever.pretrained.config import BASE_FOLDER, MODEL_HELP, PRECISION_HELP
-from minilm_retriever.types import Precision
+from minilm_retriever.pretrained.config import BASE_FOLDER, MODEL_HELP, PRECISION_HELP, Precision
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,11 @@ from minilm_retriever.evaluation.config import EvaluateConfig
 from minilm_retriever.evaluation.metrics import KS, run_metrics
 from minilm_retriever.evaluation.ranking import PORTION_DOCUMENTS, Encode, Run, rank_documents
 from minilm_retriever.evaluation.tasks import RetrievalTask, read_beir, retrieval_from_pairs
-from minilm_retriever.pretrained.config import BASE_FOLDER
+from minilm_retriever.pretrained.config import BASE_FOLDER, Precision
 from minilm_retriever.pretrained.prompts import DOCUMENT, find_prompt
 from minilm_retriever.search.trec_run import check_trec_fields, trec_line
 from minilm_retriever.storage import atomic_files
-from minilm_retriever.types import Float64Array, FloatArray, Precision
+from minilm_retriever.types import Float64Array, FloatArray
 
 CORRELATIONS = {"spearman": bootstrap.spearman, "pearson": bootstrap.pearson}
 
