@@ -42,9 +42,18 @@ def bf16_is_fast() -> bool:
     return "amx_bf16" in flags or ("avx512_bf16" in flags and is_amd())
 
 
+@cache
+def int8_is_fast() -> bool:
+    """Whether int8 is multiplied faster than float32: with AMX or AVX512-VNNI."""
+    return not {"amx_int8", "avx512_vnni"}.isdisjoint(cpu_field("flags").split())
+
+
 def lacks_instructions(precision: str) -> str:
     """The instructions without which `precision` would be slower than float32; empty where they
     are here, or none are needed."""
-    if precision == "bf16" and not (torch._C._has_mkldnn and bf16_is_fast()):
+    onednn = torch._C._has_mkldnn
+    if precision == "bf16" and not (onednn and bf16_is_fast()):
         return "AMX-BF16 or AMD's AVX512-BF16"
+    if precision == "int8" and not (onednn and int8_is_fast()):
+        return "AMX-INT8 or AVX512-VNNI"
     return ""
