@@ -96,6 +96,7 @@ FLAGS = {
     "Zen 4": ("AuthenticAMD", "avx512_bf16 avx512_vnni", {"bf16", "int8"}),
     "Cooper Lake": ("GenuineIntel", "avx512_bf16 avx512_vnni", {"int8"}),
     "Ice Lake": ("GenuineIntel", "avx512f avx512_vnni", {"int8"}),
+    "Alder Lake": ("GenuineIntel", "avx2 avx_vnni", {"int8"}),
     "AVX2": ("AuthenticAMD", "avx2", set()),
     "no such file": ("", "", set()),
 }
