@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from minilm_retriever.flags import flag
 
+Precision = Literal["fp32", "bf16"]  # the numbers that a model computes with
 BASE_FOLDER = "checkpoints/all-MiniLM-L6-v2"
 MODEL_HELP = "a model folder or a hub name"
 DEVICE_HELP = "cpu, cuda, ... (default: a GPU where there is one)"

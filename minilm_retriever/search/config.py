@@ -7,8 +7,7 @@ from typing import Literal
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import check_bounds, flag
-from minilm_retriever.pretrained.config import BASE_FOLDER
-from minilm_retriever.types import Precision
+from minilm_retriever.pretrained.config import BASE_FOLDER, Precision
 
 
 @dataclass(frozen=True)
