@@ -34,6 +34,8 @@ from minilm_retriever.training.publish import publish
 
 KEPT_BYTES = (1 << 31) - 1  # of freed memory, for the next step: its backward pass frees most
 
+MOST_PASSES = 16  # over distinct pairs: what more of them do is in docs/forgetting.md
+
 
 def train(config: TrainConfig) -> int:
     """Start or resume a fine-tuning run; returns 0, or 128 + the signal that stopped it.
@@ -98,9 +100,15 @@ def describe(run: TrainingRun) -> None:
     )
     left_out = run.sampler.left_out(0)
     for path, ids, count in zip(config.train, data.text_ids, left_out, strict=True):
-        repeats = summary(count_repeats(ids[:, 0], ids[:, 1], config.batch_size))
-        for line in f"{path}: {repeats}".splitlines():
+        repeats = count_repeats(ids[:, 0], ids[:, 1], config.batch_size)
+        for line in f"{path}: {summary(repeats)}".splitlines():
             say(line)
+        if (passes := epochs * repeats.rows / repeats.distinct_pairs) > MOST_PASSES:
+            say(
+                f"warning: {path}: each distinct pair is shown {passes:,.0f} times; past "
+                f"{MOST_PASSES} such runs got no better at their own queries, and the longest lost a "
+                "third of what the base model could do for others: see --recipe robust"
+            )
         if count:
             reason = "their texts repeat too often"
             say(f"warning: {count} rows of {path} find no batch in the first epoch: {reason}")
