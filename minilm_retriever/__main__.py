@@ -103,7 +103,7 @@ def compare(config: CompareConfig) -> None:
 
 
 def verify(config: VerifyConfig) -> None:
-    from minilm_retriever.vectors.vector_folder import verify
+    from minilm_retriever.search.index_folder import verify
 
     for path in config.paths:
         print_result(escape(verify(Path(path))))

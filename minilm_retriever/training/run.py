@@ -106,8 +106,8 @@ def describe(run: TrainingRun) -> None:
         if (passes := epochs * repeats.rows / repeats.distinct_pairs) > MOST_PASSES:
             say(
                 f"warning: {path}: each distinct pair is shown {passes:,.0f} times; past "
-                f"{MOST_PASSES} such runs got no better at their own queries, and the longest lost a "
-                "third of what the base model could do for others: see --recipe robust"
+                f"{MOST_PASSES} such runs got no better at their own queries, and the longest lost "
+                "a third of what the base model could do for others: see --recipe robust"
             )
         if count:
             reason = "their texts repeat too often"
