@@ -89,4 +89,5 @@ def pair_cosines(vectors: FloatArray) -> Float64Array:
     """The cosines (N * (N - 1) / 2,) of all pairs of vectors (N, H)."""
     first, second = np.triu_indices(len(vectors), 1)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return (unit @ unit.T)[first, second].astype(np.float64)
+    cosines: Float64Array = (unit @ unit.T)[first, second].astype(np.float64)
+    return cosines

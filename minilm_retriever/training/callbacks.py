@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType, MappingProxyType
+from typing import Any
 
 from minilm_retriever.core.trainer import Batch, Step
 from minilm_retriever.encoder import encode_texts
@@ -56,9 +57,9 @@ class Callbacks:
         step = self.position.step
         epoch = round(step / self.run.sampler.steps_per_epoch, 4)
         if self.ranks.is_first:
-            figures = {"eval": values} if kind == "eval" else values
-            figures = {**figures, "general": general} if general else figures
+            figures: Mapping[str, Any] = {"eval": values} if kind == "eval" else values
             row = {"step": step, "epoch": epoch, **figures}
+            row |= {"general": general} if general else {}
             atomic_files.append_line(self.log_path, json.dumps(row))
             self.position.log_lines += 1
         if self.events is not None:
