@@ -1,13 +1,13 @@
 """Figures of bulk encoding, as JSON: memory, throughput, kills, recall of int8 and binary.
 
-    python benchmarks/bulk.py memory                      peak memory from 10,000 to 1,000,000 rows, tiny model
-    python benchmarks/bulk.py throughput --data TEXTS     against Encoder.encode on a list, tiny and real model
-    python benchmarks/bulk.py kills --kills 100           real processes, SIGKILL at random points
-    python benchmarks/bulk.py recall --data TEXTS         int8 and binary against float32, real model
-    python benchmarks/bulk.py texts                       a 10 MB line, and 10,040 hostile strings
+    python benchmarks/bulk.py memory                    peak memory, 10,000 to 1,000,000 rows
+    python benchmarks/bulk.py throughput --data TEXTS   against Encoder.encode on a list
+    python benchmarks/bulk.py kills --kills 100         real processes, SIGKILL at random points
+    python benchmarks/bulk.py recall --data TEXTS       int8 and binary against float32
+    python benchmarks/bulk.py texts                     a 10 MB line, and 10,040 hostile strings
 
-TEXTS: files with columns of text (JSONL, CSV, ...); the first column's texts are the queries of
-`recall`."""
+Tiny models, but for `throughput` (both) and `recall` (the real one). TEXTS: files with columns of
+text (JSONL, CSV, ...); the first column's texts are the queries of `recall`."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ class Encoder:
         """Vectors (N, H) float32 of N sentences in their order, or (H,) of one string; (0, H) of
         none.
 
-        prompt: words put before each text; or prompt_name: those of that name in the model's folder
+        prompt: prefix of each text; or prompt_name: the one of that name in the model's folder
         (by default its default prompt). batch_size: at most so many texts a batch (by default a
         budget of tokens decides). normalize: unit rows or not (by default as the model's folder
         says). device: moves the model there, and a torch result stays there. show_progress: a bar

@@ -1,4 +1,4 @@
-"""UserError: the one exception for a mistake that the user can mend; what raises and prints it."""
+"""UserError: the one exception for a mistake of the user; what raises and prints it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from minilm_retriever.progress import say
 
 
 class UserError(ValueError):
-    """What is wrong, where (`path:line`, column, row), and how to mend it, in one line."""
+    """What is wrong, where (`path:line`, column, row), and how to correct it, in one line."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.splitlines()))  # a quoted path may hold line breaks
@@ -47,6 +47,6 @@ def run_command(command: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         say("stopped")
         return 130
-    except BrokenPipeError:  # whoever read our output has closed it (`| head`)
+    except BrokenPipeError:  # the reader of our output has closed it (`| head`)
         sys.stdout = None  # else the interpreter complains about it at exit
         return 0

@@ -30,7 +30,7 @@ def flag(
     """A field that is also a flag.
 
     text: its help; heading: begins a part of --help; name: in place of --field-name, and without
-    dashes that of a positional argument; may_change: an unfinished run may go on with another
+    dashes that of a positional argument; may_change: an unfinished run may resume with another
     value; on_card: the model card shows it; settings: argparse's, over those of the field's type.
     """
     return field(default=default, metadata=locals())  # the arguments by their names

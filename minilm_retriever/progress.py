@@ -71,7 +71,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """A time for people: `4.2 s`, `48 s`, `12 min 5 s`, `3 h 20 min`."""
+    """A readable time: `4.2 s`, `48 s`, `12 min 5 s`, `3 h 20 min`."""
     if seconds < 9.5:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -189,7 +189,7 @@ def test_killed_ranks_end_the_others_and_the_run_goes_on_to_the_same_bits(config
         if number == 2:  # and once more, on the way back
             launch(2, run, stopped, {"rank": 1, "step": 9}, place=tmp_path / "logs")
         ended = launch(2, run, stopped, place=tmp_path / "logs", restarts=1)
-        assert ended.statuses == [0, 0] and "going on from" in ended.stderr
+        assert ended.statuses == [0, 0] and "resuming from" in ended.stderr
         assert all(
             torch.equal(tensor, weights_of(whole)[name])
             for name, tensor in weights_of(stopped).items()
@@ -213,7 +213,7 @@ def test_another_number_of_ranks_goes_on_within_rounding_and_evaluates_alike(con
     assert ended.statuses == [128 + signal.SIGTERM] * 3, (
         ended.stderr
     )  # one received a signal: all do, after the same step
-    assert ended.stderr.count("stopped after step 6; the same command goes on from there") == 1
+    assert ended.stderr.count("stopped after step 6; the same command resumes from there") == 1
     assert launch(2, run, config(**flags), place=tmp_path / "logs").statuses == [0, 0]
     for name, tensor in weights_of(alone).items():
         if name.endswith("key.bias"):
@@ -394,7 +394,7 @@ def test_torchrun_comes_back_from_the_newest_state_by_itself(config, tmp_path):
     assert done.returncode == 0, done.stderr
     assert (
         tmp_path / "died"
-    ).exists() and "going on from out.run/step-00000006 at step 6 of 12" in done.stderr
+    ).exists() and "resuming from out.run/step-00000006 at step 6 of 12" in done.stderr
     assert all(
         torch.equal(t, weights_of(whole)[n])
         for n, t in load_file(tmp_path / "out/model.safetensors").items()

@@ -95,3 +95,19 @@ def test_every_flag_that_retrieval_names_is_one_of_its_commands():
         "--rounds",
     }  # of benchmarks/search.py
     assert {"--queries", "--rescore", "--effort", "--kind", "--delete"} <= named
+
+
+def test_the_tree_in_the_readme_is_the_package():
+    """Every module stands in it, in its room, with at most eight words."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    lines = text.split("```\nminilm_retriever/\n")[1].split("```")[0].splitlines()
+    room, named = "", set()
+    for line in lines:
+        name, _, words = line.strip().partition(" ")
+        assert 1 <= len(words.split()) <= 8, line
+        room = name if name.endswith("/") else room if line.startswith("    ") else ""
+        named.add(room if name == room else f"{room}{name}")
+    package = ROOT / "minilm_retriever"
+    modules = {path.relative_to(package).as_posix() for path in package.rglob("*.py")}
+    rooms = {f"{path.name}/" for path in package.iterdir() if (path / "__init__.py").is_file()}
+    assert named == {name for name in modules if not name.endswith("/__init__.py")} | rooms

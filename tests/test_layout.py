@@ -164,6 +164,7 @@ def test_one_door_to_each_thing():
         "storage/manifest",
         "storage/atomic_files",
         "storage/atomic_folders",
+        "storage/resume",
         "flags",
         "errors",
         "progress",

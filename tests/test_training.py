@@ -240,7 +240,7 @@ def test_a_signal_writes_a_state_and_says_how_to_go_on(config, tmp_path, number,
     process.send_signal(number)
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + number, stderr
-    assert "the same command goes on from there" in stderr
+    assert "the same command resumes from there" in stderr
     assert subprocess.run(command, stderr=subprocess.PIPE, check=False).returncode == 0
     assert all(
         torch.equal(t, whole[0][n])

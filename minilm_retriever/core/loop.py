@@ -22,7 +22,7 @@ class Callbacks(Protocol):
         """Evaluate where it is time to; whether to save, and whether to stop early."""
 
     def save(self, done: int) -> None:
-        """Save all that is needed to go on from here."""
+        """Save all that is needed to resume from here."""
 
 
 def loop(

@@ -77,7 +77,7 @@ class BadRows:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Counts of rows, unless said otherwise."""
+    """Counts of rows unless stated otherwise."""
 
     path: str
     columns: tuple[str, ...]
@@ -216,11 +216,11 @@ def quote(scan: Scan, wanted: list[dict[int, int]]) -> dict[str, list[tuple[int,
     }
 
 
-# --- in words -------------------------------------------------------------------------------------
+# --- as text --------------------------------------------------------------------------------------
 
 
 def as_text(inspection: Inspection) -> str:
-    """For people."""
+    """The report as text."""
     i, r = inspection, inspection.repeats
     query, document = i.columns[:2]
     distinct = f"{r.distinct_queries:,} of {query}, {r.distinct_documents:,} of {document}"

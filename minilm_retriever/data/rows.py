@@ -72,7 +72,7 @@ class Row(NamedTuple):
             raise self.bad(f"{what}: {mend} or leave the row out")
         if (place := lone_surrogate(value)) is not None:
             half = f"half a character (\\u{ord(value[place]):04x}, a lone surrogate)"
-            raise self.bad(f"column {column!r} holds {half}: mend it")
+            raise self.bad(f"column {column!r} holds {half}: correct it")
         return value
 
     def filled_text(self, column: str) -> str:

@@ -25,9 +25,9 @@ from minilm_retriever.vectors.quantization import DTYPES, Ranges, stored_width
 from minilm_retriever.vectors.shards import UNFINISHED, Shard
 
 RUN, RANGES = f"{UNFINISHED}/run.json", f"{UNFINISHED}/ranges.json"
-# Recorded in place of an input that stopped the run with a bad row: it is to be mended.
+# Recorded in place of an input that stopped the run with a bad row: the user will correct it.
 INPUT_MAY_CHANGE = "may have been mended"
-RESTORE = "restore the input, or start anew with --overwrite"
+RESTORE = "restore the input, or start over with --overwrite"
 COPY_BYTES = 1 << 20
 
 
@@ -133,7 +133,7 @@ class UnfinishedRun(RunFolder):
         for record in self.records():
             files |= record["files"]
         for path in [*self.folder.glob("vectors-*"), *self.folder.glob("rows-*")]:
-            if path.name not in files:  # of a shard that a mended input does not have any more
+            if path.name not in files:  # of a shard that a corrected input does not have any more
                 atomic_folders.discard(path)
         self.write(manifest.NAME, {"vectors": info}, files)
 

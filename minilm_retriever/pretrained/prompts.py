@@ -1,5 +1,4 @@
-"""Prompts: words that some models need before a text, such as "query: ", by name in the model's
-folder."""
+"""Prompts: prefixes that some models need, such as "query: ", by name in the model folder."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def run_index(config: IndexConfig) -> str:
     if len(index.deleted):
         line += f", {len(index.deleted):,} deleted"
     if index.engine is not None and index.engine.ntotal > 1.25 * len(index):
-        line += f"; they make it slower: --kind {kind} builds it anew without them"
+        line += f"; they make it slower: --kind {kind} rebuilds it without them"
     return line
 
 
@@ -68,7 +68,7 @@ def run_search(config: SearchConfig) -> None:
             vectors = encoder.encode_query([text for _, text in batch])
             for query, hits in zip(batch, find(index, vectors, config.k), strict=True):
                 out.write(format_hits(*query, hits, format).encode("utf-8", "backslashreplace"))
-                out.flush()  # to whoever reads a pipe
+                out.flush()  # to the reader of a pipe
                 count += 1
     if config.out:
         say(f"{config.out}: {count:,} queries")

@@ -17,7 +17,7 @@ class IndexConfig:
     folder: str = flag("", "what encode.py wrote, or an index", name="DIR")
     out: str = flag("", "the index to write", required=True, metavar="INDEX")
     kind: Literal["exact", "hnsw", "ivfpq"] | None = flag(
-        None, "build it anew of this kind (default: by the number of rows)"
+        None, "rebuild it as this kind (default: by the number of rows)"
     )
     add: tuple[str, ...] = flag((), "further folders that encode.py wrote")
     delete: tuple[str, ...] = flag((), "ids to leave out, or @FILE with an id a line")

@@ -127,7 +127,7 @@ def make_index(
 
     Documents are deleted by id first, then those of the folders `add` come in. Without a kind an
     index stays of its kind, and what is added goes into what faiss has; with a kind it is built
-    anew, deleted documents left out."""
+    again, deleted documents left out."""
     with atomic_files.lock(out):
         if os.path.lexists(out) and not overwrite:
             raise UserError(f"{out}: exists; choose another --out, or replace it with --overwrite")

@@ -127,7 +127,7 @@ def clean_stale(parent: StrPath, name: str | None = None) -> list[Path]:
     return stale
 
 
-# --- what the writers here and in atomic_folders are made of --------------------------------------
+# --- parts of the writers here and in atomic_folders ----------------------------------------------
 
 
 @contextmanager

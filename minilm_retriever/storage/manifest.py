@@ -16,7 +16,7 @@ from minilm_retriever.types import StrPath
 
 NAME = "manifest.json"
 FORMAT = 1
-# A million files are half of it, and a stranger's file must not fill the memory.
+# A million files are half of it, and a foreign file must not fill the memory.
 MAX_BYTES = 1 << 28
 SHA256 = re.compile(r"[0-9a-f]{64}")
 REPAIR = "restore it from a copy or make the folder again"

@@ -84,7 +84,7 @@ class RunFolder:
                 raise UserError(
                     f"{self.folder}: the unfinished run there was started with {name} "
                     f"{recorded.get(name)!r}, now it is {settings.get(name)!r}; give that again, "
-                    "choose another --out, or start anew with --overwrite"
+                    "choose another --out, or start over with --overwrite"
                 )
 
     def discard(self) -> None:

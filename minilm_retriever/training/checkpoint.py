@@ -116,7 +116,7 @@ def load_state(folder: Path, encoder: nn.Module) -> tuple[Tensors, Tensors, dict
     if name := first_non_finite(weights):
         raise UserError(
             f"the weights in {folder} are not finite, the first is {name}; "
-            "remove that state, or start anew with --overwrite"
+            "remove that state, or start over with --overwrite"
         )
     moments = load_tensors(folder / "optimizer.safetensors")
     if (folder / LOG).exists():

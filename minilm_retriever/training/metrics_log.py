@@ -30,7 +30,7 @@ class RunLog:
             return
         if atomic_files.truncate_lines(self.path, position.log_lines) < position.log_lines:
             raise UserError(
-                f"{self.path}: has lost lines since the last state; start anew with --overwrite"
+                f"{self.path}: has lost lines since the last state; start over with --overwrite"
             )
         if config.tensorboard:
             torch = require("torch.utils.tensorboard", "tensorboard", "--tensorboard")

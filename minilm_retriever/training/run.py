@@ -45,7 +45,7 @@ KEPT_BYTES = (1 << 31) - 1  # of freed memory, for the next step: its backward p
 def train(config: TrainConfig) -> int:
     """Start or resume a fine-tuning run; returns 0, or 128 + the signal that stopped it.
 
-    Raises UserError on what the user can mend: data, model, flags, memory, a non-finite loss."""
+    Raises UserError on what the user can correct: data, model, flags, memory, a non-finite loss."""
     with distributed.join(config.device) as ranks:
         try:
             return train_on(ranks, config)
@@ -78,7 +78,7 @@ def train_on(ranks: Ranks, config: TrainConfig) -> int:
         newest = begin_or_resume(run, files) if ranks.is_first else None
         position = checkpoint.restore(newest, run.trainer)
         if newest:
-            say(f"going on from {newest} at step {position.step} of {run.total}")
+            say(f"resuming from {newest} at step {position.step} of {run.total}")
         log = RunLog(run, position)
         status = take_steps(run, position, log, validation)
         ranks.finish()
@@ -170,7 +170,7 @@ def take_steps(
             batches = run.batches(position.step, run.total)
             status = loop(run.trainer, batches, callbacks, position.step, run.total)
     if status:
-        say(f"stopped after step {position.step}; the same command goes on from there")
+        say(f"stopped after step {position.step}; the same command resumes from there")
     return status
 
 

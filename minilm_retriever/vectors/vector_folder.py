@@ -23,9 +23,9 @@ from minilm_retriever.vectors.quantization import Ranges
 
 
 class MappedShards(Sequence[Array]):
-    """The stored vectors of each shard (rows, width), opened when they are asked for.
+    """The stored vectors of each shard (rows, width), opened on first use.
 
-    A map stays open, for it holds no memory; Parquet has to be read, each time anew."""
+    A map stays open, for it holds no memory; Parquet has to be read each time."""
 
     def __init__(self, paths: Sequence[Path], info: Mapping[str, Any]) -> None:
         self.paths = paths
