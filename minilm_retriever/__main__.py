@@ -50,8 +50,13 @@ def inspect(config: InspectConfig) -> None:
     from minilm_retriever.curation.inspect import as_text, inspect
     from minilm_retriever.pretrained.model_folder import load_pretrained
 
+    bad_rows = config.bad_rows()
+    bad_rows.check(may_replace=False)
+    source = config.pair_source(config.pairs, config.columns)
     tokenizer = load_pretrained(config.model).tokenizer
-    result = inspect(config.pairs, tokenizer, config.columns, config.batch_size)
+    with bad_rows.open() as on_bad:
+        result = inspect(source, tokenizer, config.batch_size, on_bad)
+    say(source.note)
     print(json.dumps(result.as_json(), indent=2) if config.json else as_text(result))
 
 

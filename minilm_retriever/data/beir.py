@@ -38,12 +38,12 @@ class BeirFolder:
     queries: dict[str, str]
     corpus: CorpusFile
     rows: list[Judgement]
-    missing: str  # on relevant documents that the corpus lacks, if there are a few
+    notes: list[str]  # what is unusual about them
 
     @staticmethod
     def open(folder: Path, split: str) -> BeirFolder:
-        """Raises UserError with path:line on a malformed line, and where judgements name a query, or
-        too many documents, that are not there (how many, and the first)."""
+        """Raises UserError with path:line on a malformed line, and where judgements name a query,
+        or too many documents, that are not there (how many, and the first)."""
         corpus = CorpusFile.open(jsonl_file(folder, "corpus"))
         queries = read_queries(jsonl_file(folder, "queries"))
         qrels = folder / "qrels" / f"{split}.tsv"
@@ -51,9 +51,10 @@ class BeirFolder:
             splits = ", ".join(sorted(file.stem for file in qrels.parent.glob("*.tsv"))) or "none"
             how = "choose one with --split, or to train name its qrels/SPLIT.tsv"
             raise UserError(f"{qrels}: no such file; splits in this folder: {splits} ({how})")
-        rows = list(read_judgements(qrels))
-        missing = check_judgements(qrels, rows, queries, set(corpus.ids))
-        return BeirFolder(qrels, queries, corpus, rows, missing)
+        notes: list[str] = []
+        rows = list(read_judgements(qrels, notes))
+        notes += check_judgements(qrels, rows, queries, set(corpus.ids))
+        return BeirFolder(qrels, queries, corpus, rows, notes)
 
     @property
     def judgements(self) -> dict[str, dict[str, int]]:
@@ -81,12 +82,17 @@ def beir_split(source: object) -> tuple[Path, str] | None:
     path = Path(source) if isinstance(source, (str, Path)) else None
     if path is None or path == Path("-"):
         return None
-    if path.is_dir() and jsonl_file(path, "corpus").exists():
+    if path.is_dir() and is_beir(path):
         return path, "train"
     folder = path.parent.parent
-    if path.parent.name == "qrels" and jsonl_file(folder, "corpus").exists():
+    if path.parent.name == "qrels" and is_beir(folder):
         return folder, path.stem
     return None
+
+
+def is_beir(folder: Path) -> bool:
+    """Whether a folder has one of BEIR's parts."""
+    return jsonl_file(folder, "corpus").exists() or (folder / "qrels").is_dir()
 
 
 def jsonl_file(folder: Path, name: str) -> Path:
@@ -155,10 +161,10 @@ def text_hash(text: str) -> bytes:
 # --- judgements -----------------------------------------------------------------------------------
 
 
-def read_judgements(path: Path) -> Iterator[Judgement]:
+def read_judgements(path: Path, notes: list[str]) -> Iterator[Judgement]:
     """Three columns, query id, document id and grade, under a header of any names; or TREC's four.
 
-    Tabs between, or spaces where there are none."""
+    Tabs between, or spaces where there are none. What is unusual goes to `notes`."""
     kept: list[int] | None = None  # the fields
     with open_lines(path, str(path)) as lines:
         for line in lines:
@@ -174,6 +180,8 @@ def read_judgements(path: Path) -> Iterator[Judgement]:
                 kept = [0, 2, 3] if is_trec else [0, 1, 2]
                 if not is_trec and not (len(fields) > 2 and is_whole(fields[2])):
                     continue  # the header
+                what = "TREC's four columns" if is_trec else "three columns"
+                notes.append(f"{path}: {what}, without a header")
             if len(fields) <= kept[2]:
                 what = f"{len(fields)} fields; judgements have query-id, corpus-id and score"
                 raise row.bad(f"{what}, tabs between, or TREC's four columns")
@@ -185,8 +193,8 @@ def read_judgements(path: Path) -> Iterator[Judgement]:
 
 def check_judgements(
     path: Path, rows: Sequence[Judgement], queries: dict[str, str], documents: set[str]
-) -> str:
-    """UserError where they are not of these queries and documents; a line on a few that are
+) -> list[str]:
+    """UserError where they are not of these queries and documents; a line where a few are
     missing."""
     if not rows:
         raise UserError(f"{path}: there are no judgements")
@@ -199,13 +207,13 @@ def check_judgements(
     relevant = [row for row in rows if row.grade > 0]
     missing = [row for row in relevant if row.document not in documents]
     if not missing:
-        return ""
+        return []
     what = f"no document of the corpus has the id {missing[0].document!r}"
     share = f"{len(missing)} of {len(relevant)} relevant documents"
     line = f"{path}:{missing[0].line}: {what}; so it is with {share}"
     if len(missing) > MISSING_SHARE * len(relevant):
         raise UserError(f"{line}: are these the judgements of this corpus?")
-    return line
+    return [f"{line}, which count as not found, as in trec_eval"]
 
 
 def is_whole(value: str) -> bool:

@@ -193,7 +193,7 @@ def judgement_column(columns: Sequence[Column], taken: Sequence[str]) -> Column 
 
 
 def refuse_judgement(judged: Column, pair: PairColumns, where: str) -> None:
-    """UserError: labels or scores say that not every row is a pair of texts that belong together."""
+    """UserError: labels or scores say that not every row is a pair that belongs together."""
     is_score = judged.kind in (values.NUMBERS, values.WHOLE) and judged.distinct not in BINARY
     kind = "scores" if is_score else "labels"
     take = f"--positives-where {judged.name}={judged.distinct[-1]}"
@@ -218,11 +218,11 @@ def text_column(
         return columns[0].name, "the only column"
     texts = [c for c in columns if c.is_text and c.kind == values.TEXT and c.name != id]
     known = [column for column in texts if names.TEXT.fullmatch(plain(column.name))]
-    asked = ranked(texts, names.QUERY)
-    if queries and len(asked) == 1:
-        return asked[0].name, "known name"
+    query_texts = ranked(texts, names.QUERY)
+    if queries and len(query_texts) == 1:
+        return query_texts[0].name, "known name"
     plainly = [column for column in known if plain(column.name) == "text"]
-    if plainly or (len(known) == 1 and not asked):
+    if plainly or (len(known) == 1 and not query_texts):
         return (plainly or known)[0].name, "known name"
     aside = [column.name for column in texts if names.is_beside(column.name)]
     if len(texts) == 1:

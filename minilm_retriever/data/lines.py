@@ -49,12 +49,13 @@ def open_lines(path: StrPath, name: str, encoding: str | None = None) -> Iterato
             packed = gzip.GzipFile(fileobj=io.BufferedReader(encodings.Stream(blocks)))
             blocks = encodings.blocks_of(packed)
         head, blocks = encodings.peek(blocks, encodings.HEAD_BYTES)
-        for bytes_, what in FOREIGN.items():
-            if head.startswith(bytes_):
+        for start, what in FOREIGN.items():
+            if head.startswith(start):
                 raise UserError(f"{name}: this is {what}")
-        found, note = (encoding, "") if encoding else encodings.find_encoding(head)
-        if found != "utf-8":
-            head, blocks = encodings.peek(encodings.recode(blocks, found), encodings.HEAD_BYTES)
+        encoding, note = (encoding, "") if encoding else encodings.find_encoding(head)
+        if encoding != "utf-8":
+            blocks = encodings.recode(blocks, encoding)
+            head, blocks = encodings.peek(blocks, encodings.HEAD_BYTES)
         lines = Lines(name, io.BufferedReader(encodings.Stream(blocks), encodings.HEAD_BYTES), head)
         lines.notes += [note] if note else []
         yield lines

@@ -30,9 +30,8 @@ def object_name(source: object) -> str:
 
 def object_rows(source: Any, need: Sequence[str]) -> Iterator[Row]:
     """The rows of an object, numbered from 1; UserError for one that has none."""
-    name, count = object_name(source), 0
-    for values in _records(source, name):
-        count += 1
+    name = object_name(source)
+    for count, values in enumerate(_records(source, name), 1):
         if isinstance(values, Mapping):
             row = {str(key): _plain(value) for key, value in values.items()}
         elif isinstance(values, (tuple, list)):

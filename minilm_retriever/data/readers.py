@@ -11,7 +11,7 @@ txt       Every line is a row with the column `text`; a blank line is an empty t
 Parquet   Columns of text, numbers and truth values; lists of texts in columns of documents and
           negatives; others are there, but hold no value to use.
 
-What is wrong with one row is a BadRow, and reading goes on. What leaves open where the rows begin
+What is wrong with one row is a BadRow, and reading continues. What leaves open where the rows begin
 (a quote never closed, a damaged archive) always stops. A row lies in memory, a file never does."""
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class RowSource:
     object.
 
     need: columns that a header has to have; in JSON every row has its own. Raises UserError that
-    says `path:line` and how to mend it."""
+    says `path:line` and how to correct it."""
 
     def __init__(self, source: object, reading: Reading | None = None) -> None:
         self.source, self.reading = source, reading or Reading()
@@ -74,10 +74,10 @@ class RowSource:
     def _parsed(self, path: StrPath, format: str, need: Sequence[str]) -> Rows:
         with open_lines(path, self.name, self.reading.encoding) as lines:
             self.notes = lines.notes
-            if self.reading.format is None and format in ("csv", "tsv"):
-                if JSON_START.match(lines.head):
-                    self.notes.append(f"JSON, whatever its name says (else --format {format})")
-                    format = "json"
+            is_table = format in ("csv", "tsv") and self.reading.format is None
+            if is_table and JSON_START.match(lines.head):
+                self.notes.append(f"JSON, whatever its name says (else --format {format})")
+                format = "json"
             if format in ("json", "jsonl"):
                 yield from json_rows(lines)
             elif format == "txt":

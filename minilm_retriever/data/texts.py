@@ -57,8 +57,8 @@ def read_texts(
         named = _parse_template(template)
     need = [column for _, column in named if column] + ([] if id is None else [id])
     how, number, said = Reading(**reading), 0, ""
-    for path in [sources] if is_object(sources) else input_files(sources, how):
-        source = RowSource(path, how)
+    for one in sources_of(sources, how):
+        source = RowSource(one, how)
         sample, rows = sampled(source.rows(need))
         choice: Choice | None = None
         for row in rows:
@@ -109,12 +109,16 @@ def _choose(
     return Choice(pieces, id, line, f"row {first.line}: {example}")
 
 
-def input_files(paths: Any, reading: Reading | None = None) -> list[str]:
+def sources_of(source: Any, reading: Reading) -> list[Any]:
+    """The files behind paths, or the one object."""
+    return [source] if is_object(source) else list(input_files(source, reading.format))
+
+
+def input_files(paths: Any, format: str | None = None) -> list[str]:
     """The files behind paths, in order; of a folder all that can be read, sorted, hidden names left
     out.
 
     Without a format these are the ones whose name says it. UserError for a folder without any."""
-    format = reading.format if reading else None
     files: list[str] = []
     for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
         name = os.fspath(path)

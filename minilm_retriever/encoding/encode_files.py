@@ -13,6 +13,7 @@ import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def _encode(
     if ranks.is_first:
         run.remove_leftovers(*sidecar_paths(run.out))
         run.check_not_finished(config.overwrite)  # before the model is loaded
-        check_bad_rows_file(config, run)
+        config.bad_rows().check(run.folder.exists() or config.overwrite)
     job = EncodingJob(config, paths, run)
     settings = job.run_settings()
     if ranks.world_size > 1:
@@ -84,7 +85,7 @@ def _encode(
                 run.let_inputs_change(settings)
             raise
         if not count:
-            bad = f"all {job.reader.bad_rows} rows are bad, see {config.skip_bad}"
+            bad = f"all {job.reader.bad_rows.count} rows are bad, see {config.skip_bad}"
             raise UserError(f"nothing to encode: {bad}")
         if ranks.is_first:
             run.check_end(count)
@@ -205,7 +206,7 @@ class EncodingJob:
             "shards": [shard["rows"] for shard in shards],
             "distinct": sum(shard["distinct"] for shard in shards),
             "clipped": sum(shard["clipped"] for shard in shards),
-            "bad_rows": self.reader.bad_rows,
+            "bad_rows": self.reader.bad_rows.count,
             # Vectors from the cache, of other batches, are equal within 1e-6 and not to the bit.
             "cache": bool(config.cache),
             "asked": dict(settings),
@@ -232,9 +233,10 @@ class EncodingJob:
     def estimate(self) -> str:
         """The plan, and how long it may take, from the first rows."""
         config, encoder = self.config, self.encoder
-        sample = [*itertools.islice(self.reader.rows(io.BytesIO()), SAMPLE_ROWS)]
+        on_bad = partial(self.reader.bad_rows.add, io.BytesIO())
+        sample = [*itertools.islice(self.reader.rows(on_bad, say), SAMPLE_ROWS)]
         if not sample:
-            raise UserError(f"nothing to encode: all {self.reader.bad_rows} rows are bad")
+            raise UserError(f"nothing to encode: all {self.reader.bad_rows.count} rows are bad")
         ids, texts = [record.id for record in sample], [record.text for record in sample]
         encoder.float_vectors(texts[:8])  # the first call is slower
         start_time = time.monotonic()
@@ -264,14 +266,3 @@ def check_outputs_outside_inputs(config: EncodeConfig) -> None:
                 raise UserError(
                     f"{flag} {output} lies inside the input {folder}: choose a place outside"
                 )
-
-
-def check_bad_rows_file(config: EncodeConfig, run: UnfinishedRun) -> None:
-    """UserError where the file of --skip-bad exists, unless an unfinished run has written it."""
-    if config.skip_bad:
-        path = Path(config.skip_bad)
-        atomic_files.clean_stale(path.parent, path.name)
-        if path.exists() and not (run.folder.exists() or config.overwrite):
-            raise UserError(
-                f"{path}: exists; name another file for bad rows, or replace it with --overwrite"
-            )

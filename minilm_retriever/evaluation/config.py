@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from minilm_retriever.data.config import PairFlags
 from minilm_retriever.flags import flag
 from minilm_retriever.pretrained.config import BASE_FOLDER
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(PairFlags):
     """Measure retrieval, or similarity, of models side by side."""
 
     data: str = flag("", "pairs, a BEIR-style folder, or an STS file", name="DATA")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from minilm_retriever.data.pairs import SCORED_COLUMNS, read_pairs, read_scored_pairs
-from minilm_retriever.data.readers import read_rows
+from minilm_retriever.data.beir import is_beir
+from minilm_retriever.data.pairs import Pairs, collect
 from minilm_retriever.data.texts import read_texts
 from minilm_retriever.encoder import open_for_command
 from minilm_retriever.errors import UserError
@@ -33,6 +33,7 @@ from minilm_retriever.evaluation.ranking import PORTION_DOCUMENTS, Encode, Run, 
 from minilm_retriever.evaluation.tasks import RetrievalTask, read_beir, retrieval_from_pairs
 from minilm_retriever.pretrained.config import BASE_FOLDER
 from minilm_retriever.pretrained.prompts import DOCUMENT, find_prompt
+from minilm_retriever.progress import say
 from minilm_retriever.search.trec_run import check_trec_fields, trec_line
 from minilm_retriever.storage import atomic_files
 from minilm_retriever.types import Float64Array, FloatArray
@@ -44,14 +45,16 @@ def evaluate_models(config: EvaluateConfig) -> ComparisonTable:
     """Measure models on pairs, a BEIR-style folder or an STS file, each beside the one before."""
     bootstrap.scipy_stats()  # if it is missing, the user should know before models run
     data, models, runs = config.data, config.model or (BASE_FOLDER,), config.run
-    if Path(data).is_dir():
+    if is_beir(Path(data)):
         task = read_beir(Path(data), config.split)
-    elif config.columns or not has_scored_pairs(data):
-        task = task_of_pairs(data, config.columns or None, config.corpus)
-    elif runs:
-        raise UserError(f"--run: {data} has scored pairs, so there is no ranking to write")
     else:
-        return similarity_table(data, models)
+        pairs = read_data(config)
+        if pairs.scores is None:
+            task = task_of_pairs(data, pairs, config.corpus)
+        elif runs:
+            raise UserError(f"--run: {data} has scored pairs, so there is no ranking to write")
+        else:
+            return similarity_table(data, pairs, models)
     if runs:
         check_runs(task, models, runs, config.overwrite)
     results = []
@@ -125,10 +128,21 @@ def rank(task: RetrievalTask, model: str, depth: int) -> Run:
     return rank_documents(task, encode_queries, encode_documents, depth)
 
 
-def task_of_pairs(data: str, columns: Sequence[str] | None, corpus: str | None) -> RetrievalTask:
+def read_data(config: EvaluateConfig) -> Pairs:
+    """The pairs of a file, or scored pairs where it has a column of scores."""
+    bad_rows = config.bad_rows()
+    bad_rows.check(config.overwrite)
+    with bad_rows.open() as on_bad:
+        pairs = collect(config.pair_source(config.data, config.columns, scores=None), on_bad)
+    say(pairs.note)
+    return pairs
+
+
+def task_of_pairs(data: str, pairs: Pairs, corpus: str | None) -> RetrievalTask:
     """The task of a pairs file; the corpus's text column is the pairs' document column."""
-    pairs = read_pairs(data, columns)
-    documents = [r.text for r in read_texts(corpus, text=pairs.columns[1])] if corpus else None
+    documents = None
+    if corpus:
+        documents = [r.text for r in read_texts(corpus, text=pairs.columns[1], on_choice=say)]
     return retrieval_from_pairs(pairs.texts[0], pairs.texts[1], documents, Path(data).name)
 
 
@@ -178,17 +192,11 @@ def most_changed(result: RetrievalResult, gains: Float64Array) -> list[tuple[flo
 # --- similarity -----------------------------------------------------------------------------------
 
 
-def has_scored_pairs(path: str) -> bool:
-    """Whether the first row has two sentences and a score."""
-    row = next(iter(read_rows(path)), None)
-    return row is not None and set(SCORED_COLUMNS) <= set(row.values)
-
-
-def similarity_table(data: str, models: Sequence[str]) -> ComparisonTable:
+def similarity_table(data: str, pairs: Pairs, models: Sequence[str]) -> ComparisonTable:
     """Correlations of each model's cosines with people's scores, with intervals over the pairs."""
     if bm25.NAME in models:
         raise UserError(f"{data} has scored pairs, and {bm25.NAME} has no similarity to correlate")
-    left, right, scores = read_scored_pairs(data)
+    left, right, scores = pairs.texts[0], pairs.texts[1], pairs.scores or []
     columns: list[ModelResult] = []
     before: Float64Array | None = None
     for model in models:

@@ -58,8 +58,8 @@ def read_beir(folder: Path, split: str = "test") -> RetrievalTask:
     Raises UserError with path:line on a malformed line, and where judgements name a query, or too
     many documents, that are not there (how many, and the first)."""
     beir = BeirFolder.open(folder, split)
-    if beir.missing:
-        say(f"{beir.missing}, which count as not found, as in trec_eval")
+    for line in beir.notes:
+        say(line)
     queries, corpus, judgements = beir.queries, beir.corpus, beir.judgements
     judged = [query for query in queries if query in judgements]
     texts = [queries[query] for query in judged]

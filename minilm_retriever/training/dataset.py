@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from minilm_retriever.core.trainer import Batch
 from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.data.pairs import Pairs
@@ -20,6 +22,7 @@ class TrainingData:
     texts: Sequence[str]  # distinct, without surrounding white space, which no tokenizer sees
     tokens: TokenizedTexts  # of `texts`
     text_ids: Sequence[IntArray]  # (N, C) of each source: row i's text of column c
+    absent: int  # the empty text, in place of a negative that a row does not have; -1: none
 
     @staticmethod
     def tokenize(sources: Sequence[Pairs], tokenizer: TextTokenizer) -> TrainingData:
@@ -30,7 +33,12 @@ class TrainingData:
             shape = (len(pairs.texts), len(pairs))
             text_ids.append(numbers[start : start + shape[0] * shape[1]].reshape(shape).T)
             start += shape[0] * shape[1]
-        return TrainingData(sources, distinct, tokenizer.tokenize(distinct), text_ids)
+        absent = distinct.index("") if "" in distinct else -1
+        return TrainingData(sources, distinct, tokenizer.tokenize(distinct), text_ids, absent)
+
+    def without_absent(self, text_ids: IntArray) -> IntArray:
+        """(N, C) with the row's own document in place of each absent negative."""
+        return np.where(text_ids == self.absent, text_ids[:, 1:2], text_ids)
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
@@ -14,15 +14,16 @@ from torch import Tensor, nn
 
 from minilm_retriever.core.model import SentenceEncoder
 from minilm_retriever.core.trainer import Batch, Hyperparameters, Trainer
-from minilm_retriever.data.pairs import read_pairs
+from minilm_retriever.data.pairs import Pairs, collect
 from minilm_retriever.distributed import Ranks
 from minilm_retriever.encoder import default_device, encode_texts
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import flag_values
 from minilm_retriever.pretrained.model_folder import LoadedModel, load_pretrained
 from minilm_retriever.pretrained.tokenizer import TextTokenizer, TokenizedTexts
-from minilm_retriever.progress import Progress
+from minilm_retriever.progress import Progress, say
 from minilm_retriever.storage import manifest
+from minilm_retriever.storage.resume import RunFolder
 from minilm_retriever.training.batches import BatchSampler
 from minilm_retriever.training.config import TrainConfig
 from minilm_retriever.training.dataset import TrainingData
@@ -58,14 +59,20 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None) -> TrainingRun:
     base = open_base(config)
     if ranks.world_size > 1:
         ranks.check_same({**asdict(config), **run_settings(config, base)})
-    sources = [read_pairs(path, config.columns or None) for path in config.train]
-    sources = [pairs.distinct() for pairs in sources] if config.distinct else sources
+    sources = read_sources(config, write=ranks.is_first and not config.dry_run)
+    if ranks.world_size > 1:
+        ranks.check_same(data_sums(config, sources))
     data = TrainingData.tokenize(sources, base.tokenizer)
     check_negatives(config, base.encoder.bert.config.hidden_size, data.text_ids)
-    avoided = tuple(data.text_ids) if config.false_negatives == "avoid" else None
+    avoided = (
+        tuple(map(data.without_absent, data.text_ids))
+        if config.false_negatives == "avoid"
+        else None
+    )
     accumulation = config.gradient_accumulation_steps
     sampler = BatchSampler(data.sizes, config.batch_size, accumulation, config.seed, avoided)
-    objective = Objective(config, ranks, guide_vectors(config, base, data, ranks))
+    guide = guide_vectors(config, base, data, ranks)
+    objective = Objective(config, ranks, guide, data.absent)
     encoder = base.encoder.to(torch.device(config.device or default_device()))
     encoder.bert.checkpoint_layers = config.gradient_checkpointing
     encode = partial(encode_in_pieces, encoder, size=config.cache_batch)
@@ -76,6 +83,22 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None) -> TrainingRun:
     if sparse is not None:
         trainer.optimizer.register_step_post_hook(sparse.update_table)
     return TrainingRun(config, base, data, sampler, objective, trainer, total)
+
+
+def read_sources(config: TrainConfig, *, write: bool) -> list[Pairs]:
+    """The pairs of each --train, and a line on which columns they are; bad rows are set aside."""
+    bad_rows = config.bad_rows()
+    bad_rows.check(config.overwrite or RunFolder(Path(config.out)).folder.exists())
+    sources = []
+    with bad_rows.open(write=write) as on_bad:
+        for path in config.train:
+            source = config.pair_source(path, config.columns, max_negatives=config.max_negatives)
+            sources.append(collect(source, on_bad))
+    for pairs in sources:
+        say(pairs.note)
+    if bad_rows.count:
+        say(f"{bad_rows.count:,} bad rows{f' in {config.skip_bad}' if write else ''}")
+    return [pairs.distinct() for pairs in sources] if config.distinct else sources
 
 
 def open_base(config: TrainConfig) -> LoadedModel:
@@ -131,11 +154,17 @@ def hyperparameters(config: TrainConfig, sampler: BatchSampler, steps: int) -> H
     return Hyperparameters(steps, *(getattr(config, name) for name in names))
 
 
+def data_sums(config: TrainConfig, sources: Sequence[Pairs]) -> dict[str, Any]:
+    """What tells whether the data are the same: by their texts, for a pipe is read only once."""
+    pairs = zip(config.train, sources, strict=True)
+    return {f"data {path}": source.digest() for path, source in pairs}
+
+
 def run_settings(config: TrainConfig, base: LoadedModel) -> dict[str, Any]:
-    """Settings that determine a run's numbers; a resumed run must have the same."""
+    """Settings that determine a run's numbers; a resumed run must have the same, and data_sums."""
     flags = flag_values(config, may_change=False)
-    held_out = [config.eval] if config.eval and not Path(config.eval).is_dir() else []
-    data = {f"data {path}": manifest.sha256_file(path) for path in [*config.train, *held_out]}
+    held_out = [config.eval] if config.eval and Path(config.eval).is_file() else []
+    data = {f"data {path}": manifest.sha256_file(path) for path in held_out}
     models = {"base model": base.fingerprint()}
     if config.guide not in (None, "base"):
         models["guide"] = load_pretrained(str(config.guide)).fingerprint()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -35,7 +36,7 @@ from minilm_retriever.training import checkpoint
 from minilm_retriever.training.checkpoint import Position
 from minilm_retriever.training.config import TrainConfig
 from minilm_retriever.training.metrics_log import RunLog
-from minilm_retriever.training.prepare import TrainingRun, prepare, run_settings
+from minilm_retriever.training.prepare import TrainingRun, data_sums, prepare, run_settings
 from minilm_retriever.training.publish import publish
 from minilm_retriever.training.validation import Validation
 
@@ -140,7 +141,8 @@ def begin_or_resume(run: TrainingRun, files: RunFolder) -> Path | None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    record = files.begin_or_resume(run_settings(config, run.base), **last_bits)
+    settings = {**run_settings(config, run.base), **data_sums(config, run.data.sources)}
+    record = files.begin_or_resume(settings, **last_bits)
     if record is None:
         return None
     newest = checkpoint.latest(files.folder)
@@ -246,7 +248,8 @@ class Callbacks:
                 raise KeyboardInterrupt
             self.signal = number
 
-        numbers = (signal.SIGINT, signal.SIGTERM)
+        is_main = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGINT, signal.SIGTERM) if is_main else ()  # others cannot take them
         before = [signal.signal(number, receive) for number in numbers]
         try:
             yield
