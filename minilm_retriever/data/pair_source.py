@@ -53,6 +53,7 @@ class PairSource:
     pair: PairColumns | None = None
     score: str | None = None  # the column of scores
     note: str = ""  # what is read, and why
+    findings: Sequence[str] = ()  # of that, what was found out about the file
     most_negatives: int = 0  # of a row, as it stands there
 
     def __post_init__(self) -> None:
@@ -148,6 +149,7 @@ class PairSource:
         parts += [f", scores {self.score}"] if self.score else []
         parts += [f", rows of {self.condition}"] if self.condition else []
         parts.append(f" ({'; '.join([self.pair.why, *source.notes])})")
+        self.findings = list(source.notes)
         used = [*self.pair.names, self.score or (self.condition.column if self.condition else "")]
         parts.append(choice.left_out(columns, used))
         if names.is_swapped(query, document):
@@ -161,11 +163,8 @@ class PairSource:
         self.pair = PairColumns("query", "document", (), "a BEIR folder")
         for query, document, line in beir.pairs():
             if not self.note:
-                left = f"; {beir.missing}: left out" if beir.missing else ""
-                shown = f"{quoted(query)} -> {quoted(document)}"
-                self.note = (
-                    f"{beir.qrels}: columns query -> document (a BEIR folder){left}; {shown}"
-                )
+                what = "; ".join(["columns query -> document (a BEIR folder)", *beir.notes])
+                self.note = f"{beir.qrels}: {what}; {quoted(query)} -> {quoted(document)}"
             yield PairRow(query, document, (), 1.0, (str(beir.qrels), line))
 
 

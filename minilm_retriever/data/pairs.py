@@ -25,6 +25,7 @@ class Pairs:
     places: list[tuple[str, int]]  # path and line of each row
     scores: list[float] | None  # where a column of them was read
     note: str = ""  # which columns these are and why, for people
+    findings: Sequence[str] = ()  # what was found out about the file, such as its separator
 
     def __len__(self) -> int:
         return len(self.places)
@@ -114,6 +115,7 @@ def collect(source: PairSource, on_bad: OnBad | None = None) -> Pairs:
         [row.place for row in rows],
         [row.score for row in rows] if source.score else None,
         source.note + describe_negatives(source, min(len(row.negatives) for row in rows), width),
+        source.findings,
     )
 
 

@@ -67,7 +67,8 @@ def train_on(ranks: Ranks, config: TrainConfig) -> int:
     validation = Validation.read(config, run.base.tokenizer)
     describe(run, validation)
     if config.dry_run:
-        say(f"estimate: {estimate(run)}; nothing was written")
+        findings = [f"{s.path}: {', '.join(s.findings)}" for s in run.data.sources if s.findings]
+        say("; ".join([f"estimate: {estimate(run)}; nothing was written", *findings]))
         ranks.finish()
         return 0
     files = RunFolder(Path(config.out))
