@@ -7,6 +7,7 @@ judgements may also be TREC's (query, 0, document, grade), and need no header th
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -168,7 +169,8 @@ def read_judgements(path: Path, notes: list[str]) -> Iterator[Judgement]:
     kept: list[int] | None = None  # the fields
     with open_lines(path, str(path)) as lines:
         for line in lines:
-            fields = [f.strip() for f in (line.split("\t") if "\t" in line else line.split())]
+            cells = next(csv.reader([line], delimiter="\t")) if "\t" in line else line.split()
+            fields = [cell.strip() for cell in cells]
             row = lines.finish_row({})
             lines.begin_row()
             if isinstance(row, BadRow):

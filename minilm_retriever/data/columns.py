@@ -35,6 +35,11 @@ class Column:
         return self.kind in TEXTS and not names.is_id(self.name) and not self.is_judgement
 
     @property
+    def may_be_text(self) -> bool:
+        """Whether it may be taken for its name: also where the sample holds nothing in it."""
+        return self.is_text or self.kind == values.NOTHING
+
+    @property
     def is_judgement(self) -> bool:
         """Whether it says of each row whether its texts belong together, or how much."""
         small = self.kind in (values.WHOLE, values.NUMBERS, values.TRUTH, values.LABELS)
@@ -90,7 +95,7 @@ def columns_of(rows: Sequence[Row]) -> list[Column]:
 
 
 def _column(name: str, held: Sequence[object]) -> Column:
-    present = [value for value in held if value is not None and value != ""]
+    present = [value for value in held if not values.is_empty(value)]
     distinct = sorted({str(value)[:40] for value in present if not isinstance(value, (list, dict))})
     asking = sum(isinstance(value, str) and value.rstrip().endswith("?") for value in present)
     first = present[0] if present else None
@@ -125,14 +130,15 @@ def pair_columns(columns: Sequence[Column], where: str) -> PairColumns:
     texts = [column for column in columns if column.is_text]
     negatives = [column.name for column in texts if names.NEGATIVE.fullmatch(plain(column.name))]
     free = [column for column in texts if column.name not in negatives]
-    families = names.numbered([column.name for column in free])
-    if len(families) == 1 and not ranked(free, names.DOCUMENT):
+    named = [column for column in columns if column.may_be_text and column.name not in negatives]
+    families = names.numbered([column.name for column in named])
+    if len(families) == 1 and not ranked(named, names.DOCUMENT):
         query, document, *more = families[0]
         return PairColumns(query, document, (*more, *negatives), "known names")
     if names.are_positions([column.name for column in columns]) and len(free) > 1:
         query, document, *more = (column.name for column in free)
         return PairColumns(query, document, tuple(more), "by position")
-    queries, documents = ranked(free, names.QUERY), ranked(free, names.DOCUMENT)
+    queries, documents = ranked(named, names.QUERY), ranked(named, names.DOCUMENT)
     why = "known names"
     if len(queries) + len(documents) < 2:
         queries, documents, why = only_texts(columns, free, queries, documents)
@@ -161,7 +167,7 @@ def only_texts(
     """Query, document and why, where names tell one of them at most and no other text is there,
     but for texts about texts, such as titles. As they were where that is not clear."""
     known = (names.QUERY[0], names.DOCUMENT[0])
-    others = [column for column in columns if not column.is_text]
+    others = [column for column in columns if not column.may_be_text]
     if any(ranked(others, [pattern]) for pattern in known):
         return queries, documents, ""  # what should hold texts holds ids
     rest = [column for column in free if column not in (*queries, *documents)]
@@ -188,8 +194,10 @@ def table(columns: Sequence[Column]) -> str:
 
 
 def judgement_column(columns: Sequence[Column], taken: Sequence[str]) -> Column | None:
-    """The column of labels or scores, if there is one."""
-    return next((c for c in columns if c.is_judgement and c.name not in taken), None)
+    """The column of labels or scores, if there is one; else one that is called so."""
+    free = [column for column in columns if column.name not in taken]
+    named = (column for column in free if names.is_label(column.name))
+    return next((column for column in free if column.is_judgement), next(named, None))
 
 
 def refuse_judgement(judged: Column, pair: PairColumns, where: str) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from minilm_retriever.data.bad_rows import BadRowFile
-from minilm_retriever.data.pair_source import PairSource
-from minilm_retriever.data.reading import Reading, ReadingOptions
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import flag
 
+if TYPE_CHECKING:  # --help needs none of these
+    from minilm_retriever.data.bad_rows import BadRowFile
+    from minilm_retriever.data.pair_source import PairSource
+    from minilm_retriever.data.reading import ReadingOptions
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class ReadingFlags:
     """How files are read, where their content should not decide."""
 
@@ -47,10 +49,13 @@ class ReadingFlags:
         }
 
     def bad_rows(self) -> BadRowFile:
+        """Where rows go that cannot be used."""
+        from minilm_retriever.data.bad_rows import BadRowFile
+
         return BadRowFile(self.skip_bad, self.max_bad)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PairFlags(ReadingFlags):
     """Which rows of a file are pairs."""
 
@@ -61,6 +66,9 @@ class PairFlags(ReadingFlags):
 
     def pair_source(self, source: str, columns: tuple[str, ...], **options: Any) -> PairSource:
         """The pairs of a file."""
+        from minilm_retriever.data.pair_source import PairSource
+        from minilm_retriever.data.reading import Reading
+
         return PairSource(
             source,
             columns,

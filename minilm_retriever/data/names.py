@@ -19,7 +19,7 @@ DOCUMENT = (
     re.compile(r"text|body|contents?|paragraph|chunk|hypothesis|outputs?|completion"),
 )
 NEGATIVE = re.compile(rf"(hard)?(neg|negative|irrelevant|distractor){_TEXTS}[0-9]*")
-TEXT = re.compile(r"text|sentence0?|body|contents?|passages?|documents?|docs?|paragraph|chunk")
+TEXT = re.compile(r"text|sentence|body|contents?|passages?|documents?|docs?|paragraph|chunk")
 _NUMBERED = re.compile(
     r"(sentence|sent|text|question|query|phrase|utterance|string|s|q|t)(\d+|[abc])"
 )
@@ -32,7 +32,7 @@ _ID = re.compile(
 _LABEL = re.compile(
     r"(gold|true|similarity|relevance|relevancy|rel|sim|cosine|match|pair|entailment|human|mean|"
     r"avg|average|normalized|raw)?(label|score|grade|rating|judgem?ent)s?|"
-    r"(is)?(duplicate|relevant|match|paraphrase|positive|similar|correct)|"
+    r"(is)?(duplicate|relevant|match|paraphrase|similar|correct)|ispositive|"
     r"similarity|sim|relevance|relevancy|rel|class|target|stars|confidence"
 )
 _BESIDE = re.compile(  # texts about a text: left out where they would make it ambiguous

@@ -126,9 +126,9 @@ class PairSource:
         elif self.scores and judged is None:
             raise UserError(f"{where}: no column of scores; {choice.table(columns)}")
         elif judged is not None and (self.scores or not self.columns):
-            if self.scores is False:
+            if judged.is_judgement and self.scores is False:
                 choice.refuse_judgement(judged, pair, where)
-            self.score = judged.name
+            self.score = judged.name if judged.is_judgement or self.scores else None
 
     def _check_late(self, row: Row, known: set[str]) -> None:
         """UserError for a column that comes late, in JSON, and would have been taken."""

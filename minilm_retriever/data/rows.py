@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from minilm_retriever.data.names import listed, position_names
+from minilm_retriever.data.values import is_empty
 from minilm_retriever.errors import UserError
 
 
@@ -90,7 +91,7 @@ class Row(NamedTuple):
 
         An element may be an object with a text and maybe a title, as Tevatron has passages."""
         value = self.values.get(column)
-        if value is None or (isinstance(value, str) and not value.strip()):
+        if is_empty(value):
             return []
         if not isinstance(value, (list, tuple)):
             return [self.text(column)]

@@ -24,13 +24,17 @@ _LIST = re.compile(r"\s*\[.*\]\s*", re.DOTALL)
 LONGEST = 200  # characters: longer values are text
 
 
+def is_empty(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
 def is_number(text: str) -> bool:
     return bool(_NUMBER.fullmatch(text.strip()))
 
 
 def kind_of(values: Iterable[object]) -> str:
     """The kind of a column, of which these are some values."""
-    present = [value for value in values if value is not None and value != ""]
+    present = [value for value in values if not is_empty(value)]
     if not present:
         return NOTHING
     kinds = Counter(map(_kind, present))
