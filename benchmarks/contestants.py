@@ -25,7 +25,8 @@ class Worker:
     ) -> None:
         self.name, self.log = name, log
         self.process = subprocess.Popen(
-            [python_of(kind), str(HERE / "worker.py"), kind, json.dumps(settings)],
+            # A checkout's own worker knows its own modules.
+            [python_of(kind), f"{checkout}/benchmarks/worker.py", kind, json.dumps(settings)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             stderr=log.open("w", encoding="utf-8"), env=environment(checkout),
         )  # fmt: skip

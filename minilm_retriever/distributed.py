@@ -54,20 +54,17 @@ class Ranks:
         self.tasks = itertools.count()  # of a single process
 
     def split_sizes(self, count: int) -> list[int]:
-        """How many of `count` rows each rank has: equal, or one more on the first ranks."""
+        """How many of `count` rows each rank has; the first ranks may have one more."""
         rows, more = divmod(count, self.world_size)
         return [rows + (rank < more) for rank in range(self.world_size)]
 
     def own_rows(self, count: int) -> slice:
-        """Which of `count` rows this rank has."""
         sizes = self.split_sizes(count)
         start = sum(sizes[: self.rank])
         return slice(start, start + sizes[self.rank])
 
     def seed(self, seed: int, step: int) -> None:
-        """Seed torch for a step as a function of seed, step and rank, so no state has to be saved.
-
-        A single process leaves its generator running, and saves its state."""
+        """Among ranks, seed torch by seed, step and rank: so no state has to be saved."""
         if self.world_size > 1:
             words = np.random.SeedSequence([seed, step, self.rank]).generate_state(2, np.uint32)
             torch.manual_seed(int(words[0]) << 31 ^ int(words[1]))
@@ -101,18 +98,16 @@ class Ranks:
             parameter.grad = gradient.view_as(parameter)
 
     def all_reduce_sum(self, number: float) -> float:
-        """The sum over ranks, in float64."""
         return self._all_reduce([number], "SUM")[0]
 
-    def all_reduce_max(self, *numbers: int) -> tuple[int, ...]:
+    def all_reduce_max(self, *numbers: int) -> list[int]:
         """The maximum over ranks of each number, so that one rank's stop signal reaches all."""
-        return tuple(int(number) for number in self._all_reduce(list(numbers), "MAX"))
+        return [int(number) for number in self._all_reduce(numbers, "MAX")]
 
-    def _all_reduce(self, numbers: list[float], operation: str) -> list[float]:
-        if self.world_size == 1:
-            return numbers
+    def _all_reduce(self, numbers: Sequence[float], operation: str) -> list[float]:
         tensor = torch.tensor(numbers, dtype=torch.float64)
-        _collective("all_reduce", tensor, operation)
+        if self.world_size > 1:
+            _collective("all_reduce", tensor, operation)
         return list(tensor.tolist())
 
     def split_work(
@@ -120,11 +115,9 @@ class Ranks:
     ) -> FloatArray:
         """encode(items) (N, H) on every rank, each of which computes its own rows."""
         own = torch.from_numpy(encode(items[self.own_rows(len(items))]))
-        rows: FloatArray = self.all_gather(own, 1, len(items)).numpy()
-        return rows
+        return self.all_gather(own, 1, len(items)).numpy()
 
     def broadcast_bytes(self, data: bytes) -> bytes:
-        """Rank 0's bytes on all ranks."""
         if self.world_size == 1:
             return data
         size = torch.tensor([len(data)])
@@ -152,18 +145,17 @@ class Ranks:
         first = self.broadcast_json(own)
         for name in [*first, *own]:
             if first.get(name) != own.get(name):
+                values = f"{own.get(name)!r} here, {first.get(name)!r} on rank 0"
                 raise UserError(
-                    f"the ranks disagree on {name}: {own.get(name)!r} here, {first.get(name)!r} on "
-                    "rank 0; give every rank the same command and the same files"
+                    f"the ranks disagree on {name}: {values}; start all with one command and data"
                 )
         self.barrier()
 
     def barrier(self) -> None:
-        """Wait for all ranks."""
         self.all_reduce_max(0)
 
     def next_task(self) -> int:
-        """The next number, from 0, that no rank has taken yet."""
+        """The next number, from 0, that no rank has yet."""
         return next(self.tasks) if self.world_size == 1 else self.store.add("tasks", 1) - 1
 
     def finish(self) -> None:
@@ -200,7 +192,7 @@ class Ranks:
 
 @contextmanager
 def join(device: str | None) -> Iterator[Ranks]:
-    """The ranks that this process was started as one of. Ranks but the first print nothing.
+    """The ranks of this process's run; ranks but the first print nothing.
 
     A user's mistake on any rank ends all of them with status 2, and its line is printed once."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -254,8 +246,8 @@ def _collective(operation: str, tensor: Any, argument: Any = None) -> None:
         raise
     except RuntimeError as fault:
         raise RankLost(
-            "a rank of this run ended without a word (killed, or out of memory); the same command "
-            f"resumes from the newest state ({str(fault)[:160]})"
+            "a rank ended without a message (killed, or out of memory); the same command resumes "
+            f"from the newest state ({str(fault)[:160]})"
         ) from None
 
 

@@ -180,7 +180,7 @@ def test_killed_ranks_end_the_others_and_the_run_goes_on_to_the_same_bits(config
             ended.statuses[dies["rank"]] == -signal.SIGKILL
             and ended.statuses[1 - dies["rank"]] == 2
         ), ended
-        assert ended.stderr.count("error: ") == 1 and "ended without a word" in ended.stderr
+        assert ended.stderr.count("error: ") == 1 and "ended without a message" in ended.stderr
         states = [
             path for path in Path(f"{stopped.out}.run").iterdir() if path.name.startswith("step-")
         ]

@@ -176,6 +176,18 @@ def test_position_ids_of_old_files_are_ignored_and_a_pooler_is_kept(tiny_folder)
         ({"hidden_size": "32"}, "hidden_size is '32', which is not a int"),
         ({"num_hidden_layers": 10**9}, r"encoder.layer.999999999\S* is missing"),
         ({"vocab_size": 0}, "a size is 0"),
+        ({"type_vocab_size": 0}, "a size is 0"),
+        ({"is_decoder": True}, "is_decoder is True; only BERT"),
+        ({"add_cross_attention": True}, "add_cross_attention is True"),
+        ({"pruned_heads": {"0": [1]}}, "pruned_heads is"),
+        ({"quantization_config": {"load_in_8bit": True}}, "quantization_config is"),
+        ({"auto_map": {"AutoModel": "evil.Evil"}}, "auto_map is"),
+        ({"hidden_dropout_prob": 2.0}, "hidden_dropout_prob is 2.0, out of range"),
+        ({"attention_probs_dropout_prob": -0.1}, "attention_probs_dropout_prob is -0.1, out of"),
+        ({"hidden_dropout_prob": float("nan")}, "hidden_dropout_prob is nan, out of range"),
+        ({"num_labels": 10**9}, "num_labels is 1000000000, out of range"),
+        ({"pad_token_id": 100_000}, "pad_token_id is 100000, out of range"),
+        ({"pad_token_id": "0"}, "pad_token_id is '0', which is not a int"),
     ],
 )
 def test_another_architecture_is_refused_by_name(tiny_folder, change, message):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -412,30 +413,31 @@ def variant(tiny, folder, tensors):
     return folder
 
 
-def load(folder):
-    config = load_weights.parse_bert_config(json.loads((folder / "config.json").read_text()))
-    return load_weights.bert_from_tensors(config, load_weights.bert_tensors(folder), str(folder))
-
-
 def same(left, right):
     return left.keys() == right.keys() and all(
         torch.equal(left[name], right[name]) for name in left
     )
 
 
-def test_the_tensors_are_those_that_transformers_reads(tiny):
-    from transformers import BertModel
+def by_transformers(folder):
+    """The weights as the route through transformers reads them, whatever their names."""
+    tensors = load_weights.read_safetensors(folder)
+    tensors.pop("embeddings.position_ids", None)
+    return load_weights.through_transformers(folder, tensors)
 
+
+def test_both_routes_are_bit_identical(tiny):
     folder, state = tiny
     assert same(load_weights.bert_tensors(folder), state)
-    assert same(BertModel.from_pretrained(folder).state_dict(), state)
+    assert same(by_transformers(folder), state)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs `minilm-retriever fetch`")
-def test_the_real_tensors_are_those_that_transformers_reads():
+def test_both_routes_are_bit_identical_on_the_real_weights():
     from transformers import BertModel
 
     direct = load_weights.bert_tensors(REAL)
+    assert same(direct, by_transformers(REAL))
     assert same(direct, BertModel.from_pretrained(REAL).state_dict())
     assert len(direct) == 103 and sum(tensor.numel() for tensor in direct.values()) == 22_713_216
 
@@ -445,17 +447,30 @@ def test_position_ids_are_no_weight(tiny, tmp_path):
     assert same(load_weights.bert_tensors(variant(tiny, tmp_path / "old", old)), tiny[1])
 
 
-@pytest.mark.parametrize("layout", ["prefixed", "gamma and beta", "sharded"])
+def old_names(tensors):
+    return {
+        name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): t
+        for name, t in tensors.items()
+    }
+
+
+def prefixed(tensors):
+    return {f"bert.{name}": t for name, t in tensors.items()}
+
+
+@pytest.mark.parametrize("layout", ["prefixed", "gamma and beta", "both", "half", "sharded"])
 def test_other_layouts_give_the_same_tensors(tiny, tmp_path, layout, capfd):
     folder, state = tiny
     if layout == "prefixed":
-        folder = variant(tiny, tmp_path / "x", {f"bert.{name}": t for name, t in state.items()})
+        folder = variant(tiny, tmp_path / "x", prefixed(state))
     elif layout == "gamma and beta":
-        renamed = {
-            n.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): t
-            for n, t in state.items()
-        }
-        folder = variant(tiny, tmp_path / "x", renamed)
+        folder = variant(tiny, tmp_path / "x", old_names(state))
+    elif layout == "both":
+        folder = variant(tiny, tmp_path / "x", prefixed(old_names(state)))
+    elif layout == "half":
+        half = {name: tensor.half() for name, tensor in state.items()}
+        state = {name: tensor.float() for name, tensor in half.items()}
+        folder = variant(tiny, tmp_path / "x", prefixed(half))
     else:
         from transformers import BertModel
 
@@ -469,24 +484,110 @@ def test_other_layouts_give_the_same_tensors(tiny, tmp_path, layout, capfd):
 
 def test_a_pooler_that_is_not_there_is_not_invented(tiny, tmp_path):
     rest = {name: tensor for name, tensor in tiny[1].items() if not name.startswith("pooler.")}
-    prefixed = {f"bert.{name}": t for name, t in rest.items()} | {
-        "cls.predictions.bias": torch.zeros(50)
+    head = {"cls.predictions.bias": torch.zeros(50)}
+    folder = variant(tiny, tmp_path / "masked-lm", prefixed(rest) | head)
+    assert same(load_weights.bert_tensors(folder), rest)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder.layer.1.output.dense.weight": None}, r"layer.1.output.dense.weight is missing"),
+        ({"embeddings.LayerNorm.bias": None}, r"lacks 1 of BertModel's weights, the first is emb"),
+        ({"pooler.dense.bias": torch.zeros(7)}, r"transformers cannot read a BertModel|has shape"),
+        ({"encoder.layer.2.output.dense.bias": torch.zeros(32)}, r"layer.2.* is unexpected"),
+        ({"pooler.dense.bias": torch.zeros(32, dtype=torch.int8)}, r"holds torch.int8"),
+    ],
+)
+def test_weights_that_transformers_would_draw_or_leave_out_are_refused(
+    tiny, tmp_path, changes, message
+):
+    tensors = {name: t for name, t in (tiny[1] | changes).items() if t is not None}
+    folder = variant(tiny, tmp_path / "x", prefixed(tensors))
+    with pytest.raises(UserError, match=message) as caught:
+        load_weights.bert_tensors(folder)
+    assert "\n" not in str(caught.value)
+
+
+HOSTILE = {  # settings that transformers would act on
+    "attn_implementation": "someone/kernel",
+    "_attn_implementation": "someone/kernel",
+    "num_labels": 7,
+    "pad_token_id": 49,
+    "dtype": "float8_e4m3fn",
+    "torch_dtype": "nonsense",
+    "id2label": {"0": "x"},
+    "chunk_size_feed_forward": -3,
+    "output_hidden_states": True,
+}
+
+
+def test_transformers_is_given_checked_numbers_and_nothing_else(tiny, tmp_path, monkeypatch):
+    """Of config.json, adapters and index files in the folder it sees nothing."""
+    import transformers
+
+    folder = variant(tiny, tmp_path / "x", prefixed(tiny[1]))
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | HOSTILE))
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/else"}')
+    seen = {}
+    real = transformers.BertModel.from_pretrained
+
+    def spy(place, **arguments):
+        seen.update(arguments, place=place)
+        return real(place, **arguments)
+
+    monkeypatch.setattr(transformers.BertModel, "from_pretrained", spy)
+    assert same(load_weights.bert_tensors(folder), tiny[1])
+    assert seen["place"] is None and seen.keys() == {
+        "place",
+        "config",
+        "state_dict",
+        "output_loading_info",
     }
-    assert same(load_weights.bert_tensors(variant(tiny, tmp_path / "masked-lm", prefixed)), rest)
+    numbers = {item.name for item in fields(load_weights.BertConfig)}
+    ours = transformers.BertConfig(**{name: settings[name] for name in numbers if name in settings})
+    assert seen["config"].to_dict() == ours.to_dict()
 
 
-def test_weights_that_transformers_would_invent_are_refused(tiny, tmp_path):
-    partial = {f"bert.{name}": t for name, t in tiny[1].items() if "layer.1.output" not in name}
-    with pytest.raises(UserError, match=r"tensor encoder.layer.1.output.dense.weight is missing"):
-        load(variant(tiny, tmp_path / "x", partial))
+@pytest.mark.parametrize(
+    "size", [{"num_hidden_layers": 100_000}, {"vocab_size": 2**30}, {"intermediate_size": 2**20}]
+)
+def test_no_more_memory_is_taken_than_the_files_hold(tiny, tmp_path, size, monkeypatch):
+    import transformers
+
+    folder = variant(tiny, tmp_path / "x", prefixed(tiny[1]))
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | size))
+    monkeypatch.setattr(transformers.BertModel, "from_pretrained", lambda *_, **__: pytest.fail())
+    with pytest.raises(UserError, match="is missing|there are fewer"):
+        load_weights.bert_tensors(folder)
 
 
-def test_wrong_shapes_are_refused(tiny, tmp_path):
-    wrong = {f"bert.{name}": t for name, t in tiny[1].items()} | {
-        "bert.pooler.dense.bias": torch.zeros(7)
-    }
-    with pytest.raises(UserError, match=r"pooler.dense.bias has shape \(7,\), not \(32,\)"):
-        load(variant(tiny, tmp_path / "x", wrong))
+@pytest.mark.parametrize(
+    "path", ["../outside.safetensors", "/etc/passwd", "..\\outside.safetensors"]
+)
+def test_an_index_does_not_lead_out_of_the_folder(tiny, tmp_path, path):
+    variant(tiny, tmp_path / "model", tiny[1])
+    folder = tmp_path / "model"
+    (folder / "model.safetensors").rename(tmp_path / "x.safetensors")
+    index = {"weight_map": dict.fromkeys(tiny[1], path)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="leaves the model folder"):
+        load_weights.bert_tensors(folder)
+
+
+def test_a_shard_that_is_missing_and_an_index_without_a_map_are_named(tiny, tmp_path):
+    folder = variant(tiny, tmp_path / "x", tiny[1])
+    (folder / "model.safetensors").unlink()
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors"}}))
+    with pytest.raises(UserError, match="model-00001-of-00002.safetensors"):
+        load_weights.bert_tensors(folder)
+    for value in ({}, {"weight_map": [1]}, {"weight_map": {"a": 1}}):
+        index.write_text(json.dumps(value))
+        with pytest.raises(UserError, match=r"index.json: no weight_map"):
+            load_weights.bert_tensors(folder)
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "git lfs"])

@@ -1,16 +1,15 @@
-"""Hard negatives: for each pair, documents that the model finds close to the query and that are not
-its answer.
+"""Hard negatives: for each pair, documents that are close to the query but no answer of it.
 
-Documents are ranked for each query by exact search. Left out before ranking: every known answer of
-the query, anywhere in the data, and the query's own text. From the ranks of --ranks, the nearest
-are taken whose cosine is at least `margin` below that of the row's own document (what is as close
-may well be another right answer).
+Documents are ranked for each query by exact search, without its known answers anywhere in the data
+and its own text. Of the ranks in --ranks, the nearest are taken whose cosine is at least `margin`
+below that of the row's own document (what is as close may be another right answer).
 
 Shapes: N rows (pairs), Q distinct queries, D distinct documents, K negatives a row, H hidden."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,7 +37,7 @@ class Negatives(NamedTuple):
 
 
 def mine(config: MineConfig) -> str:
-    """Write the pairs with `negatives` further columns; returns a line on how it went."""
+    """Write the pairs with `negatives` further columns; returns a summary line."""
     out = Path(config.out)
     check_table(out, config.overwrite)
     bad_rows = config.bad_rows()
@@ -54,37 +53,33 @@ def mine(config: MineConfig) -> str:
     known = known_documents(queries, query_of, documents, own)
     most = max(map(len, known), default=0)
     if len(documents) - most < config.negatives:
-        what = f"of its {len(documents)} distinct documents {most} are known answers of one query"
-        few = f"which leaves fewer than {config.negatives} negatives"
-        raise UserError(f"{config.pairs}: {what}, {few}; name more documents with --corpus")
+        raise UserError(
+            f"{config.pairs}: {most} of its {len(documents)} distinct documents answer one query, "
+            f"which leaves fewer than {config.negatives} negatives; add documents with --corpus"
+        )
     encoder = open_for_command(config.model, config.device)
-    query_vectors = encoder.encode(
-        queries, prompt="", normalize=True, show_progress="encoding queries"
+    encode = partial(encoder.encode, prompt="", normalize=True)
+    vectors = (
+        encode(queries, show_progress="encoding queries"),
+        encode(documents, show_progress="encoding documents"),
     )
-    document_vectors = encoder.encode(
-        documents, prompt="", normalize=True, show_progress="encoding documents"
-    )
-    negatives = choose(query_vectors, document_vectors, query_of, own, known, config)
-    columns = ["negative"]
-    if config.negatives > 1:
-        columns = [f"negative_{number}" for number in range(1, config.negatives + 1)]
+    negatives = choose(*vectors, query_of, own, known, config)
+    columns = [f"negative_{number}" for number in range(1, config.negatives + 1)]
+    columns = columns if config.negatives > 1 else ["negative"]
     texts = ([documents[row] for row in rows] for rows in negatives.rows.tolist())
     rows = ([*pair, *more] for *pair, more in zip(*pairs.texts[:2], texts, strict=True))
     write_table(out, [*pairs.columns[:2], *columns], rows)
-    first, last = config.ranks
     return (
-        f"{out}: {len(pairs):,} rows with {config.negatives} hard negatives each, at a mean cosine "
-        f"of {negatives.mean_cosine:.3f} (their own documents: {negatives.mean_own:.3f}); "
-        f"{negatives.random:,} were drawn at random, for ranks {first} to {last} held too few that "
-        f"are {config.margin:g} below the own one"
+        f"{out}: {len(pairs):,} rows with {config.negatives} hard negatives each, mean cosine "
+        f"{negatives.mean_cosine:.3f} (own documents: {negatives.mean_own:.3f}); "
+        f"{negatives.random:,} drawn at random, where --ranks and --margin left too few"
     )
 
 
 def known_documents(
     queries: Sequence[str], query_of: IntArray, documents: Sequence[str], own: IntArray
 ) -> list[set[int]]:
-    """By query, what is no negative: its answers in any of the pairs (query_of[i], own[i]), and its
-    own text."""
+    """By query, its answers in any of the pairs (query_of[i], own[i]), and its own text."""
     index = {text: number for number, text in enumerate(documents)}
     known = [{index[text]} if text in index else set() for text in queries]
     for query, document in zip(query_of.tolist(), own.tolist(), strict=True):
@@ -140,11 +135,9 @@ def add_random(
 ) -> None:
     """Put random documents, no known ones and none twice, where a row has too few (-1)."""
     random = np.random.default_rng(seed)
-    for row in np.flatnonzero((rows < 0).any(axis=1)):
-        taken = known[query_of[row]] | set(rows[row].tolist())
-        for column in np.flatnonzero(rows[row] < 0):
-            document = int(random.integers(documents))
-            while document in taken:  # the next free one: mine() has checked that there are enough
-                document = (document + 1) % documents
-            rows[row, column] = document
-            taken.add(document)
+    for row, column in np.argwhere(rows < 0):
+        excluded = known[query_of[row]] | set(rows[row].tolist())
+        document = int(random.integers(documents))
+        while document in excluded:  # the next free one: mine() has checked that there are enough
+            document = (document + 1) % documents
+        rows[row, column] = document

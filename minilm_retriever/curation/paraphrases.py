@@ -1,9 +1,8 @@
-"""The closest pairs of texts within one file: paraphrases, near-duplicates, what to look at before
-splitting data.
+"""The closest pairs of texts within one file: paraphrases and near-duplicates.
 
 The upper triangle of all cosines is computed in blocks, and only what may be among the best is
-kept, never the N x N matrix. Texts that are the same but for white space around them are one text
-here; with `duplicates` each copy is paired with the first, at a score of 1.
+stored, never the N x N matrix. Texts that differ only in white space around them are one text here;
+with `duplicates` each copy is paired with the first, at a score of 1.
 
 Shapes: N distinct texts, H hidden, P pairs."""
 
@@ -43,7 +42,7 @@ class ClosestPairs(NamedTuple):
 
 
 def paraphrases(config: ParaphrasesConfig) -> tuple[list[tuple[object, ...]], str]:
-    """Rows of COLUMNS, best first, written to --out if that is given, and a line on them."""
+    """Rows of COLUMNS, best first, also written to --out, and a summary line."""
     count, threshold, out = config.n, config.threshold, config.out
     if count is not None and not 1 <= count <= MAX_PAIRS // 2:
         raise UserError(f"-n must be between 1 and {MAX_PAIRS // 2:,}, not {count:,}")
@@ -73,33 +72,31 @@ def paraphrases(config: ParaphrasesConfig) -> tuple[list[tuple[object, ...]], st
     rows = table_rows(pairs, records, inverse, config.duplicates)[:count]
     if out is not None:
         write_table(Path(out), COLUMNS, rows)
-    hint = f" ({copies:,} copies: --duplicates shows them)" if copies else ""
-    line = f"{len(records):,} texts, {len(distinct):,} distinct{'' if config.duplicates else hint}"
+    line = f"{len(records):,} texts, {len(distinct):,} distinct"
+    if copies and not config.duplicates:
+        line += f" ({copies:,} copies: --duplicates shows them)"
     line += f"; {len(rows):,} pairs"
-    line += f" with cosines from {rows[-1][0]:.4f} to {rows[0][0]:.4f}" if rows else ""
-    return rows, line + (f" in {out}" if out else "")
+    if rows:
+        line += f" with cosines from {rows[-1][0]:.4f} to {rows[0][0]:.4f}"
+    return rows, f"{line} in {out}" if out else line
 
 
 def table_rows(
-    found: ClosestPairs, records: list[Record], inverse: IntArray, duplicates: bool
+    closest: ClosestPairs, records: list[Record], inverse: IntArray, duplicates: bool
 ) -> list[tuple[object, ...]]:
-    """Rows of COLUMNS; inverse (N,): each record's distinct text. Copies first, where wanted."""
+    """Rows of COLUMNS; inverse (N,): each record's distinct text; `duplicates`: copies first."""
     _, first = np.unique(inverse, return_index=True)  # the first record of each distinct text
     copies = [(first[text], n) for n, text in enumerate(inverse) if first[text] != n]
     pairs = [(1.0, *pair) for pair in sorted(copies)] if duplicates else []
-    pairs += zip(found.scores.tolist(), first[found.left], first[found.right], strict=True)
-    rows: list[tuple[object, ...]] = []
-    for score, left, right in pairs:
-        a, b = records[left], records[right]
-        rows.append((round(score, 6), a.id, b.id, a.text, b.text))
-    return rows
+    pairs += zip(closest.scores.tolist(), first[closest.left], first[closest.right], strict=True)
+    rows = ((score, records[left], records[right]) for score, left, right in pairs)
+    return [(round(score, 6), a.id, b.id, a.text, b.text) for score, a, b in rows]
 
 
 def closest_pairs(
     vectors: FloatArray, count: int | None, threshold: float | None = None
 ) -> ClosestPairs:
-    """The best `count` pairs of unit vectors (N, H), of those with a cosine of at least
-    `threshold`; ties by row.
+    """The best `count` pairs of unit vectors (N, H) with a cosine of at least `threshold`.
 
     Raises UserError where no count bounds them and more than MAX_PAIRS reach the threshold."""
     x = torch.from_numpy(vectors)

@@ -6,8 +6,7 @@ there. Terms are those of Lucene's English analyser, in a few lines of our own, 
 of a library changes them: lower case; words, with apostrophes and full stops inside; a final 's
 taken off; 33 stop words left out; stemmed by Porter's algorithm.
 
-A term that stands twice in the query counts twice. Documents without a term of the query are not
-found."""
+A term that is twice in the query counts twice. Documents without a term of it are left out."""
 
 from __future__ import annotations
 
@@ -33,26 +32,25 @@ STOP_WORDS = frozenset(
 
 
 def rank_by_terms(task: RetrievalTask, depth: int) -> Run:
-    """The best `depth` documents of each query; UserError without the extra."""
     bm25s = require("bm25s", "bm25", "BM25")
     vocabulary = Vocabulary(require("Stemmer", "bm25", "BM25").Stemmer("porter").stemWord)
+    documents = []
     with Progress("BM25: reading documents", len(task.documents), "texts") as progress:
-        documents = []
-        for count, text in enumerate(task.documents, 1):
+        for text in task.documents:
             documents.append(array("i", vocabulary.term_ids(text)))
-            progress.at(count)
+            progress.at(len(documents))
     terms = len(vocabulary.by_stem)
     if not terms:
         return {query: [] for query in task.query_ids}
     index = bm25s.BM25(method="lucene", k1=K1, b=B)
     index.index((documents, dict(vocabulary.by_stem)), show_progress=False)
-    run = {}
+    run: dict[str, Ranking] = {}
     with Progress("BM25: searching", len(task.queries), "queries") as progress:
-        for count, (query, text) in enumerate(zip(task.query_ids, task.queries, strict=True), 1):
+        for query, text in zip(task.query_ids, task.queries, strict=True):
             known = [term for term in vocabulary.term_ids(text) if term < terms]
             ranking = candidates(task, index.get_scores_from_ids(known), depth + 1)
-            run[query] = best_of(ranking, query if task.ignore_identical_ids else None, depth)
-            progress.at(count)
+            run[query] = best_of(task, query, ranking, depth)
+            progress.at(len(run))
     return run
 
 
@@ -74,7 +72,6 @@ class Vocabulary:
         self.by_word: dict[str, int] = {}  # each word is stemmed once
 
     def term_ids(self, text: str) -> list[int]:
-        """The terms of a text, in its order."""
         words = WORD.findall(text.lower())
         for word in words:
             if word not in self.by_word:

@@ -30,7 +30,6 @@ class Interval(NamedTuple):
 
 
 def scipy_stats() -> Any:
-    """scipy.stats; UserError without the extra."""
     return require("scipy.stats", "stats", "evaluate").stats
 
 
@@ -56,20 +55,20 @@ def mean_interval(values: npt.ArrayLike, samples: int = 10_000) -> Interval:
 
 def correlation_interval(
     correlation: Callable[[Any, Any], Any],
-    people: npt.ArrayLike,
+    scores: npt.ArrayLike,
     cosines: npt.ArrayLike,
     before: npt.ArrayLike | None = None,
 ) -> Interval:
-    """The correlation of cosines (Q,) with people's scores (Q,), or its gain over other cosines.
+    """The correlation of cosines (Q,) with human scores (Q,), or its gain over other cosines.
 
     A resample in which a series does not vary counts as a correlation of 0."""
+
+    def gain(new: Any, old: Any, scores: Any) -> Any:
+        return correlation(new, scores) - correlation(old, scores)
+
     if before is None:
-        return _interval(correlation, [cosines, people], 2_000)
-    return _interval(
-        lambda a, b, people: correlation(a, people) - correlation(b, people),
-        [cosines, before, people],
-        2_000,
-    )
+        return _interval(correlation, [cosines, scores], 2_000)
+    return _interval(gain, [cosines, before, scores], 2_000)
 
 
 def _interval(statistic: Callable[..., Any], series: list[npt.ArrayLike], samples: int) -> Interval:

@@ -66,9 +66,6 @@ def evaluate_models(config: EvaluateConfig) -> ComparisonTable:
     return retrieval_table(models, results)
 
 
-# --- retrieval ------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class RetrievalResult:
     """A model's ranking of a task, and its metrics."""
@@ -84,7 +81,6 @@ class RetrievalResult:
         return {name: float(values.mean()) for name, values in self.per_query.items()}
 
     def trec_run(self, tag: str) -> str:
-        """The ranking in TREC's format."""
         return "".join(
             trec_line(query, document, rank, score, tag)
             for query, ranking in self.run.items()
@@ -101,7 +97,6 @@ def evaluate_retrieval(
 
 
 def measure_run(task: RetrievalTask, run: Run, ks: Sequence[int] = KS) -> RetrievalResult:
-    """Measure a ranking against the task's judgements."""
     ids = {query: [document for document, _ in ranking] for query, ranking in run.items()}
     query_ids, per_query = run_metrics(ids, task.judgements, ks)
     return RetrievalResult(task, query_ids, per_query, run)
@@ -165,16 +160,15 @@ def check_runs(
 def retrieval_table(models: Sequence[str], results: Sequence[RetrievalResult]) -> ComparisonTable:
     """Each model's metrics with intervals, and its gain over the one before: paired by query, so
     what makes a query hard for both cancels out."""
-    columns = []
-    for number, (model, result) in enumerate(zip(models, results, strict=True)):
-        values, gains = result.per_query, dict[str, Float64Array]()
-        if number:
-            before = results[number - 1].per_query
-            gains = {name: values[name] - before[name] for name in SHOWN}
-        intervals = {name: bootstrap.mean_interval(values[name]) for name in SHOWN}
+    columns, before = [], dict[str, Float64Array]()
+    for model, result in zip(models, results, strict=True):
+        values = {name: result.per_query[name] for name in SHOWN}
+        gains = {name: values[name] - before[name] for name in before}
+        intervals = {name: bootstrap.mean_interval(values[name]) for name in values}
         gain = {name: bootstrap.mean_interval(gains[name]) for name in gains}
         changed = most_changed(result, gains[CHANGED_BY]) if gains else []
         columns.append(ModelResult(model, result.metrics, intervals, gain, changed))
+        before = values
     task, queries = results[0].task, len(results[0].query_ids)
     title = f"{task.name}: {queries:,} queries, {len(task.document_ids):,} documents"
     return ComparisonTable(title, columns)
@@ -189,31 +183,24 @@ def most_changed(result: RetrievalResult, gains: Float64Array) -> list[tuple[flo
     return [(float(gains[i]), texts[result.query_ids[i]]) for i in losses + rises]
 
 
-# --- similarity -----------------------------------------------------------------------------------
-
-
 def similarity_table(data: str, pairs: Pairs, models: Sequence[str]) -> ComparisonTable:
     """Correlations of each model's cosines with people's scores, with intervals over the pairs."""
     if bm25.NAME in models:
         raise UserError(f"{data} has scored pairs, and {bm25.NAME} has no similarity to correlate")
     left, right, scores = pairs.texts[0], pairs.texts[1], pairs.scores or []
-    columns: list[ModelResult] = []
-    before: Float64Array | None = None
+    columns, before, interval = list[ModelResult](), None, bootstrap.correlation_interval
     for model in models:
         cosines = cosine_similarities(left, right, open_for_command(model).encode)
-        intervals, gain = dict[str, bootstrap.Interval](), dict[str, bootstrap.Interval]()
-        for name, correlation in CORRELATIONS.items():
-            intervals[name] = bootstrap.correlation_interval(correlation, scores, cosines)
-            if before is not None:
-                gain[name] = bootstrap.correlation_interval(correlation, scores, cosines, before)
-        metrics = {name: interval.mean for name, interval in intervals.items()}
+        compared = CORRELATIONS if columns else {}
+        intervals = {name: interval(f, scores, cosines) for name, f in CORRELATIONS.items()}
+        gain = {name: interval(f, scores, cosines, before) for name, f in compared.items()}
+        metrics = {name: estimate.mean for name, estimate in intervals.items()}
         columns.append(ModelResult(model, metrics, intervals, gain))
         before = cosines
     return ComparisonTable(f"{Path(data).name}: {len(left):,} scored pairs", columns)
 
 
 def cosine_similarities(left: list[str], right: list[str], encode: Encode) -> Float64Array:
-    """Cosine of each text on the left with the one on the right (N,)."""
     a, b = encode(left).astype(np.float64), encode(right).astype(np.float64)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosines: Float64Array = (a * b).sum(axis=1) / np.maximum(norms, 1e-12)

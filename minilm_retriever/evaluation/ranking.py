@@ -42,19 +42,20 @@ def rank_documents(
         scores, firsts = np.hstack([scores, new_scores]), np.hstack([firsts, numbers[rows]])
         best = np.lexsort((places[firsts], -scores), axis=-1)[:, :count]
         scores, firsts = np.take_along_axis(scores, best, 1), np.take_along_axis(firsts, best, 1)
-    run = {}
+    run: dict[str, Ranking] = {}
     for query, *columns in zip(task.query_ids, scores.tolist(), firsts.tolist(), strict=True):
         ranking = [
             (document, score)
             for score, first in zip(*columns, strict=True)
             for document in groups.get(first, [task.document_ids[first]])[:count]
         ]
-        run[query] = best_of(ranking, query if task.ignore_identical_ids else None, depth)
+        run[query] = best_of(task, query, ranking, depth)
     return run
 
 
-def best_of(ranking: Ranking, own_id: str | None, depth: int) -> Ranking:
-    """The best `depth` in trec_eval's order, the query's own id left out."""
+def best_of(task: RetrievalTask, query: str, ranking: Ranking, depth: int) -> Ranking:
+    """The best `depth` in trec_eval's order, where the task wants it without the query's own id."""
+    own_id = query if task.ignore_identical_ids else None
     order = trec_order([document for document, _ in ranking], [score for _, score in ranking])
     return [ranking[i] for i in order if ranking[i][0] != own_id][:depth]
 

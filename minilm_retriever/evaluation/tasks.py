@@ -52,11 +52,10 @@ def retrieval_from_pairs(
 
 
 def read_beir(folder: Path, split: str = "test") -> RetrievalTask:
-    """A BEIR-style folder: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv. The corpus's texts stay
-    in their file.
+    """A BEIR-style folder: corpus.jsonl, whose texts stay there, queries.jsonl and qrels/SPLIT.tsv.
 
     Raises UserError with path:line on a malformed line, and where judgements name a query, or too
-    many documents, that are not there (how many, and the first)."""
+    many documents, that are missing."""
     beir = BeirFolder.open(folder, split)
     for line in beir.notes:
         say(line)

@@ -17,10 +17,8 @@ Point = tuple[float, float]
 
 
 class Line(NamedTuple):
-    """A named line; its points in the order of x."""
-
     name: str
-    points: Sequence[Point]
+    points: Sequence[Point]  # in the order of x
 
 
 class Bar(NamedTuple):
@@ -70,18 +68,18 @@ def line_chart(
     floor: float | None = None,
 ) -> Chart:
     """One or more lines over steps 0 to `last_step`."""
-    finite = [Line(line.name, list(filter(is_drawable, line.points))) for line in lines]
-    dropped = sum(len(line.points) for line in lines) - sum(len(line.points) for line in finite)
-    group = max(1, *(math.ceil(len(line.points) / MOST_POINTS) for line in finite))
+    finite = {line.name: list(filter(is_drawable, line.points)) for line in lines}
+    dropped = sum(len(line.points) - len(finite[line.name]) for line in lines)
+    group = max(1, *(math.ceil(len(points) / MOST_POINTS) for points in finite.values()))
     remarks = [f"Each point is a mean of up to {group} values."] if group > 1 else []
     if dropped:
         remarks.append(f"{dropped} value{'s' if dropped > 1 else ''} not finite, left out.")
-    drawn = [Line(line.name, list(group_means(line.points, group))) for line in finite]
-    points = [point for line in drawn for point in line.points]
-    if not points:
+    drawn = [Line(name, list(group_means(points, group))) for name, points in finite.items()]
+    steps, values = ([point[i] for line in drawn for point in line.points] for i in (0, 1))
+    if not values:
         return Chart(title, "step", remarks=remarks)
-    steps, values = zip(*points, strict=True)
-    values += (() if floor is None else (floor,)) + ((0.0,) if from_zero else ())
+    values += [0.0] if from_zero else []
+    values += [] if floor is None else [floor]
     x = Axis(min(0.0, *steps), max(last_step, *steps))
     y = Axis(min(values), max(values), ends_at_ticks=True)
     return Chart(title, "step", x, y, lines=drawn, floor=floor, remarks=remarks)

@@ -1,5 +1,4 @@
-"""report.html of a training run: one self-contained page, from report_template.html, the run's
-record and its metrics.jsonl."""
+"""report.html of a training run, from report_template.html: one self-contained page."""
 
 from __future__ import annotations
 
@@ -69,8 +68,7 @@ def curves(record: RunRecord, metrics: Sequence[MetricRow]) -> list[Chart]:
     losses = [Line("training", points(metrics, "loss"))]
     if "loss" in evaluated:
         losses.append(Line("held out", evaluated.pop("loss")))
-    floors = points(metrics, "loss_floor")  # of each row's batches: better than one for the run
-    if floors:
+    if floors := points(metrics, "loss_floor"):  # of each row: better than one for the run
         losses.append(Line("floor", floors))
     last = record.steps
     charts = [line_chart("Loss", losses, last, floor=None if floors else record.loss_floor)]
@@ -79,16 +77,14 @@ def curves(record: RunRecord, metrics: Sequence[MetricRow]) -> list[Chart]:
     if shown := [Line(name, evaluated[name]) for name in names[:COLOURS]]:
         title = "Held-out metrics" if len(shown) > 1 else shown[0].name
         charts.append(line_chart(title, shown, last, from_zero=False))
-    for title, key in (
-        ("Learning rate", "learning_rate"),
-        ("Tokens a second", "tokens_per_second"),
-    ):
+    rest = {"Learning rate": "learning_rate", "Tokens a second": "tokens_per_second"}
+    for title, key in rest.items():
         charts.append(line_chart(title, [Line(title.lower(), points(metrics, key))], last))
     return charts
 
 
 def points(metrics: Sequence[MetricRow], name: str) -> list[Point]:
-    return [(row["step"], float(row[name])) for row in metrics if name in row]  # type: ignore[literal-required]
+    return [(row["step"], float(row[name])) for row in metrics if name in row]
 
 
 def lengths_chart(column: Column, max_length: int) -> Chart:

@@ -27,8 +27,7 @@ LOSS_VARIANTS = {"false_negatives", "guide", "guide_margin", "symmetric", "matry
 def model_card(record: RunRecord) -> str:
     """The card as the hub reads it: YAML front matter, then Markdown.
 
-    The template gets every text escaped, and unescaped only what stands in code blocks.
-    """
+    The template gets every text escaped, except in code blocks."""
     from huggingface_hub import ModelCard
 
     facts: dict[str, Any] = map_texts(writable, asdict(record) | {"changed": record.changed})
@@ -75,12 +74,11 @@ def front_matter(facts: dict[str, Any]) -> ModelCardData:
 
 
 def code_blocks(facts: dict[str, Any]) -> dict[str, str]:
-    """What the template's code blocks need: literals of one line each, so that none can end a
-    block."""
+    """The texts of the template's code blocks: one line each, so that none can end a block."""
     texts = [text for source, others in facts["widget"][:1] for text in (source, *others)]
-    settings = {k: v for k, v in facts["settings"].items() if k in LOSS_SETTINGS}
-    variants = {k: v for k, v in facts["changed"].items() if k in LOSS_VARIANTS}
-    loss_parameters = {"similarity_fct": "cos_sim", **settings, **variants}
+    loss_parameters = {"similarity_fct": "cos_sim"}
+    loss_parameters |= {k: v for k, v in facts["settings"].items() if k in LOSS_SETTINGS}
+    loss_parameters |= {k: v for k, v in facts["changed"].items() if k in LOSS_VARIANTS}
     return {
         "sentences": "sentences = [\n" + "".join(f"    {text!r},\n" for text in texts) + "]",
         "shape": f"({len(texts)}, {facts['dimension']})",
@@ -96,7 +94,6 @@ def writable(text: str) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Any text in one line of Markdown, a table's cell included; what could be markup becomes an
-    entity."""
+    """A text as one line of Markdown, where what could be markup is an entity."""
     one_line = html.escape(" ".join(text.split()), quote=False)
     return re.sub(r"[\\`*\[\]|~$]|\b_|_\b|(?<!\w)_", lambda hit: f"&#{ord(hit[0])};", one_line)

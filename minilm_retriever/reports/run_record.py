@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any
 
 LONGEST_SAMPLE = 1000  # characters of a text that is shown
+
+# A row of metrics.jsonl: step, epoch, and either `eval` or means since the last row: loss,
+# loss_floor, learning_rate, tokens_per_second (without padding), seconds (of training so far).
+MetricRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the training data."""
-
     name: str
     lengths: Sequence[int]  # tokens of the first 1,000 rows, [CLS] and [SEP] included, truncated
 
@@ -79,19 +81,6 @@ class RunRecord:
     def changed(self) -> dict[str, object]:
         """The settings that ran with another value than the default."""
         return {k: v for k, v in self.settings.items() if (k, v) not in self.defaults.items()}
-
-
-class MetricRow(TypedDict, total=False):
-    """A row of metrics.jsonl: `step` and either a mean since the last row, or `eval`."""
-
-    step: int
-    epoch: float
-    loss: float
-    learning_rate: float
-    tokens_per_second: float  # real tokens, padding not counted
-    seconds: float  # of training so far, pauses between resumed sessions left out
-    loss_floor: float
-    eval: dict[str, float]
 
 
 def shorten(text: str, longest: int = LONGEST_SAMPLE) -> str:

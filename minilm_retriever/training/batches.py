@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
-from minilm_retriever.training.no_duplicates import Batches, draw_without_duplicates
+from minilm_retriever.training.no_duplicates import draw_without_duplicates
 from minilm_retriever.types import IntArray
 
 
@@ -36,7 +35,6 @@ class BatchSampler(NamedTuple):
 
     @property
     def full_batches_per_epoch(self) -> int:
-        """The same without ragged batches."""
         return len(self.sizes) * min(n // self.batch_size for n in self.sizes)
 
     @property
@@ -46,7 +44,7 @@ class BatchSampler(NamedTuple):
 
     def steps(self, first: int, last: int) -> Iterator[list[tuple[int, IntArray]]]:
         """The batches of each optimizer step first..last-1, as (source, rows)."""
-        epoch, batches, sources = -1, list[Batches](), len(self.sizes)
+        epoch, batches, sources = -1, list[list[IntArray]](), len(self.sizes)
         for step in range(first, last):
             if step // self.steps_per_epoch != epoch:
                 epoch = step // self.steps_per_epoch
@@ -55,17 +53,15 @@ class BatchSampler(NamedTuple):
             end = min(start + self.accumulation, self.batches_per_epoch)
             yield [(n % sources, batches[n % sources][n // sources]) for n in range(start, end)]
 
-    def epoch(self, number: int) -> list[Batches]:
+    def epoch(self, number: int) -> list[list[IntArray]]:
         """The batches of each source in an epoch."""
         orders, size = shuffle(self.sizes, self.seed, number), self.batch_size
         if self.texts is None:
-            return [Batches(rows, np.arange(0, len(rows) + size, size)) for rows in orders]
+            return [[rows[i : i + size] for i in range(0, len(rows), size)] for rows in orders]
         pairs = zip(orders, self.texts, strict=True)
         return [draw_without_duplicates(rows, texts, size) for rows, texts in pairs]
 
     def left_out(self, epoch: int) -> list[int]:
         """How many rows of each source are in no batch of an epoch."""
-        if self.texts is None:
-            return [0 for _ in self.sizes]
         batches = zip(self.sizes, self.epoch(epoch), strict=True)
-        return [size - len(drawn.rows) for size, drawn in batches]
+        return [size - sum(map(len, drawn)) for size, drawn in batches]

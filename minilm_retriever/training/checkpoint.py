@@ -1,7 +1,6 @@
 """Checkpoints of a run: weights, optimizer, random generators, position. No pickle anywhere.
 
-A checkpoint is a folder `step-00000500` that appears whole, with a manifest; a run resumes from the
-newest that is intact."""
+A checkpoint is a folder `step-00000500` with a manifest; the newest intact one is resumed."""
 
 from __future__ import annotations
 
@@ -45,9 +44,7 @@ class Position:
 
 
 def save(run: Path, trainer: Trainer, position: Position, keep: int) -> None:
-    """Write a checkpoint and remove old ones; rank 0 does it.
-
-    UserError on every rank where a weight is not finite."""
+    """Write a checkpoint and remove old ones, on rank 0; UserError where a weight is not finite."""
     if name := first_non_finite(trainer.encoder.state_dict()):
         raise UserError(
             f"the weights after step {position.step} are not finite, the first is {name}; "
@@ -81,7 +78,6 @@ def restore(folder: Path | None, trainer: Trainer) -> Position:
 
 
 def describe_latest(run: Path) -> str:
-    """The newest intact checkpoint, for a message."""
     return f"the last good state is {latest(run).path or 'the base model'}"
 
 
@@ -126,11 +122,10 @@ def load_state(folder: Path, encoder: nn.Module) -> tuple[Tensors, Tensors, dict
 
 def optimizer_tensors(encoder: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's state by parameter name: `exp_avg/bert.embeddings...`."""
-    names: dict[Tensor, str] = {parameter: name for name, parameter in encoder.named_parameters()}
     return {
-        f"{key}/{names[parameter]}": value
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
+        f"{key}/{name}": value
+        for name, parameter in encoder.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, Tensor)
     }
 
@@ -159,14 +154,12 @@ def restore_random(folder: Path) -> None:
 
 
 class Latest(NamedTuple):
-    """The newest intact checkpoint, if any, and newer ones that are damaged, with the reason."""
-
     path: Path | None
     skipped: list[tuple[Path, str]]
 
 
 def latest(run: StrPath) -> Latest:
-    """Goes by the number in the name, never by time: clocks are set back."""
+    """The newest intact checkpoint by number, and newer ones that are damaged, with the reason."""
     skipped = list[tuple[Path, str]]()
     for step in step_folders(run):
         try:
@@ -180,8 +173,7 @@ def latest(run: StrPath) -> Latest:
 def rotate(run: StrPath, keep: int, *, protect: Collection[str] = ()) -> list[Path]:
     """Remove the checkpoints below the newest `keep` intact ones; returns the removed.
 
-    A damaged one does not count, so the last intact one always stays. What has no readable manifest
-    may not be ours, and stays, as do the names in `protect`."""
+    Those of the names in `protect` stay, and what has no readable manifest: it may not be ours."""
     if keep < 1:
         raise ValueError(f"keep must be at least 1, not {keep}")
     intact, removed = 0, []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from minilm_retriever.data.config import PairFlags
@@ -11,6 +12,8 @@ from minilm_retriever.errors import UserError
 from minilm_retriever.flags import check_bounds, flag
 from minilm_retriever.pretrained import config as shared
 from minilm_retriever.progress import say
+
+unlisted = partial(flag, may_change=True, on_card=False)  # no part of what a card describes
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class TrainConfig(PairFlags):
     )
     eval: str | None = flag(None, "held-out pairs, or a BEIR-style folder", may_change=True)
     model: str = flag(shared.BASE_FOLDER, "base model: a folder or a hub name", may_change=True)
-    out: str = flag("", "folder to publish the model in", may_change=True, on_card=False)
+    out: str = unlisted("", "folder to publish the model in")
 
     recipe: Literal["printed", "fit"] = flag(
         "printed",
@@ -98,23 +101,13 @@ class TrainConfig(PairFlags):
     )
     save_minutes: float = flag(10.0, "and at least every so many minutes", above=0, may_change=True)
     keep: int = flag(2, "training states to keep", at_least=1, may_change=True)
-    language: str | None = flag(
-        None, "language of the texts, for the model card", may_change=True, on_card=False
-    )
-    license: str | None = flag(
-        None, "licence of the model, for the model card", may_change=True, on_card=False
-    )
-    intended_use: str | None = flag(
-        None, "a sentence on intended use for the model card", may_change=True, on_card=False
-    )
-    limits: str | None = flag(
-        None, "a sentence on limits for the model card", may_change=True, on_card=False
-    )
+    language: str | None = unlisted(None, "language of the texts, for the model card")
+    license: str | None = unlisted(None, "licence of the model, for the model card")
+    intended_use: str | None = unlisted(None, "a sentence on intended use for the model card")
+    limits: str | None = unlisted(None, "a sentence on limits for the model card")
     tensorboard: bool = flag(False, "also write TensorBoard events (extra)", may_change=True)
-    overwrite: bool = flag(
-        False, "replace what is there, finished or not", may_change=True, on_card=False
-    )
-    dry_run: bool = flag(False, shared.DRY_RUN_HELP, may_change=True, on_card=False)
+    overwrite: bool = unlisted(False, "replace what is there, finished or not")
+    dry_run: bool = unlisted(False, shared.DRY_RUN_HELP)
 
     def __post_init__(self) -> None:
         check_bounds(self)

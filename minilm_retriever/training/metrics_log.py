@@ -19,11 +19,7 @@ class RunLog:
     was logged after its position."""
 
     def __init__(self, run: TrainingRun, position: Position) -> None:
-        config, folder = run.config, Path(f"{run.config.out}.run")
-        self.path = folder / LOG
-        self.steps_per_epoch = run.sampler.steps_per_epoch
-        # Steps between loss lines: the published recipe's 500, or a tenth of a short run.
-        self.every = config.log_steps or min(500, max(1, run.total // 10))
+        self.run, self.position, self.path = run, position, run.folder / LOG
         self.enabled = run.trainer.ranks.is_first
         self.events: Any = None
         if not self.enabled:
@@ -32,41 +28,42 @@ class RunLog:
             raise UserError(
                 f"{self.path}: has lost lines since the last state; start over with --overwrite"
             )
-        if config.tensorboard:
+        if run.config.tensorboard:
             torch = require("torch.utils.tensorboard", "tensorboard", "--tensorboard")
             writer = torch.utils.tensorboard.SummaryWriter
-            self.events = writer(str(folder / "tensorboard"), purge_step=position.step + 1)
+            self.events = writer(str(run.folder / "tensorboard"), purge_step=position.step + 1)
 
-    def loss(self, position: Position, learning_rate: float) -> str:
-        """Log the means since the last such line; returns a line for people."""
+    def write_loss(self, learning_rate: float) -> str:
+        """Log the means since the last such line; returns a line to print."""
+        position = self.position
         mean = position.loss_sum / position.loss_count
         floor = position.floor_sum / position.loss_count
         rate = position.tokens / position.seconds if position.seconds else 0.0
         position.loss_sum, position.floor_sum, position.loss_count = 0.0, 0.0, 0
         values = {"loss": mean, "loss_floor": floor, "learning_rate": learning_rate}
         values |= {"tokens_per_second": round(rate, 1), "seconds": round(position.seconds, 3)}
-        epoch = self.write(position, "train", values)
+        epoch = self.write("train", values)
         shown = f"{mean:.4f} (floor {floor:.4f})" if floor else f"{mean:.4f}"
         return f"epoch {epoch:<7} step {position.step:<7} loss {shown}   {rate:,.0f} tokens/s"
 
-    def evaluation(self, position: Position, values: Mapping[str, float]) -> None:
-        self.write(position, "eval", dict(values))
-
-    def write(self, position: Position, kind: str, values: dict[str, float]) -> float:
+    def write(self, kind: str, values: Mapping[str, float]) -> float:
         """One line, and the same values as events; returns the epoch, to four places as the
         published card prints it."""
-        epoch = round(position.step / self.steps_per_epoch, 4)
+        step = self.position.step
+        epoch = round(step / self.run.sampler.steps_per_epoch, 4)
         if self.enabled:
             figures = {"eval": values} if kind == "eval" else values
-            row = {"step": position.step, "epoch": epoch, **figures}
+            row = {"step": step, "epoch": epoch, **figures}
             atomic_files.append_line(self.path, json.dumps(row))
-            position.log_lines += 1
+            self.position.log_lines += 1
         if self.events is not None:
             for name, value in {"epoch": epoch, **values}.items():
-                self.events.add_scalar(f"{kind}/{name}", value, position.step)
+                self.events.add_scalar(f"{kind}/{name}", value, step)
             self.events.flush()
         return epoch
 
-    def rows(self) -> list[MetricRow]:
-        lines = self.path.read_text("utf-8").splitlines() if self.path.exists() else []
-        return [json.loads(line) for line in lines]
+
+def read_log(folder: Path) -> list[MetricRow]:
+    path = folder / LOG
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]

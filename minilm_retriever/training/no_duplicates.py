@@ -12,37 +12,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 
 import numpy as np
 
 from minilm_retriever.types import IntArray
 
 Row = tuple[int, list[int]]  # a row's number and its texts
-CHUNK_ROWS = 65536  # turned into Python objects at a time
 MAX_TRIES = 1000  # rows that are tried as the one to move, for each row that is left over
 
 
-@dataclass(frozen=True)
-class Batches:
-    """The batches of a source in an epoch: batch i is rows[bounds[i] : bounds[i + 1]]."""
-
-    rows: IntArray
-    bounds: IntArray
-
-    def __getitem__(self, number: int) -> IntArray:
-        return self.rows[self.bounds[number] : self.bounds[number + 1]]
-
-
-def draw_without_duplicates(order: IntArray, texts: IntArray, batch_size: int) -> Batches:
+def draw_without_duplicates(order: IntArray, texts: IntArray, batch_size: int) -> list[IntArray]:
     """ceil(N / batch_size) batches of the N rows of `order`, texts (N, C) of which row i holds.
 
     Where no text repeats this is `order`, cut into batches. Deterministic."""
     batches, left_over = fill_batches(order, texts, fair_sizes(texts, batch_size))
     place_left_over(batches, left_over, batch_size)
-    rows = np.fromiter((row for batch in batches for row, _ in batch), np.int64)
-    return Batches(rows, np.cumsum([0, *map(len, batches)]))
+    return [np.array([row for row, _ in batch], np.int64) for batch in batches]
 
 
 def fair_sizes(texts: IntArray, batch_size: int) -> list[int]:
@@ -60,28 +46,21 @@ def fill_batches(
     order: IntArray, texts: IntArray, sizes: list[int]
 ) -> tuple[list[list[Row]], list[Row]]:
     """Fill batch after batch; returns them and the rows without a place."""
-    stream = rows_in_order(order, texts)
+    rows = iter(zip(order.tolist(), texts[order].tolist(), strict=True))
     waiting = dict[int, deque[Row]]()  # by the text that was taken
     batches = []
     for size in sizes:
-        batch, taken = list[Row](), set[int]()
-        for row in chain(pop_waiting(waiting), stream):
-            blocker = next((text for text in row[1] if text in taken), None)
+        batch, used = list[Row](), set[int]()
+        for row in chain(pop_waiting(waiting), rows):
+            blocker = next((text for text in row[1] if text in used), None)
             if blocker is not None:
                 waiting.setdefault(blocker, deque()).append(row)
                 continue
-            batch.append(row)
-            taken.update(row[1])
+            add(row, batch, used)
             if len(batch) == size:
                 break
         batches.append(batch)
-    return batches, [*chain.from_iterable(waiting.values()), *stream]
-
-
-def rows_in_order(order: IntArray, texts: IntArray) -> Iterator[Row]:
-    for start in range(0, len(order), CHUNK_ROWS):
-        chunk = order[start : start + CHUNK_ROWS]
-        yield from zip(chunk.tolist(), texts[chunk].tolist(), strict=True)
+    return batches, [*chain.from_iterable(waiting.values()), *rows]
 
 
 def pop_waiting(waiting: dict[int, deque[Row]]) -> Iterator[Row]:
@@ -94,42 +73,38 @@ def pop_waiting(waiting: dict[int, deque[Row]]) -> Iterator[Row]:
         yield row
 
 
+def add(row: Row, batch: list[Row], used: set[int]) -> None:
+    batch.append(row)
+    used.update(row[1])
+
+
 def place_left_over(batches: list[list[Row]], rows: list[Row], batch_size: int) -> None:
     """Put rows into batches with room, or in place of a row that can move to such a batch; the
     others are left out."""
     if not rows:
         return
-    held = [{text for _, texts in batch for text in texts} for batch in batches]
+    used = [{text for _, texts in batch for text in texts} for batch in batches]
     everywhere = set[int]()  # texts that stand in every batch
     for row in rows:
-        if everywhere.isdisjoint(row[1]) and not place(row, batches, held, batch_size):
-            everywhere.update(text for text in row[1] if all(text in texts for texts in held))
+        if everywhere.isdisjoint(row[1]) and not place(row, batches, used, batch_size):
+            everywhere.update(text for text in row[1] if all(text in texts for texts in used))
 
 
-def place(row: Row, batches: list[list[Row]], held: list[set[int]], batch_size: int) -> bool:
+def place(row: Row, batches: list[list[Row]], used: list[set[int]], batch_size: int) -> bool:
     """Place one row, moving at most one other; whether that was possible."""
-    free = [number for number, texts in enumerate(held) if texts.isdisjoint(row[1])]
-    for number in free:
-        if len(batches[number]) < batch_size:
-            add(row, batches[number], held[number])
-            return True
+    free = [number for number, texts in enumerate(used) if texts.isdisjoint(row[1])]
     roomy = [number for number, batch in enumerate(batches) if len(batch) < batch_size]
-    tries = 0
-    for number in free:
-        for other in batches[number]:
-            target = next((n for n in roomy if held[n].isdisjoint(other[1])), None)
-            tries += 1
-            if target is not None:
-                batches[number].remove(other)
-                held[number].difference_update(other[1])
-                add(other, batches[target], held[target])
-                add(row, batches[number], held[number])
-                return True
-            if tries == MAX_TRIES:
-                return False
+    both = next((number for number in free if len(batches[number]) < batch_size), None)
+    if both is not None:
+        add(row, batches[both], used[both])
+        return True
+    others = ((number, other) for number in free for other in batches[number])
+    for number, other in islice(others, MAX_TRIES):
+        target = next((n for n in roomy if used[n].isdisjoint(other[1])), None)
+        if target is not None:
+            batches[number].remove(other)
+            used[number].difference_update(other[1])
+            add(other, batches[target], used[target])
+            add(row, batches[number], used[number])
+            return True
     return False
-
-
-def add(row: Row, batch: list[Row], held: set[int]) -> None:
-    batch.append(row)
-    held.update(row[1])

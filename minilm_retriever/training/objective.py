@@ -19,10 +19,9 @@ from minilm_retriever.types import BoolArray, IntArray
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss of a batch and the lowest value it can have.
+    """The loss of a batch of B rows, and the lowest value it can have.
 
-    text_ids (1 + C, B) say which texts a batch's B rows hold: queries, positives, and hard
-    negatives if there are more columns."""
+    text_ids (1 + C, B): the texts of its queries, positives and hard negatives, by number."""
 
     config: TrainConfig
     ranks: Ranks
@@ -59,12 +58,11 @@ class Objective:
         self, text_ids: IntArray, own: slice, device: torch.device
     ) -> FalseNegatives | None:
         """The candidates that the flags exclude from the softmax of the `own` rows."""
-        queries, positives, documents = text_ids[0], text_ids[1], text_ids[1:].reshape(-1)
-        excluded = self.excluded(queries, documents, own, device)
+        excluded = self.excluded(text_ids[0], text_ids[1:].reshape(-1), own, device)
         if excluded is None:
             return None
         symmetric = self.config.symmetric
-        back = self.excluded(positives, queries, own, device) if symmetric else None
+        back = self.excluded(text_ids[1], text_ids[0], own, device) if symmetric else None
         return FalseNegatives(excluded, back)
 
     def excluded(
@@ -100,14 +98,12 @@ def check_negatives(config: TrainConfig, dimension: int, text_ids: Sequence[IntA
                 "or pairs with hard negatives"
             )
         if len(np.unique(texts[:, 1:])) < 2:
-            raise UserError(
-                f"{path}: every row has the same document, so there is no negative; check --columns"
-            )
-        if masked and texts.shape[1] == 2 and len(np.unique(texts[:, 0])) < 2:
-            raise UserError(
-                f"{path}: every row has the same query, so --false-negatives "
-                f"{config.false_negatives} leaves no negative; check --columns"
-            )
+            same = "document, so there is no negative"
+        elif masked and texts.shape[1] == 2 and len(np.unique(texts[:, 0])) < 2:
+            same = f"query, so --false-negatives {config.false_negatives} leaves no negative"
+        else:
+            continue
+        raise UserError(f"{path}: every row has the same {same}; check --columns")
     if (longest := max(config.matryoshka, default=1)) > dimension:
         raise UserError(f"--matryoshka {longest}: the model's vectors have {dimension} numbers")
 

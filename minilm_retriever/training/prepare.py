@@ -30,6 +30,7 @@ from minilm_retriever.training.dataset import TrainingData
 from minilm_retriever.training.gradient_caching import encode_in_pieces
 from minilm_retriever.training.objective import Objective, check_negatives
 from minilm_retriever.training.sparse_embedding import SparseEmbedding
+from minilm_retriever.training.validation import Validation
 
 
 class TrainingRun(NamedTuple):
@@ -38,10 +39,21 @@ class TrainingRun(NamedTuple):
     config: TrainConfig
     base: LoadedModel
     data: TrainingData
+    validation: Validation | None
     sampler: BatchSampler
     objective: Objective
     trainer: Trainer
     total: int  # optimizer steps
+
+    @property
+    def folder(self) -> Path:
+        """Of the unfinished run."""
+        return Path(f"{self.config.out}.run")
+
+    @property
+    def log_steps(self) -> int:
+        """Steps between loss lines: the published recipe's 500, or a tenth of a short run."""
+        return self.config.log_steps or min(500, max(1, self.total // 10))
 
     def batches(self, first: int, last: int) -> Iterator[list[Batch]]:
         """The batches of each step first..last-1; among ranks, the tokens of our own rows."""
@@ -59,34 +71,34 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None) -> TrainingRun:
     base = open_base(config)
     if ranks.world_size > 1:
         ranks.check_same({**asdict(config), **run_settings(config, base)})
-    sources = read_sources(config, write=ranks.is_first and not config.dry_run)
+    sources, validation = read_data(config, base, write=ranks.is_first and not config.dry_run)
     if ranks.world_size > 1:
         ranks.check_same(data_sums(config, sources))
     data = TrainingData.tokenize(sources, base.tokenizer)
     check_negatives(config, base.encoder.bert.config.hidden_size, data.text_ids)
-    avoided = (
-        tuple(map(data.without_absent, data.text_ids))
-        if config.false_negatives == "avoid"
-        else None
-    )
+    avoid = config.false_negatives == "avoid"
+    avoided = tuple(map(data.without_absent, data.text_ids)) if avoid else None
     accumulation = config.gradient_accumulation_steps
     sampler = BatchSampler(data.sizes, config.batch_size, accumulation, config.seed, avoided)
+    total = config.max_steps or sampler.steps_per_epoch * config.epochs
     guide = guide_vectors(config, base, data, ranks)
     objective = Objective(config, ranks, guide, data.absent)
     encoder = base.encoder.to(torch.device(config.device or default_device()))
     encoder.bert.checkpoint_layers = config.gradient_checkpointing
     encode = partial(encode_in_pieces, encoder, size=config.cache_batch)
     sparse = train_used_words(encoder, data.tokens, config)
-    total = config.max_steps or sampler.steps_per_epoch * config.epochs
     settings = hyperparameters(config, sampler, total)
     trainer = Trainer(encoder, objective.loss, settings, encode=encode, ranks=ranks)
     if sparse is not None:
         trainer.optimizer.register_step_post_hook(sparse.update_table)
-    return TrainingRun(config, base, data, sampler, objective, trainer, total)
+    return TrainingRun(config, base, data, validation, sampler, objective, trainer, total)
 
 
-def read_sources(config: TrainConfig, *, write: bool) -> list[Pairs]:
-    """The pairs of each --train, and a line on which columns they are; bad rows are set aside."""
+def read_data(
+    config: TrainConfig, base: LoadedModel, *, write: bool
+) -> tuple[list[Pairs], Validation | None]:
+    """The pairs of each --train and the data of --eval, with a line on their columns; bad rows are
+    set aside, in a file if `write`."""
     bad_rows = config.bad_rows()
     bad_rows.check(config.overwrite or RunFolder(Path(config.out)).folder.exists())
     sources = []
@@ -94,11 +106,11 @@ def read_sources(config: TrainConfig, *, write: bool) -> list[Pairs]:
         for path in config.train:
             source = config.pair_source(path, config.columns, max_negatives=config.max_negatives)
             sources.append(collect(source, on_bad))
-    for pairs in sources:
-        say(pairs.note)
+            say(sources[-1].note)
+        validation = Validation.read(config, base.tokenizer, on_bad)
     if bad_rows.count:
         say(f"{bad_rows.count:,} bad rows{f' in {config.skip_bad}' if write else ''}")
-    return [pairs.distinct() for pairs in sources] if config.distinct else sources
+    return [pairs.distinct() for pairs in sources] if config.distinct else sources, validation
 
 
 def open_base(config: TrainConfig) -> LoadedModel:

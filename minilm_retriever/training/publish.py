@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import os
+import platform
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +17,23 @@ from minilm_retriever.encoder import Encoder
 from minilm_retriever.flags import flag_values
 from minilm_retriever.pretrained import hub
 from minilm_retriever.pretrained.model_folder import write_model
-from minilm_retriever.reports.environment import machine, versions
 from minilm_retriever.reports.html_report import report_html
 from minilm_retriever.reports.model_card import model_card
-from minilm_retriever.reports.run_record import Column, Evaluation, RunRecord, map_texts, shorten
+from minilm_retriever.reports.run_record import (
+    Column,
+    Evaluation,
+    MetricRow,
+    RunRecord,
+    map_texts,
+    shorten,
+)
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest, tensors
-from minilm_retriever.training.checkpoint import Position
+from minilm_retriever.training.checkpoint import LOG, Position
 from minilm_retriever.training.config import TrainConfig
-from minilm_retriever.training.metrics_log import RunLog
+from minilm_retriever.training.metrics_log import read_log
 from minilm_retriever.training.prepare import TrainingRun
-from minilm_retriever.training.validation import Validation
 
+PACKAGES = ("minilm_retriever", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 COUNTED_ROWS = 1000  # rows whose tokens are counted for the card
 STATED = ("language", "license", "intended_use", "limits")  # by the user, about the model
 SHOWN_SETTINGS = ("max_length", "pooling", "normalize", "similarity")  # of the model
@@ -31,25 +42,22 @@ FIXED = {"optimizer": "AdamW", "lr_schedule": "linear"}  # what no flag changes
 METRICS = ("accuracy@1", "mrr@10", "recall@10", "ndcg@10", "loss")  # in the order of the card
 
 
-def publish(
-    run: TrainingRun, position: Position, log: RunLog, validation: Validation | None
-) -> str:
-    """Publish the best weights (the last ones where nothing was evaluated) and remove the run's
-    folder; returns a line for people.
+def publish(run: TrainingRun, position: Position) -> str:
+    """Publish the best weights, or without evaluations the last, and remove the unfinished run.
 
-    Raises UserError where the model gives no finite vectors."""
-    config, model = run.config, run.base
-    out, folder = Path(config.out), Path(f"{config.out}.run")
+    Returns a line to print. Raises UserError where the model gives no finite vectors."""
+    config, model, out = run.config, run.base, Path(run.config.out)
     notes = []
     if position.best_step is not None and position.best_step != position.step:
-        best = folder / f"step-{position.best_step:08d}"
+        best = run.folder / f"step-{position.best_step:08d}"
         manifest.verify_folder(best)
         model.encoder.load_state_dict(tensors.load_tensors(best / "model.safetensors"))
         notes = [f"The weights are of step {position.best_step}, the best by {config.metric}."]
     if position.step < run.total:
         notes += [f"Training stopped early, after {position.step} of {run.total} steps."]
-    settings, defaults = settings_and_defaults(run, log)
-    losses = [row for row in log.rows() if "loss" in row]
+    settings, defaults = settings_and_defaults(run)
+    log = read_log(run.folder)
+    losses = [row for row in log if "loss" in row]
     floors = [row["loss_floor"] for row in losses]
     record = RunRecord(
         name=out.name,
@@ -62,7 +70,7 @@ def publish(
         defaults=without_paths(defaults) | FIXED,
         log=[(row["epoch"], row["step"], row["loss"]) for row in losses],
         loss_floor=sum(floors) / len(floors) if any(floors) else None,
-        evaluation=evaluation(run, position, log, validation) if validation else None,
+        evaluation=evaluation(run, position, log),
         **about_model(run),
         **about_data(run),
         **{name: getattr(config, name) for name in STATED},
@@ -70,32 +78,50 @@ def publish(
     extra = {"run": {"steps": position.step}}
     with atomic_folders.staged_folder(out, overwrite=config.overwrite, extra=extra) as staged:
         write_model(staged, model, card=model_card(record))
-        atomic_files.write_text(staged / "report.html", report_html(record, log.rows()))
-        atomic_files.write_bytes(staged / "metrics.jsonl", log.path.read_bytes())
+        atomic_files.write_text(staged / "report.html", report_html(record, log))
         training = {"settings": settings, "versions": record.versions}
         atomic_files.write_json(staged / "training.json", training)
-        if config.tensorboard:
-            atomic_files.make_folder(staged / "tensorboard")
-            for file in (folder / "tensorboard").iterdir():
-                atomic_files.write_bytes(staged / "tensorboard" / file.name, file.read_bytes())
-    atomic_folders.discard(folder)
+        events = (run.folder / "tensorboard").iterdir() if config.tensorboard else ()
+        for file in (run.folder / LOG, *events):
+            inside = file.relative_to(run.folder)
+            atomic_files.write_bytes(staged / inside, file.read_bytes())
+    atomic_folders.discard(run.folder)
     return " ".join([f"published {out}.", *notes])
 
 
-def settings_and_defaults(run: TrainingRun, log: RunLog) -> tuple[dict[str, Any], dict[str, Any]]:
+def settings_and_defaults(run: TrainingRun) -> tuple[dict[str, Any], dict[str, Any]]:
     """All settings as they ran, and their defaults; for a flag left open, both are the value in
     effect."""
     in_effect = {
         "dropout": run.base.encoder.bert.config.hidden_dropout_prob,
         "max_length": run.base.settings.max_length,
-        "log_steps": log.every,
+        "log_steps": run.log_steps,
         "threads": torch.get_num_threads(),
         "device": str(run.trainer.device),
     }
     settings = flag_values(run.config, on_card=True)
-    defaults = {item.name: item.default for item in fields(TrainConfig) if item.name in settings}
+    defaults = {name: getattr(TrainConfig, name) for name in settings}
     left_open = {name: value for name, value in in_effect.items() if settings[name] is None}
     return settings | left_open, defaults | left_open
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that had a part in the run, without importing them."""
+    installed = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            installed[package] = version(package)
+    return installed
+
+
+def machine(device: torch.device) -> str:
+    """The GPU, or the processor and its cores."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.*)", info.read_text("utf-8") if info.exists() else "")
+    name = model[1].strip() if model else platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} of {os.cpu_count()} cores"
 
 
 def without_paths(settings: dict[str, Any]) -> dict[str, Any]:
@@ -147,18 +173,18 @@ def about_data(run: TrainingRun) -> dict[str, Any]:
     }
 
 
-def evaluation(
-    run: TrainingRun, position: Position, log: RunLog, validation: Validation
-) -> Evaluation:
+def evaluation(run: TrainingRun, position: Position, log: Sequence[MetricRow]) -> Evaluation | None:
     """Results on the held-out data before training and of the published weights."""
-    results = {row["step"]: row["eval"] for row in log.rows() if "eval" in row}
+    if run.validation is None:
+        return None
+    results = {row["step"]: row["eval"] for row in log if "eval" in row}
     after = results[position.best_step or position.step]
     shown = [name for name in dict.fromkeys((run.config.metric, *METRICS)) if name in after]
     return Evaluation(
         data=public_name(str(run.config.eval)),
-        queries=len(validation.task.queries),
-        documents=len(validation.task.documents),
+        queries=len(run.validation.task.queries),
+        documents=len(run.validation.task.documents),
         before={name: results[0][name] for name in shown if 0 in results},
         after={name: after[name] for name in shown},
-        also_in_training=validation.count_in(run.data.sources),
+        also_in_training=run.validation.count_in(run.data.sources),
     )

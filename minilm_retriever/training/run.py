@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,12 +32,10 @@ from minilm_retriever.progress import Progress, duration, say
 from minilm_retriever.storage import atomic_files
 from minilm_retriever.storage.resume import RunFolder
 from minilm_retriever.training import checkpoint
-from minilm_retriever.training.checkpoint import Position
 from minilm_retriever.training.config import TrainConfig
 from minilm_retriever.training.metrics_log import RunLog
 from minilm_retriever.training.prepare import TrainingRun, data_sums, prepare, run_settings
 from minilm_retriever.training.publish import publish
-from minilm_retriever.training.validation import Validation
 
 KEPT_BYTES = (1 << 31) - 1  # of freed memory, for the next step: its backward pass frees most
 
@@ -64,8 +61,7 @@ def train_on(ranks: Ranks, config: TrainConfig) -> int:
     run = prepare(config, ranks)
     if run.trainer.device.type == "cpu":
         keep_freed_memory(KEPT_BYTES)
-    validation = Validation.read(config, run.base.tokenizer)
-    describe(run, validation)
+    describe(run)
     if config.dry_run:
         findings = [f"{s.path}: {', '.join(s.findings)}" for s in run.data.sources if s.findings]
         say("; ".join([f"estimate: {estimate(run)}; nothing was written", *findings]))
@@ -81,15 +77,14 @@ def train_on(ranks: Ranks, config: TrainConfig) -> int:
         position = checkpoint.restore(newest, run.trainer)
         if newest:
             say(f"resuming from {newest} at step {position.step} of {run.total}")
-        log = RunLog(run, position)
-        status = take_steps(run, position, log, validation)
+        status = take_steps(run, RunLog(run, position))
         ranks.finish()
         if status == 0 and ranks.is_first:
-            say(publish(run, position, log, validation))
+            say(publish(run, position))
     return status
 
 
-def describe(run: TrainingRun, validation: Validation | None) -> None:
+def describe(run: TrainingRun) -> None:
     """Say what is about to happen."""
     config, data, trainer = run.config, run.data, run.trainer
     mean = float(np.mean([data.tokens.lengths[ids].mean() for ids in data.text_ids]))
@@ -99,23 +94,22 @@ def describe(run: TrainingRun, validation: Validation | None) -> None:
     )
     epochs, world_size = run.total / run.sampler.steps_per_epoch, trainer.ranks.world_size
     warm_up = f" after {config.warmup_steps} steps of warm-up" if config.warmup_steps else ""
+    ranks = f" of {world_size} ranks" if world_size > 1 else ""
     say(
         f"{run.total} steps of {config.batch_size} rows ({epochs:.3g} epochs), learning rate "
-        f"{config.learning_rate:g} falling to 0{warm_up}, seed {config.seed}, on {trainer.device}"
-        + (f" of {world_size} ranks" if world_size > 1 else "")
+        f"{config.learning_rate:g} falling to 0{warm_up}, seed {config.seed}, on "
+        f"{trainer.device}{ranks}"
     )
     left_out = run.sampler.left_out(0)
     for path, ids, count in zip(config.train, data.text_ids, left_out, strict=True):
         say(f"{path}: {summary(count_repeats(ids[:, 0], ids[:, 1], config.batch_size))}")
         if count:
-            say(
-                f"warning: {count} rows of {path} find no batch in the first epoch, so often do "
-                "their texts repeat"
-            )
+            reason = "their texts repeat too often"
+            say(f"warning: {count} rows of {path} find no batch in the first epoch: {reason}")
     if config.false_negatives != "keep":
         masked = config.false_negatives == "mask"
         say("copies are masked in the loss" if masked else "batches are drawn without copies")
-    if validation and (count := validation.count_in(data.sources)):
+    if run.validation and (count := run.validation.count_in(data.sources)):
         say(f"warning: {count} rows of {config.eval} also stand in the training data")
 
 
@@ -157,16 +151,13 @@ def begin_or_resume(run: TrainingRun, files: RunFolder) -> Path | None:
     return newest.path
 
 
-def take_steps(
-    run: TrainingRun, position: Position, log: RunLog, validation: Validation | None
-) -> int:
-    """The steps from `position` on; returns 0, or 128 + the signal that stopped them."""
-    patience = run.config.patience
+def take_steps(run: TrainingRun, log: RunLog) -> int:
+    """The remaining steps; returns 0, or 128 + the signal that stopped them."""
+    position, patience = log.position, run.config.patience
     if patience and position.stale_evaluations >= patience:
         return 0  # it had stopped early, and was killed before its model was published
     with Progress("training", run.total, "steps", start=position.step) as progress:
-        lag = 0 if run.trainer.device.type == "cpu" else 1
-        callbacks = Callbacks(run, position, log, validation, progress, lag)
+        callbacks = Callbacks(run, log, progress)
         with callbacks.stop_on_signals():
             if position.step == 0:
                 callbacks.evaluate(0)
@@ -177,34 +168,30 @@ def take_steps(
     return status
 
 
-@dataclass
 class Callbacks:
-    """What happens between steps: see core/loop.py. They update `position`."""
+    """What happens between steps: see core/loop.py. They update the log's position."""
 
-    run: TrainingRun
-    position: Position
-    run_log: RunLog
-    validation: Validation | None
-    progress: Progress
-    lag: int  # steps that are read late: a GPU may still be at work on the newest
-    signal: int = 0
-    saved_at: float = field(default_factory=time.monotonic)
-    unread: list[tuple[int, Step]] = field(default_factory=list)
+    def __init__(self, run: TrainingRun, log: RunLog, progress: Progress) -> None:
+        self.run, self.run_log, self.progress = run, log, progress
+        self.position, self.config = log.position, run.config
+        # Steps that are read late: a GPU may still be at work on the newest.
+        self.lag = 0 if run.trainer.device.type == "cpu" else 1
+        self.unread: list[tuple[int, Step]] = []
+        self.signal, self.saved_at = 0, time.monotonic()
 
     def log(self, done: int, batches: Sequence[Batch], step: Step, seconds: float) -> None:
         position, floor = self.position, 0.0
         for batch in batches:
-            lengths = self.run.data.tokens.lengths_of(batch.text_ids.reshape(-1))
-            position.tokens += int(lengths.sum())
+            position.tokens += int(self.run.data.tokens.lengths_of(batch.text_ids).sum())
             floor += self.run.objective.floor(batch.text_ids) / len(batches)
         position.step = done
         position.seconds += seconds
         position.floor_sum += floor
         self.unread.append((done, step))
-        is_due = done % self.run_log.every == 0 or done == self.run.total
+        is_due = done % self.run.log_steps == 0 or done == self.run.total
         self.read_losses(lag=0 if is_due else self.lag)
         if is_due:
-            say(self.run_log.loss(position, step.learning_rate))
+            say(self.run_log.write_loss(step.learning_rate))
 
     def read_losses(self, lag: int = 0) -> None:
         """Add the losses of all steps but the newest `lag` to the position."""
@@ -216,28 +203,27 @@ class Callbacks:
             self.progress.at(position.step, loss=f"{mean:.4f}")
 
     def requests(self, done: int) -> tuple[int, bool]:
-        config = self.run.config
         minutes = (time.monotonic() - self.saved_at) / 60
-        by_steps = config.save_steps is not None and done % config.save_steps == 0
-        return self.signal, by_steps or minutes > config.save_minutes
+        by_steps = self.config.save_steps is not None and done % self.config.save_steps == 0
+        return self.signal, by_steps or minutes > self.config.save_minutes
 
     def evaluate(self, done: int) -> tuple[bool, bool]:
-        config, position = self.run.config, self.position
-        every = config.eval_steps or self.run.sampler.steps_per_epoch
-        if self.validation is None or not (done % every == 0 or done == self.run.total):
+        validation, metric = self.run.validation, self.config.metric
+        every = self.config.eval_steps or self.run.sampler.steps_per_epoch
+        if validation is None or not (done % every == 0 or done == self.run.total):
             return False, False
         self.read_losses()
-        values = self.validation.evaluate(self.run.base.encoder, self.run.trainer.ranks)
-        self.run_log.evaluation(position, values)
+        values = validation.evaluate(self.run.base.encoder, self.run.trainer.ranks)
+        self.run_log.write("eval", values)
         loss = f", held-out loss {values['loss']:.4f}" if "loss" in values else ""
-        say(f"step {done}: {config.metric} {values[config.metric]:.4f}{loss}")
-        is_best = done > 0 and self.validation.is_best(values, position)
-        return is_best, position.stale_evaluations >= (config.patience or math.inf)
+        say(f"step {done}: {metric} {values[metric]:.4f}{loss}")
+        is_best = done > 0 and validation.is_best(values, self.position)
+        patience = self.config.patience or math.inf
+        return is_best, self.position.stale_evaluations >= patience
 
     def save(self, done: int) -> None:
         self.read_losses()
-        config = self.run.config
-        checkpoint.save(Path(f"{config.out}.run"), self.run.trainer, self.position, config.keep)
+        checkpoint.save(self.run.folder, self.run.trainer, self.position, self.config.keep)
         self.saved_at = time.monotonic()
 
     @contextmanager
@@ -278,6 +264,6 @@ def check_finite(run: TrainingRun, name: str, value: float, done: int) -> None:
     rows = [run.data.sources[source].where(int(row)) for source, rows in batches for row in rows]
     raise UserError(
         f"the {name} of step {done} is not finite, so the step was not taken; its rows: "
-        f"{', '.join(rows)}; {checkpoint.describe_latest(Path(f'{run.config.out}.run'))}; "
+        f"{', '.join(rows)}; {checkpoint.describe_latest(run.folder)}; "
         "try a lower --learning-rate or --precision fp32"
     )

@@ -12,6 +12,7 @@ import torch
 from minilm_retriever.core.loss import info_nce_loss
 from minilm_retriever.core.model import SentenceEncoder
 from minilm_retriever.data.pairs import Pairs, collect
+from minilm_retriever.data.rows import OnBad
 from minilm_retriever.distributed import Ranks
 from minilm_retriever.encoder import encode_texts
 from minilm_retriever.errors import UserError
@@ -26,21 +27,22 @@ from minilm_retriever.types import FloatArray
 
 @dataclass(frozen=True)
 class Validation:
-    """Held-out pairs or a BEIR-style folder, and the metric that decides."""
-
     task: RetrievalTask
     pairs: Pairs | None
     tokenizer: TextTokenizer
     config: TrainConfig
 
     @staticmethod
-    def read(config: TrainConfig, tokenizer: TextTokenizer) -> Validation | None:
-        """The data that --eval names, if any."""
+    def read(
+        config: TrainConfig, tokenizer: TextTokenizer, on_bad: OnBad | None = None
+    ) -> Validation | None:
         if config.eval is None:
             return None
         if Path(config.eval).is_dir():
             return Validation(read_beir(Path(config.eval)), None, tokenizer, config)
-        pairs = collect(config.pair_source(config.eval, config.columns[:2]))  # no hard negatives
+        pairs = collect(
+            config.pair_source(config.eval, config.columns[:2]), on_bad
+        )  # no hard negatives
         say(pairs.note)
         task = retrieval_from_pairs(pairs.texts[0], pairs.texts[1])
         return Validation(task, pairs, tokenizer, config)
@@ -60,7 +62,7 @@ class Validation:
         return dict(ranks.broadcast_json(values))
 
     def loss(self, queries: FloatArray, documents: FloatArray) -> float:
-        """The mean over rows (N, H), in batches of the training batch size."""
+        """The mean over rows (N, H), in batches as for training."""
         total, size = 0.0, self.config.batch_size
         for start in range(0, len(queries), size):
             q, d = (torch.from_numpy(x[start : start + size]) for x in (queries, documents))
