@@ -16,7 +16,6 @@ from minilm_retriever.data.rows import BadRow, Row
 from minilm_retriever.errors import UserError
 
 SAMPLE_ROWS, SAMPLE_CELLS = 200, 40_000
-TEXTS = (values.TEXT, values.LISTS)
 
 
 @dataclass(frozen=True)
@@ -31,13 +30,13 @@ class Column:
 
     @property
     def is_text(self) -> bool:
-        """Whether it may be taken unless it is named."""
-        return self.kind in TEXTS and not names.is_id(self.name) and not self.is_judgement
+        """Whether it may be taken though nobody names it."""
+        return self.kind == values.TEXT and not names.is_id(self.name) and not self.is_judgement
 
     @property
     def may_be_text(self) -> bool:
-        """Whether it may be taken for its name: also where the sample holds nothing in it."""
-        return self.is_text or self.kind == values.NOTHING
+        """Whether it may be taken for its name: lists too, and where the sample has no value."""
+        return self.is_text or self.kind in (values.LISTS, values.NOTHING)
 
     @property
     def is_judgement(self) -> bool:
@@ -127,10 +126,10 @@ def named_pair(columns: Sequence[str]) -> PairColumns:
 
 def pair_columns(columns: Sequence[Column], where: str) -> PairColumns:
     """The columns of query, document and hard negatives; UserError where they are not clear."""
-    texts = [column for column in columns if column.is_text]
-    negatives = [column.name for column in texts if names.NEGATIVE.fullmatch(plain(column.name))]
-    free = [column for column in texts if column.name not in negatives]
-    named = [column for column in columns if column.may_be_text and column.name not in negatives]
+    named = [column for column in columns if column.may_be_text]
+    negatives = [column.name for column in named if names.NEGATIVE.fullmatch(plain(column.name))]
+    named = [column for column in named if column.name not in negatives]
+    free = [column for column in named if column.is_text]
     families = names.numbered([column.name for column in named])
     if len(families) == 1 and not ranked(named, names.DOCUMENT):
         query, document, *more = families[0]
@@ -145,7 +144,7 @@ def pair_columns(columns: Sequence[Column], where: str) -> PairColumns:
     if len(queries) == len(documents) == 1:
         return PairColumns(queries[0].name, documents[0].name, tuple(negatives), why)
     what = f"which column is the query, and which the document? {table(columns)}"
-    if len(texts) < 2:
+    if len(free) < 2:
         what = f"pairs need two columns of text: {table(columns)}"
     raise UserError(f"{where}: {what}; name them with --columns QUERY DOCUMENT")
 
@@ -224,7 +223,7 @@ def text_column(
     queries: the texts are queries, so that a column of them comes first."""
     if len(columns) == 1:
         return columns[0].name, "the only column"
-    texts = [c for c in columns if c.is_text and c.kind == values.TEXT and c.name != id]
+    texts = [column for column in columns if column.is_text and column.name != id]
     known = [column for column in texts if names.TEXT.fullmatch(plain(column.name))]
     query_texts = ranked(texts, names.QUERY)
     if queries and len(query_texts) == 1:
@@ -238,7 +237,7 @@ def text_column(
     if len(texts) - len(aside) == 1:
         chosen = next(column.name for column in texts if column.name not in aside)
         return chosen, f"the only text beside {names.listed(aside)}"
-    what = "which column holds the text?" if texts else "no column holds texts"
+    what = "which column holds the text?" if texts else "no column holds texts:"
     raise UserError(f"{where}: {what} {table(columns)}; name it with --text")
 
 

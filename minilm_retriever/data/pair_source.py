@@ -155,7 +155,7 @@ class PairSource:
         if names.is_swapped(query, document):
             parts.append("; by their names these are the document and the query: swapped?")
         first, *_ = sample
-        shown = (quoted(first_text(first.values.get(name))) for name in (query, document))
+        shown = (quoted(first_text(first, name)) for name in (query, document))
         return "".join([*parts, f"; row {first.line}: ", " -> ".join(shown)])
 
     def _beir_rows(self, folder: Path, split: str) -> Iterator[PairRow]:
@@ -168,8 +168,12 @@ class PairSource:
             yield PairRow(query, document, (), 1.0, (str(beir.qrels), line))
 
 
-def first_text(value: object) -> object:
-    return value[0] if isinstance(value, (list, tuple)) and value else value
+def first_text(row: Row, column: str) -> object:
+    """For people, whatever the column holds."""
+    try:
+        return next(iter(row.texts(column)), "")
+    except BadRow:
+        return row.values.get(column)
 
 
 def check_pair_columns(columns: Sequence[str] | None) -> None:

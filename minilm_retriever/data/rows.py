@@ -70,6 +70,7 @@ class Row(NamedTuple):
             what = f"column {column!r} holds {describe_type(value)} instead of text"
             is_nested = isinstance(value, (list, tuple, Mapping, NoValue))
             mend = "spread it into columns or rows" if is_nested else "put it in quotes"
+            mend = "fill it in" if value is None else mend
             raise self.bad(f"{what}: {mend} or leave the row out")
         if (place := lone_surrogate(value)) is not None:
             half = f"half a character (\\u{ord(value[place]):04x}, a lone surrogate)"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
-TEXT, LISTS, NOTHING = "text", "lists", "nothing"
+TEXT, LISTS, NOTHING = "text", "lists of texts", "nothing"
 IDS, LABELS, DATES, WHOLE, NUMBERS = "ids", "labels", "dates", "whole numbers", "numbers"
-TRUTH, OBJECTS, WRITTEN = "true or false", "objects", "lists written as text"
+TRUTH, OBJECTS, WRITTEN = "true or false", "other values", "lists written as text"
 MOST = 0.9  # of the values are of a kind, or the column is of text
 _WHOLE = re.compile(r"[+-]?\d{1,20}")
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d+)?%?", re.IGNORECASE)
@@ -58,14 +59,15 @@ def _are_labels(values: list[object]) -> bool:
     return len(values) >= 20 and len(few) * 10 <= len(values)
 
 
-def _kind(value: object) -> str:
+def _kind(value: Any) -> str:
     if isinstance(value, str):
         return _kind_of_text(value.strip())
     if isinstance(value, bool):
         return TRUTH
     if isinstance(value, (int, float)):
         return WHOLE if isinstance(value, int) else NUMBERS
-    return LISTS if isinstance(value, (list, tuple)) else OBJECTS
+    is_list = type(value) in (list, tuple)
+    return LISTS if is_list and all(isinstance(v, (str, dict)) for v in value) else OBJECTS
 
 
 def _kind_of_text(text: str) -> str:
