@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
 
 from minilm_retriever.data import names, values
-from minilm_retriever.data.names import plain
 from minilm_retriever.data.rows import BadRow, Row
 from minilm_retriever.errors import UserError
 
@@ -28,7 +28,12 @@ class Column:
     distinct: tuple[str, ...]  # of its values, sorted, a few
     asks: bool  # most of its values end in a question mark
 
-    @property
+    @cached_property
+    def key(self) -> str:
+        """Its name as names.py compares it."""
+        return names.plain(self.name)
+
+    @cached_property
     def is_text(self) -> bool:
         """Whether it may be taken though nobody names it."""
         return self.kind == values.TEXT and not names.is_id(self.name) and not self.is_judgement
@@ -38,7 +43,7 @@ class Column:
         """Whether it may be taken for its name: lists too, and where the sample has no value."""
         return self.is_text or self.kind in (values.LISTS, values.NOTHING)
 
-    @property
+    @cached_property
     def is_judgement(self) -> bool:
         """Whether it says of each row whether its texts belong together, or how much."""
         small = self.kind in (values.WHOLE, values.NUMBERS, values.TRUTH, values.LABELS)
@@ -127,7 +132,7 @@ def named_pair(columns: Sequence[str]) -> PairColumns:
 def pair_columns(columns: Sequence[Column], where: str) -> PairColumns:
     """The columns of query, document and hard negatives; UserError where they are not clear."""
     named = [column for column in columns if column.may_be_text]
-    negatives = [column.name for column in named if names.NEGATIVE.fullmatch(plain(column.name))]
+    negatives = [column.name for column in named if names.NEGATIVE.fullmatch(column.key)]
     named = [column for column in named if column.name not in negatives]
     free = [column for column in named if column.is_text]
     families = names.numbered([column.name for column in named])
@@ -152,7 +157,7 @@ def pair_columns(columns: Sequence[Column], where: str) -> PairColumns:
 def ranked(columns: Sequence[Column], patterns: Sequence[re.Pattern[str]]) -> list[Column]:
     """Those whose names match the first of the patterns that any matches."""
     for pattern in patterns:
-        if known := [column for column in columns if pattern.fullmatch(plain(column.name))]:
+        if known := [column for column in columns if pattern.fullmatch(column.key)]:
             return known
     return []
 
@@ -224,11 +229,11 @@ def text_column(
     if len(columns) == 1:
         return columns[0].name, "the only column"
     texts = [column for column in columns if column.is_text and column.name != id]
-    known = [column for column in texts if names.TEXT.fullmatch(plain(column.name))]
+    known = [column for column in texts if names.TEXT.fullmatch(column.key)]
     query_texts = ranked(texts, names.QUERY)
     if queries and len(query_texts) == 1:
         return query_texts[0].name, "known name"
-    plainly = [column for column in known if plain(column.name) == "text"]
+    plainly = [column for column in known if column.key == "text"]
     if plainly or (len(known) == 1 and not query_texts):
         return (plainly or known)[0].name, "known name"
     aside = [column.name for column in texts if names.is_beside(column.name)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from functools import lru_cache
 
 from minilm_retriever.errors import UserError
 
@@ -42,7 +41,6 @@ _BESIDE = re.compile(  # texts about a text: left out where they would make it a
 _PLACE = re.compile(r"column_[0-9]+")
 
 
-@lru_cache(maxsize=4096)
 def plain(name: str) -> str:
     """Without case, spaces and signs: `Sentence_A` and `sentence a` are `sentencea`."""
     return re.sub(r"[\W_]+", "", name.casefold())

@@ -25,7 +25,7 @@ def is_object(source: object) -> bool:
 
 
 def object_name(source: object) -> str:
-    return f"<{type(source).__name__}>"
+    return "<iterator>" if isinstance(source, Iterator) else f"<{type(source).__name__}>"
 
 
 def object_rows(source: Any, need: Sequence[str]) -> Iterator[Row]:

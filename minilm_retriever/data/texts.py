@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import string
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
@@ -111,6 +112,10 @@ def _choose(
 
 def sources_of(source: Any, reading: Reading) -> list[Any]:
     """The files behind paths, or the one object."""
+    if isinstance(source, Iterator):  # of paths, or of rows
+        first = list(islice(source, 1))
+        is_paths = not is_object(first)
+        source = [*first, *source] if is_paths else chain(first, source)
     return [source] if is_object(source) else list(input_files(source, reading.format))
 
 
