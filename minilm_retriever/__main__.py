@@ -128,9 +128,21 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def parse(argv: Sequence[str] | None) -> dict[str, Any]:
+    """The flags that are given, and the command; search takes queries also after flags."""
+    top = parser()
+    known, rest = top.parse_known_args(argv)
+    flags = vars(known)
+    if rest and (flags["command"] != "search" or any(word.startswith("-") for word in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        flags["queries"] = [*flags.get("queries", ()), *rest]
+    return flags
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns its exit status."""
-    flags = vars(parser().parse_args(argv))
+    flags = parse(argv)
     config, command = COMMANDS[flags.pop("command")]
     if config is TrainConfig:
         flags = with_recipe(flags)

@@ -186,6 +186,7 @@ class EncodingJob:
         shards = [record["shard"] for record in self.run.records()]
         return {
             "model": encoder.fingerprint,
+            "model_name": config.model,
             "rows": sum(shard["rows"] for shard in shards),
             "dimension": encoder.dimension,
             "dtype": config.dtype,

@@ -13,9 +13,10 @@ from pathlib import Path
 from minilm_retriever.data.texts import read_texts
 from minilm_retriever.encoder import open_for_command
 from minilm_retriever.errors import UserError
+from minilm_retriever.pretrained.config import BASE_FOLDER
 from minilm_retriever.progress import say
 from minilm_retriever.search.config import IndexConfig, SearchConfig
-from minilm_retriever.search.index import Hit, find
+from minilm_retriever.search.index import Hit, Index, find
 from minilm_retriever.search.index_folder import make_index, open_index
 from minilm_retriever.search.trec_run import trec_line
 from minilm_retriever.storage import atomic_files
@@ -53,11 +54,11 @@ def run_search(config: SearchConfig) -> None:
     """Search for queries from arguments, a file, a pipe or a prompt."""
     finer = Path(config.rescore) if config.rescore else None
     index = open_index(Path(config.folder), effort=config.effort, finer=finer)
-    encoder = open_for_command(config.model)
+    model = config.model or recorded_model(index)
+    encoder = open_for_command(model)
     if encoder.model.fingerprint() != index.info["model"]:
         raise UserError(
-            f"{config.folder} was encoded with another model than {config.model}: "
-            "name that with --model"
+            f"{config.folder} was encoded with another model than {model}: name that with --model"
         )
     format = config.format or FORMAT_OF_ENDING.get(Path(config.out or "").suffix, "text")
     count = 0
@@ -70,6 +71,12 @@ def run_search(config: SearchConfig) -> None:
                 count += 1
     if config.out:
         say(f"{config.out}: {count:,} queries")
+
+
+def recorded_model(index: Index) -> str:
+    """The model folder that the vectors were made with, if it is still there; else the base."""
+    name = index.info.get("model_name")
+    return name if isinstance(name, str) and Path(name).is_dir() else BASE_FOLDER
 
 
 def read_queries(config: SearchConfig, documents: int) -> Iterator[list[tuple[str, str]]]:
