@@ -451,7 +451,8 @@ def open_foreign(model: Path) -> str:
 
 def read_users(path: Path) -> str:
     """Read as texts and, but for lines of text, as pairs."""
-    count = sum(1 for _ in texts.read_texts(path))
+    is_text = ".txt" in path.name
+    count = sum(1 for _ in texts.read_texts(path, text="text" if is_text else "sentence_0"))
     return (
         f"{count} texts"
         if path.suffix == ".txt"
