@@ -48,14 +48,11 @@ from minilm_retriever.encoding.inputs import RowReader  # noqa: E402
 from minilm_retriever.kernels.memory import keep_freed_memory  # noqa: E402
 from minilm_retriever.pretrained.config import BASE_FOLDER  # noqa: E402
 from minilm_retriever.search.exact import top_k  # noqa: E402
+from minilm_retriever.training.callbacks import read_loss  # noqa: E402
 from minilm_retriever.training.config import TrainConfig  # noqa: E402
 from minilm_retriever.training.objective import false_negative_mask  # noqa: E402
 from minilm_retriever.training.prepare import prepare  # noqa: E402
-from minilm_retriever.training.run import (  # noqa: E402
-    KEPT_BYTES,
-    read_loss,  # noqa: E402
-    train,
-)
+from minilm_retriever.training.run import KEPT_BYTES, train  # noqa: E402
 from tests import tiny  # noqa: E402
 from tests.ranks import launch  # noqa: E402
 

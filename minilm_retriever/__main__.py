@@ -6,7 +6,6 @@ Each is a dataclass of flags and a function, which imports what it needs when it
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,10 +15,10 @@ from minilm_retriever import __version__
 from minilm_retriever.curation.config import InspectConfig, MineConfig, ParaphrasesConfig
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.errors import run_command
-from minilm_retriever.evaluation.config import EvaluateConfig
+from minilm_retriever.evaluation.config import CompareConfig, EvaluateConfig
 from minilm_retriever.flags import add_flags, from_flags
 from minilm_retriever.pretrained.config import FetchConfig
-from minilm_retriever.progress import say
+from minilm_retriever.progress import escape, fill_closed_streams, json_text, print_result, say
 from minilm_retriever.search.config import IndexConfig, SearchConfig
 from minilm_retriever.training.config import TrainConfig, with_recipe
 from minilm_retriever.vectors.config import VerifyConfig
@@ -28,7 +27,7 @@ from minilm_retriever.vectors.config import VerifyConfig
 def fetch(config: FetchConfig) -> None:
     from minilm_retriever.pretrained.hub import fetch
 
-    print(fetch(config.out))
+    print_result(escape(fetch(config.out)))
 
 
 def train(config: TrainConfig) -> int:
@@ -51,13 +50,13 @@ def inspect(config: InspectConfig) -> None:
     from minilm_retriever.pretrained.model_folder import load_pretrained
 
     bad_rows = config.bad_rows()
-    bad_rows.check(may_replace=False)
+    bad_rows.check(False, [config.pairs])
     source = config.pair_source(config.pairs, config.columns)
     tokenizer = load_pretrained(config.model).tokenizer
     with bad_rows.open() as on_bad:
         result = inspect(source, tokenizer, config.batch_size, on_bad)
     say(source.note)
-    print(json.dumps(result.as_json(), indent=2) if config.json else as_text(result))
+    print_result(json_text(result.as_json()) if config.json else as_text(result))
 
 
 def mine(config: MineConfig) -> None:
@@ -71,7 +70,8 @@ def paraphrases(config: ParaphrasesConfig) -> None:
 
     rows, line = paraphrases(config)
     for rank, (score, id_0, id_1, text_0, text_1) in enumerate(() if config.out else rows, 1):
-        print(f"{rank:4}  {score:.4f}  {id_0}  {text_0}\n{'':14}{id_1}  {text_1}")
+        print_result(escape(f"{rank:4}  {score:.4f}  {id_0}  {text_0}"))
+        print_result(escape(f"{'':14}{id_1}  {text_1}"))
     say(line)
 
 
@@ -91,14 +91,21 @@ def evaluate(config: EvaluateConfig) -> None:
     from minilm_retriever.evaluation.evaluate import evaluate_models
 
     report = evaluate_models(config)
-    print(json.dumps(report.as_json(), indent=2) if config.json else report.as_text())
+    print_result(json_text(report.as_json()) if config.json else report.as_text())
+
+
+def compare(config: CompareConfig) -> None:
+    from minilm_retriever.evaluation.compare_precisions import compare_precisions
+
+    report = compare_precisions(config)
+    print_result(json_text(report.as_json()) if config.json else report.as_text())
 
 
 def verify(config: VerifyConfig) -> None:
-    from minilm_retriever.vectors.verify import verify
+    from minilm_retriever.vectors.vector_folder import verify
 
     for path in config.paths:
-        print(verify(Path(path)))
+        print_result(escape(verify(Path(path))))
 
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
@@ -111,6 +118,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "index": (IndexConfig, index),
     "search": (SearchConfig, search),
     "evaluate": (EvaluateConfig, evaluate),
+    "compare": (CompareConfig, compare),
     "verify": (VerifyConfig, verify),
 }
 
@@ -142,6 +150,7 @@ def parse(argv: Sequence[str] | None) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns its exit status."""
+    fill_closed_streams()
     flags = parse(argv)
     config, command = COMMANDS[flags.pop("command")]
     if config is TrainConfig:

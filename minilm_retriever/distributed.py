@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from safetensors.torch import load, save
 from torch import Tensor
 
-from minilm_retriever.errors import UserError
+from minilm_retriever.errors import UserError, first_line
 from minilm_retriever.progress import say
 from minilm_retriever.types import FloatArray
 
@@ -92,7 +92,7 @@ class Ranks:
             return
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        _collective("all_reduce", flat)
+        _collective("all_reduce", flat, "SUM")
         parts = torch.split(flat, [p.numel() for p in parameters])
         for parameter, gradient in zip(parameters, parts, strict=True):
             parameter.grad = gradient.view_as(parameter)
@@ -195,7 +195,9 @@ def join(device: str | None) -> Iterator[Ranks]:
     """The ranks of this process's run; ranks but the first print nothing.
 
     A user's mistake on any rank ends all of them with status 2, and its line is printed once."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if device is not None:
+        check_device(device)
+    if check_environment() == 1:
         yield Ranks()
         return
     ranks = _connect(device)
@@ -207,6 +209,36 @@ def join(device: str | None) -> Iterator[Ranks]:
         if isinstance(error, UserError):
             raise SystemExit(2) from error
         raise
+
+
+def check_device(device: str | int | torch.device) -> None:
+    """UserError for a device that is none, or is not here."""
+    try:
+        place = torch.device(device)
+        if place.type != "cuda":
+            torch.zeros(1, device=place).item()
+        elif (place.index or 0) >= (count := torch.cuda.device_count()):  # makes no context
+            raise RuntimeError(f"there are {count} GPUs that torch can use")
+    except (RuntimeError, AssertionError, ValueError, TypeError, ImportError) as fault:
+        raise UserError(f"--device {device}: {first_line(fault)}; cpu is everywhere") from None
+
+
+def check_environment() -> int:
+    """The number of ranks; UserError for a variable with which ranks would wait for each other."""
+    size = _number("WORLD_SIZE", 1, 1 << 20, 1)
+    if size > 1:
+        _number("RANK", 0, size - 1, 0)
+        _number("LOCAL_RANK", 0, size - 1, 0)
+        _number("MASTER_PORT", 1, 65535, 1)
+        _number("TORCHELASTIC_RESTART_COUNT", 0, 1 << 31, 0)
+    return size
+
+
+def _number(name: str, least: int, most: int, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not (text.isdecimal() and text.isascii() and least <= int(text[:20]) <= most):
+        raise UserError(f"{name} is {text!r}: must be from {least} to {most}; use torchrun")
+    return int(text)
 
 
 def _connect(device: str | None) -> Ranks:
@@ -234,12 +266,12 @@ def _connect(device: str | None) -> Ranks:
     return Ranks(rank, size, restarts, PrefixStore("run", store))
 
 
-def _collective(operation: str, tensor: Any, argument: Any = None) -> None:
+def _collective(operation: str, tensor: Any, argument: Any) -> None:
     """An operation of torch.distributed, by all ranks; RankLost where one of them is gone."""
     import torch.distributed as dist
 
     if operation == "all_reduce":
-        argument = getattr(dist.ReduceOp, argument or "SUM")
+        argument = getattr(dist.ReduceOp, argument)
     try:
         getattr(dist, operation)(tensor, argument)
     except torch.OutOfMemoryError:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, cast, get_args, overload
 
 import numpy as np
 import torch
@@ -16,8 +16,11 @@ from torch import Tensor
 
 from minilm_retriever.core.model import SentenceEncoder, l2_normalize
 from minilm_retriever.data.distinct import deduplicate
+from minilm_retriever.distributed import check_device
 from minilm_retriever.errors import UserError
 from minilm_retriever.kernels.memory import keep_freed_memory
+from minilm_retriever.kernels.processor import lacks_instructions
+from minilm_retriever.pretrained.config import Precision
 from minilm_retriever.pretrained.model_folder import LoadedModel, load_pretrained, write_model
 from minilm_retriever.pretrained.prompts import DOCUMENT, QUERY, find_prompt
 from minilm_retriever.pretrained.tokenizer import TextTokenizer, TokenizedTexts, check_texts
@@ -54,18 +57,37 @@ class Encoder:
     >>> encoder.similarity(embeddings, embeddings)  # (2, 2)
     """
 
-    def __init__(self, model: LoadedModel, device: Device = None) -> None:
+    def __init__(
+        self, model: LoadedModel, device: Device = None, *, precision: Precision = "fp32"
+    ) -> None:
         self.model = model
+        if device is not None:
+            check_device(device)
         self.device = torch.device(device or default_device())
+        self.precision = precision
         model.encoder.to(self.device)
 
     @classmethod
-    def from_pretrained(cls, model: str | Path, *, device: Device = None) -> Encoder:
+    def from_pretrained(
+        cls, model: str | Path, *, device: Device = None, precision: Precision = "fp32"
+    ) -> Encoder:
         """Open a model folder (of sentence-transformers, or a plain BertModel's) or a hub name.
 
-        device: "cpu", "cuda", ...; by default a GPU where there is one. Raises UserError (a
-        ValueError) where something is missing, damaged, or of another architecture."""
-        return cls(load_pretrained(model), device)
+        device: "cpu", "cuda", ...; by default a GPU where there is one. precision: see the
+        attribute. Raises UserError (a ValueError) where something is missing, damaged, or of
+        another architecture."""
+        return cls(load_pretrained(model), device, precision=precision)
+
+    @property
+    def precision(self) -> Precision:
+        """Numbers that a CPU computes with: "fp32", or "bf16" where its instructions make that
+        faster (else a UserError). It is the model's: all encoders of one model share it."""
+        return cast(Precision, self.model.encoder.bert.packed.precision)
+
+    @precision.setter
+    def precision(self, precision: Precision) -> None:
+        check_precision(precision, self.device)
+        self.model.encoder.bert.packed.precision = precision
 
     @property
     def dimension(self) -> int:
@@ -76,6 +98,11 @@ class Encoder:
     def max_length(self) -> int:
         """Tokens of a text that count, [CLS] and [SEP] included."""
         return self.model.settings.max_length
+
+    def fingerprint(self) -> str:
+        """What decides a vector: the model's fingerprint, and the precision if it is not fp32."""
+        own = self.model.fingerprint()
+        return own if self.precision == "fp32" else f"{own} {self.precision}"
 
     @overload
     def encode(
@@ -113,19 +140,20 @@ class Encoder:
         if batch_size is not None and batch_size < 1:
             raise UserError(f"batch_size is {batch_size}; it must be at least 1")
         if device is not None and torch.device(device) != self.device:
+            check_precision(self.precision, torch.device(device))
             self.device = torch.device(device)
             self.model.encoder.to(self.device)
-        words = find_prompt(self.model, prompt, prompt_name)
+        prefix = find_prompt(self.model, prompt, prompt_name)
         texts = [sentences] if isinstance(sentences, str) else list(check_list(sentences))
         job = show_progress if isinstance(show_progress, str) else "encoding"
         with Progress(job, len(texts), "texts") if show_progress else nullcontext() as progress:
             vectors = encode_texts(
                 self.model.encoder,
                 self.model.tokenizer,
-                words.before(texts),
+                prefix.before(texts),
                 batch_size=batch_size,
                 normalize=normalize,
-                prompt_tokens=words.tokens,
+                prompt_tokens=prefix.tokens,
                 progress=progress.at if progress else None,
             )
         vectors = vectors[0] if isinstance(sentences, str) else vectors
@@ -218,12 +246,33 @@ def check_list(texts: Iterable[Any]) -> Iterable[Any]:
     return texts
 
 
-def open_for_command(model: str, device: str | None = None) -> Encoder:
+def open_for_command(
+    model: str, device: str | None = None, precision: Precision = "fp32"
+) -> Encoder:
     """Encoder.from_pretrained() for a command, whose process may keep freed memory."""
-    encoder = Encoder.from_pretrained(model, device=device)
+    check_precision(precision, torch.device(device or default_device()))  # before reading a model
+    encoder = Encoder.from_pretrained(model, device=device, precision=precision)
     if encoder.device.type == "cpu":
         keep_freed_memory(KEPT_BYTES)
     return encoder
+
+
+def split_fingerprint(fingerprint: str) -> tuple[str, Precision]:
+    """The model's fingerprint and the precision of what Encoder.fingerprint() gave."""
+    own, _, precision = fingerprint.partition(" ")
+    return own, cast(Precision, precision or "fp32")
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """UserError where a model on this device would not be faster in that precision."""
+    if precision not in get_args(Precision):
+        choices = ", ".join(get_args(Precision))
+        raise UserError(f"precision is {precision!r}; it can be {choices}")
+    if precision != "fp32" and device.type != "cpu":
+        raise UserError(f"precision {precision} is for a CPU, not for {device}")
+    if missing := lacks_instructions(precision):
+        slower = f"precision {precision} would be slower than fp32 on this processor"
+        raise UserError(f"{slower}, which lacks {missing}: choose fp32")
 
 
 def default_device() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -38,7 +39,8 @@ def require(module: str, extra: str, purpose: str) -> Any:
 
 
 def run_command(command: Callable[[], int | None]) -> int:
-    """Run a command and return its exit status: 2 after a UserError, 130 after Ctrl-C."""
+    """Run a command and return its exit status: 2 after a UserError or what the system refuses, 130
+    after Ctrl-C, 141 where the reader of its output has gone (`| head`), as of other programs."""
     try:
         return command() or 0
     except UserError as error:
@@ -47,6 +49,15 @@ def run_command(command: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         say("stopped")
         return 130
-    except BrokenPipeError:  # the reader of our output has closed it (`| head`)
-        sys.stdout = None  # else the interpreter complains about it at exit
-        return 0
+    except BrokenPipeError:
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        say(f"error: {place}{error.strerror or first_line(error)}")
+        return 2
+    finally:
+        for name in ("stdout", "stderr"):  # else the interpreter complains at exit, with status 120
+            try:
+                getattr(sys, name).flush()
+            except (OSError, ValueError, AttributeError):
+                setattr(sys, name, None)

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from minilm_retriever.errors import UserError
 
 Config = TypeVar("Config")
+MAX_NUMBER = 1 << 63
 
 
 def flag(
@@ -85,7 +86,9 @@ def type_settings(hint: Any) -> dict[str, Any]:
 def from_flags(config: type[Config], flags: Mapping[str, Any]) -> Config:
     """The dataclass of flags as argparse returns them."""
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in flags.items()}
-    return config(**values)
+    made = config(**values)
+    check_bounds(made)
+    return made
 
 
 def flag_values(config: Any, **metadata: bool) -> dict[str, Any]:
@@ -98,7 +101,8 @@ def flag_values(config: Any, **metadata: bool) -> dict[str, Any]:
 
 
 def check_bounds(config: Any) -> None:
-    """UserError for the first flag whose value is outside its bounds (None never is)."""
+    """UserError for the first flag whose value is outside its bounds (None never is), no number, or
+    an integer that no library takes."""
     for item in fields(config):
         value, bounds = getattr(config, item.name), item.metadata
         if value is None:
@@ -110,5 +114,8 @@ def check_bounds(config: Any) -> None:
         elif bounds["below"] is not None and not value < bounds["below"]:
             bound = f"less than {bounds['below']}"
         else:
+            for number in value if isinstance(value, tuple) else (value,):
+                if number != number or (isinstance(number, int) and abs(number) >= MAX_NUMBER):
+                    raise UserError(f"{flag_name(item)} {number}: no number that can be used")
             continue
         raise UserError(f"{flag_name(item)} must be {bound}, not {value}")

@@ -1,24 +1,95 @@
-"""Progress and messages on stderr: a tqdm bar on a terminal, else a line every 30 seconds."""
+"""Messages and progress on stderr (a tqdm bar on a terminal, else a line every 30 seconds), and
+results on stdout.
+
+A stderr that is full, closed or unread decides nothing; a stdout that is ends the command."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import json
+import math
+import os
+import pathlib
+import re
 import sys
 import time
-from typing import Self
+from contextlib import suppress
+from typing import Any, Self
 
 LINE_SECONDS = 30.0  # between lines where there is no terminal
+# Control, line-break and bidirectional characters and lone surrogates: a terminal would obey them.
+CONTROLS = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+unheard = suppress(OSError, ValueError)  # what a broken stderr raises
+
+
+def escape(text: str) -> str:
+    """A text as one line that no terminal obeys: what controls one is shown as \\x1b."""
+    return CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def say(line: str) -> None:
-    """Write a line to stderr, above the progress bars."""
-    line = line.encode("utf-8", "backslashreplace").decode("utf-8")  # quoted input may be no UTF-8
-    if sys.stderr.isatty():
-        from tqdm import tqdm
+    """Write a line to stderr, escaped, above the progress bars."""
+    if sys.stderr is None:  # closed
+        return
+    with unheard:
+        if sys.stderr.isatty():
+            from tqdm import tqdm
 
-        tqdm.write(line, file=sys.stderr)
-    else:
-        sys.stderr.write(f"{line}\n")
-        sys.stderr.flush()
+            tqdm.write(escape(line), file=sys.stderr)
+        else:
+            sys.stderr.write(f"{escape(line)}\n")
+            sys.stderr.flush()
+
+
+def print_result(text: str | bytes) -> None:
+    """Write lines to stdout at once: text, escaped where stdout cannot encode it, or bytes as they
+    are. OSError where it does not get there."""
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard output")
+    try:
+        if isinstance(text, bytes):
+            sys.stdout.buffer.write(text)
+        else:
+            encoding = sys.stdout.encoding or "utf-8"
+            sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as fault:
+        raise OSError(fault.errno, fault.strerror, "standard output") from fault
+
+
+def json_text(value: Any) -> str:
+    """JSON for people and programs; NaN and infinity, which it does not have, are null."""
+    return json.dumps(_with_nulls(value), indent=2, allow_nan=False)
+
+
+def _with_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_nulls(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_nulls(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def fill_closed_streams() -> None:
+    """/dev/null in place of standard streams that are closed: else the next file that is opened
+    takes their number, and what is written to stderr ends up in it."""
+    closed = []
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            closed.append(number)
+    if closed:
+        with pathlib.Path(os.devnull).open("rb") as null:
+            high = fcntl.fcntl(null, fcntl.F_DUPFD, 3)
+        for number in closed:
+            os.dup2(high, number)
+        os.close(high)
 
 
 class Progress:
@@ -31,18 +102,20 @@ class Progress:
         self.job, self.total, self.unit, self.start = job, total, unit, start
         self.start_time = self.line_time = time.monotonic()
         self.bar = None
-        if sys.stderr.isatty():
+        if sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty():
             from tqdm import tqdm  # here: importing it takes time that --help should not
 
-            self.bar = tqdm(
-                desc=job, total=total, initial=start, unit=f" {unit}", dynamic_ncols=True
-            )
+            with unheard:
+                self.bar = tqdm(
+                    desc=job, total=total, initial=start, unit=f" {unit}", dynamic_ncols=True
+                )
 
     def at(self, done: int, **figures: str) -> None:
         """Show that `done` units are done, and the figures beside them."""
         if self.bar is not None:
-            self.bar.set_postfix(figures, refresh=False)
-            self.bar.update(done - self.bar.n)
+            with unheard:
+                self.bar.set_postfix(figures, refresh=False)
+                self.bar.update(done - self.bar.n)
         elif time.monotonic() - self.line_time >= LINE_SECONDS:
             self.line_time = time.monotonic()
             say(self._line(done, figures))
@@ -60,14 +133,16 @@ class Progress:
         self.start, self.start_time = done, time.monotonic()
         if self.bar is not None:
             self.bar.initial = self.bar.n = self.bar.last_print_n = done
-            self.bar.refresh()
+            with unheard:
+                self.bar.refresh()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         if self.bar is not None:
-            self.bar.close()
+            with unheard:
+                self.bar.close()
 
 
 def duration(seconds: float) -> str:

@@ -22,9 +22,10 @@ from minilm_retriever.encoding.resumable_output import UnfinishedRun
 from minilm_retriever.errors import run_command
 from minilm_retriever.storage import atomic_files
 from minilm_retriever.training import checkpoint
+from minilm_retriever.training.callbacks import read_loss
 from minilm_retriever.training.config import TrainConfig
 from minilm_retriever.training.prepare import prepare
-from minilm_retriever.training.run import read_loss, train
+from minilm_retriever.training.run import train
 from tests.conftest import ROOT
 from tests.ranks import launch
 from tests.test_encode_files import contents

@@ -33,6 +33,7 @@ from minilm_retriever.vectors.quantization import Ranges, calibrate, quantize
 from minilm_retriever.vectors.vector_folder import VectorFolder, open_vectors
 from tests.conftest import ROOT
 from tests.faulty_disk import Dead, FaultyDisk, every_refusal, patch_module
+from tests.test_shards import FORMATS
 from tests.texts import varied_texts
 
 
@@ -150,7 +151,7 @@ def test_one_npy_holds_what_the_shards_would(run):
     assert not Path("one.npy.run").exists()
 
 
-@pytest.mark.parametrize("format", shards.FORMATS)
+@pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "binary"])
 def test_every_format_and_dtype_holds_the_same_vectors(run, tiny, format, dtype):
     texts = [f"text {n}" for n in range(9)]
@@ -169,7 +170,7 @@ def test_other_tools_open_the_shards(run):
 
     parquet = pytest.importorskip("pyarrow.parquet")
     source = write_lines("in.txt", ["one", "two", "three"])
-    for format in shards.FORMATS:
+    for format in FORMATS:
         run(source, out=format, shard_format=format)
     plain = np.load("npy/vectors-00000.npy", allow_pickle=False)
     np.testing.assert_array_equal(

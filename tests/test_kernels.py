@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from minilm_retriever.core.model import BertConfig
-from minilm_retriever.kernels import ops
+from minilm_retriever.kernels import ops, processor
 from minilm_retriever.kernels.ops import drop_out
 from minilm_retriever.kernels.unpadding import CPU_SCORES, make_layout, spare_tokens
 from minilm_retriever.pretrained.load_weights import bert_from_tensors
@@ -219,9 +219,9 @@ PROCESSORS = {
 )
 def test_mkl_is_slow_on_amd_with_wide_vectors(vendor, family, capability, slow, monkeypatch):
     facts = f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\nmodel\t\t: 2\n"
-    monkeypatch.setattr(ops.Path, "read_text", lambda *_: facts)
+    monkeypatch.setattr(processor.Path, "read_text", lambda *_: facts)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert ops.mkl_is_slow.__wrapped__() is slow
+    assert processor.mkl_is_slow.__wrapped__() is slow
 
 
 @pytest.mark.parametrize("lengths", [[24] * 5, [24, 20, 19, 24]], ids=["full", "padded"])

@@ -158,8 +158,8 @@ def test_the_fingerprint_tells_models_apart(tiny, tiny_copy):
     assert load_pretrained(tiny_copy).fingerprint() != same
 
 
-def unlink(name):
-    return lambda folder: (folder / name).unlink()
+def unlink(*names):
+    return lambda folder: [(folder / name).unlink() for name in names]
 
 
 def write(name, text):
@@ -184,7 +184,7 @@ DENSE = [
     [
         (unlink("config.json"), r"config\.json: No such file"),
         (unlink("model.safetensors"), r"safetensors"),
-        (unlink("tokenizer.json"), r"lacks tokenizer\.json"),
+        (unlink("tokenizer.json", "vocab.txt"), r"lacks tokenizer\.json"),
         (unlink("1_Pooling/config.json"), r"1_Pooling/config\.json: No such file"),
         (write("config.json", "{"), r"config\.json:1: not JSON"),
         (write("config.json", "[1]"), r"config\.json: holds a JSON list"),

@@ -18,6 +18,7 @@ from minilm_retriever.vectors.shards import (
     write_shard,
 )
 
+FORMATS = ("npy", "safetensors", "parquet")
 VECTORS = np.arange(12, dtype=np.float32).reshape(3, 4)
 IDS, TEXTS = ["a", 'b"\n', "ü"], ["one", "two\nlines\u2028", "\x00 中 😀"]
 
@@ -45,7 +46,7 @@ def test_a_digest_tells_where_one_text_ends_and_the_next_begins():
     assert len(digests) == 4
 
 
-@pytest.mark.parametrize("format", shards.FORMATS)
+@pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("kind", [np.float32, np.float16, np.int8, np.uint8])
 def test_what_is_written_is_read(tmp_path, format, kind):
     entries = write_shard(tmp_path, 7, IDS, TEXTS, VECTORS.astype(kind), format)
@@ -53,13 +54,15 @@ def test_what_is_written_is_read(tmp_path, format, kind):
         p.name for p in tmp_path.iterdir() if not p.name.startswith(".")
     )
     names = shards.file_names(7, format)
-    np.testing.assert_array_equal(open_shard(tmp_path / names[0], kind, 4), VECTORS.astype(kind))
+    np.testing.assert_array_equal(
+        open_shard(tmp_path / names[0], kind, (3, 4)), VECTORS.astype(kind)
+    )
     assert read_ids_texts(tmp_path / names[-1], [2, 0, 1]) == [
         (IDS[n], TEXTS[n]) for n in (2, 0, 1)
     ]
 
 
-@pytest.mark.parametrize("format", shards.FORMATS)
+@pytest.mark.parametrize("format", FORMATS)
 def test_without_texts(tmp_path, format):
     write_shard(tmp_path, 0, IDS, None, VECTORS, format)
     assert read_ids_texts(tmp_path / shards.file_names(0, format)[-1], [1]) == [('b"\n', "")]
@@ -78,21 +81,21 @@ def test_npy_headers_have_one_length(tmp_path):
         assert len(shards.npy_header(np.float16, (rows, 384))) == 128
 
 
-@pytest.mark.parametrize("format", shards.FORMATS)
+@pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("keep", [0, 4, 60, -1])
 def test_a_file_cut_short_is_one_line(tmp_path, format, keep):
     write_shard(tmp_path, 0, IDS, TEXTS, VECTORS, format)
     path = tmp_path / shards.file_names(0, format)[0]
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(UserError, match=f"{path}: holds no vectors that can be read"):
-        open_shard(path, np.float32, 4)
+        open_shard(path, np.float32, (3, 4))
 
 
-def test_another_type_or_width_is_named(tmp_path):
+def test_another_type_or_shape_is_named(tmp_path):
     write_shard(tmp_path, 0, IDS, TEXTS, VECTORS)
-    for kind, width in ((np.float16, 4), (np.float32, 5)):
-        with pytest.raises(UserError, match=r"holds float32 of shape \(3, 4\), not rows of"):
-            open_shard(tmp_path / "vectors-00000.npy", kind, width)
+    for kind, shape in ((np.float16, (3, 4)), (np.float32, (3, 5)), (np.float32, (2, 4))):
+        with pytest.raises(UserError, match=r"holds float32 of shape \(3, 4\), not float"):
+            open_shard(tmp_path / "vectors-00000.npy", kind, shape)
 
 
 def test_rows_of_a_file_that_was_replaced_are_the_new_ones(tmp_path):

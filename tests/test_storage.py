@@ -694,11 +694,11 @@ class TestResume:
     def test_a_run_is_resumed_with_the_same_settings_and_its_first_notes(self, tmp_path):
         run = RunFolder(tmp_path / "out")
         assert run.begin_or_resume({"rate": 0.1, "sizes": (1, 2)}, threads=1) is None
-        (run.folder / "work").write_text("done")
+        (run.folder / "metrics.jsonl").write_text("done")
         (run.folder / f".work.tmp-{'0' * 16}").write_text("half")
         record = RunFolder(run.out).begin_or_resume({"rate": 0.1, "sizes": (1, 2)}, threads=2)
         assert record["threads"] == 1 and record["asked"] == {"rate": 0.1, "sizes": [1, 2]}
-        assert sorted(path.name for path in run.folder.iterdir()) == ["run.json", "work"]
+        assert sorted(path.name for path in run.folder.iterdir()) == ["metrics.jsonl", "run.json"]
 
     @pytest.mark.parametrize(
         ("settings", "difference"),
@@ -713,12 +713,12 @@ class TestResume:
     ):
         run = RunFolder(tmp_path / "out")
         run.begin_or_resume({"rate": 0.1, "seed": 1})
-        (run.folder / "work").write_text("done")
+        (run.folder / "metrics.jsonl").write_text("done")
         with pytest.raises(UserError, match=f"out.run: .* was started with {difference}"):
             run.begin_or_resume(settings)
-        assert (run.folder / "work").exists()
+        assert (run.folder / "metrics.jsonl").exists()
         assert run.begin_or_resume(settings, overwrite=True) is None
-        assert not (run.folder / "work").exists()
+        assert not (run.folder / "metrics.jsonl").exists()
         assert run.begin_or_resume(settings)["asked"] == settings
 
     def test_a_damaged_record_is_noticed(self, tmp_path):

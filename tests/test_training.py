@@ -477,6 +477,25 @@ def test_held_out_data_is_evaluated_before_during_and_after_and_the_best_is_publ
     assert published["loss"] == pytest.approx(evaluations[best]["loss"], abs=1e-6)
 
 
+def test_the_evaluation_before_the_first_step_is_the_base_models(config, tmp_path):
+    """Also where the held-out texts have words that the training texts do not use."""
+    words = "apple bread candle dog engine flower garden house island jacket".split()
+    held_out = tmp_path / "held_out.csv"
+    rows = [f"{a} {b},{b} {c}" for a, b, c in zip(words, words[3:], words[5:], strict=False)]
+    held_out.write_text("\n".join(["sentence_0,sentence_1", *rows]) + "\n", "utf-8")
+    settings = config(eval=str(held_out), max_steps=1)
+    ready = prepare.prepare(settings)
+    table = ready.trainer.encoder.bert.embeddings.word_embeddings
+    validation = Validation.read(settings, ready.base.tokenizer)
+    used = {int(id) for text in rows for id in ready.base.tokenizer.tokenize([text]).ids}
+    assert isinstance(table, SparseEmbedding) and used - set(table.rows.tolist())
+    base = Encoder.from_pretrained(settings.model, device="cpu").model.encoder
+    expected = validation.evaluate(base, Ranks())
+    assert validation.evaluate(ready.trainer.encoder, Ranks()) == expected
+    assert train(settings) == 0
+    assert log_rows(tmp_path / "out")[0]["eval"] == pytest.approx(expected, abs=1e-9)
+
+
 def test_held_out_rows_that_are_trained_on_are_reported(config, tmp_path, capsys):
     train(config(eval=write_pairs(tmp_path / "held_out.csv", 30, start=30), max_steps=1))
     assert "warning: 12 rows of" in capsys.readouterr().err

@@ -7,7 +7,6 @@ import sqlite3
 import numpy as np
 import pytest
 
-from minilm_retriever.encoding import vector_cache
 from minilm_retriever.encoding.vector_cache import VectorCache
 from minilm_retriever.errors import UserError
 
@@ -16,29 +15,28 @@ VECTORS = np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32)
 
 
 @pytest.fixture()
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(vector_cache, "QUERY_KEYS", 3)
+def cache(tmp_path):
     return VectorCache(tmp_path / "cache", "a model", 4)
 
 
 def test_what_was_put_in_is_found_also_by_another_process(cache, tmp_path):
     cache.put(TEXTS[:7], VECTORS[:7])
     again = VectorCache(tmp_path / "cache", "a model", 4)
-    rows, vectors = again.get(["new", *TEXTS[::-1]])
-    assert sorted(rows) == [4, 5, 6, 7, 8, 9, 10]
-    np.testing.assert_array_equal(vectors, VECTORS[10 - rows])
+    vectors = again.get(["new", *TEXTS[::-1]])
+    assert sorted(vectors) == [4, 5, 6, 7, 8, 9, 10]
+    for row, vector in vectors.items():
+        np.testing.assert_array_equal(vector, VECTORS[10 - row])
 
 
 def test_another_model_finds_nothing(cache, tmp_path):
     cache.put(TEXTS, VECTORS)
-    rows, vectors = VectorCache(tmp_path / "cache", "another model", 4).get(TEXTS)
-    assert len(rows) == 0 and vectors.shape == (0, 4)
+    assert VectorCache(tmp_path / "cache", "another model", 4).get(TEXTS) == {}
 
 
 def test_a_text_put_in_twice_has_its_last_vector(cache):
     cache.put(TEXTS[:1], VECTORS[:1])
     cache.put(TEXTS[:1], VECTORS[1:2])
-    np.testing.assert_array_equal(cache.get(TEXTS[:1])[1], VECTORS[1:2])
+    np.testing.assert_array_equal(cache.get(TEXTS[:1])[0], VECTORS[1])
 
 
 def test_a_damaged_vector_is_not_found(cache):
@@ -49,7 +47,7 @@ def test_a_damaged_vector_is_not_found(cache):
             "UPDATE vectors SET vector = ? WHERE text = ?", (kept[:3] + b"\x00" + kept[4:], key)
         )
     connection.close()
-    assert len(cache.get(TEXTS[:2])[0]) == 1
+    assert len(cache.get(TEXTS[:2])) == 1
 
 
 def test_a_file_that_is_no_cache_is_one_line(cache):

@@ -215,6 +215,5 @@ class SentenceEncoder(nn.Module):
             pooled = masked_mean(hidden, attention_mask)
         else:
             pooled = at_least_float32(hidden[:, 0])
-        return (
-            l2_normalize(pooled) if (normalize or normalize is None and self.normalize) else pooled
-        )
+        unit = self.normalize if normalize is None else normalize
+        return l2_normalize(pooled) if unit else pooled

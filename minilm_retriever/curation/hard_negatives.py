@@ -39,9 +39,9 @@ class Negatives(NamedTuple):
 def mine(config: MineConfig) -> str:
     """Write the pairs with `negatives` further columns; returns a summary line."""
     out = Path(config.out)
-    check_table(out, config.overwrite)
+    check_table(out, config.overwrite, (config.pairs, config.corpus))
     bad_rows = config.bad_rows()
-    bad_rows.check(config.overwrite)
+    bad_rows.check(config.overwrite, (config.pairs, config.corpus))
     with bad_rows.open() as on_bad:
         pairs = collect(config.pair_source(config.pairs, config.columns), on_bad)
     say(pairs.note)

@@ -24,6 +24,7 @@ from minilm_retriever.data.pair_source import PairSource
 from minilm_retriever.data.rows import BadRow, EmptyText, OnBad
 from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained.tokenizer import TextTokenizer
+from minilm_retriever.progress import escape
 from minilm_retriever.types import IntArray
 
 SAMPLE = 10_000  # rows whose texts are tokenised
@@ -182,11 +183,7 @@ class Sample:
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
         # With room for one token more, so that a text that is cut differs from one that just fits.
-        self.tokenizer = TextTokenizer(
-            tokenizer.json.encode(),
-            max_length=tokenizer.max_length + 1,
-            lower_case=tokenizer.lower_case,
-        )
+        self.tokenizer = tokenizer.with_max_length(tokenizer.max_length + 1)
         self.random = random.Random(0)
         self.lengths: dict[int, list[int]] = {}  # by place, of SAMPLE places
         self.waiting: dict[int, list[str]] = {}
@@ -243,7 +240,8 @@ def as_text(inspection: Inspection) -> str:
         lines += [f"most repeated {name}:"] if texts else []
         for count, text in texts:
             lines.append(f"  {count:,} x {text if len(text) < 90 else text[:87] + '...'}")
-    return "\n".join([*lines, summary(r), *(f"- {line}" for line in advice(i))])
+    lines += [*summary(r).splitlines(), *(f"- {line}" for line in advice(i))]
+    return "\n".join(map(escape, lines))
 
 
 def summary(r: Repeats) -> str:

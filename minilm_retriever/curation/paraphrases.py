@@ -49,9 +49,9 @@ def paraphrases(config: ParaphrasesConfig) -> tuple[list[tuple[object, ...]], st
     if threshold is not None and not -1 <= threshold <= 1:
         raise UserError(f"--threshold is a cosine, between -1 and 1, not {threshold:g}")
     if out is not None:
-        check_table(Path(out), config.overwrite)
+        check_table(Path(out), config.overwrite, [config.file])
     bad_rows = config.bad_rows()
-    bad_rows.check(config.overwrite)
+    bad_rows.check(config.overwrite, [config.file])
     with bad_rows.open() as on_bad:
         texts = read_texts(
             config.file,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -24,9 +24,10 @@ class BadRowFile:
     limit: int = 1000  # of --max-bad
     count: int = 0
 
-    def check(self, may_replace: bool) -> None:
-        """UserError, before the work, where the file is there already."""
+    def check(self, may_replace: bool, inputs: Iterable[str | None]) -> None:
+        """UserError, before the work, where the file is there already, or is one of the inputs."""
         if self.path is not None:
+            atomic_files.check_not_input(self.path, inputs, "--skip-bad")
             place = Path(self.path)
             atomic_files.clean_stale(place.parent, place.name)
             if place.exists() and not may_replace:

@@ -39,9 +39,13 @@ def open_lines(path: StrPath, name: str, encoding: str | None = None) -> Iterato
     encoding = encodings.check_encoding(encoding) if encoding else None
     with ExitStack() as stack:
         try:
-            stream: Any = sys.stdin.buffer
+            stream: Any
             if os.fspath(path) != STDIN:
                 stream = stack.enter_context(Path(path).open("rb"))
+            elif sys.stdin is None:
+                raise UserError("standard input is closed: name a file")
+            else:
+                stream = sys.stdin.buffer
             start, blocks = encodings.peek(encodings.blocks_of(stream), 8)
         except OSError as fault:
             raise UserError(f"{name}: cannot be read: {fault.strerror}") from fault

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from minilm_retriever.storage import atomic_files
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 
 
-def check_table(path: Path, overwrite: bool) -> None:
-    """UserError, before the work, for what write_table could not write after it."""
+def check_table(path: Path, overwrite: bool, inputs: Iterable[str | None]) -> None:
+    """UserError, before the work, for what write_table could not write after it, or may not:
+    `inputs` are what the command reads."""
     if path.suffix not in SUFFIXES:
         raise UserError(f"--out {path}: the name has to end in .csv, .tsv or .jsonl")
-    if path.exists() and not overwrite:
+    atomic_files.check_not_input(path, inputs)
+    if os.path.lexists(path) and not overwrite:
         raise UserError(f"{path}: exists; choose another --out, or replace it with --overwrite")
 
 

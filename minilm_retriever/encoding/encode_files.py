@@ -33,7 +33,7 @@ from minilm_retriever.errors import UserError
 from minilm_retriever.flags import flag_values
 from minilm_retriever.progress import Progress, duration, say
 from minilm_retriever.storage import atomic_files, manifest
-from minilm_retriever.vectors.quantization import Ranges, calibrate, quantize
+from minilm_retriever.vectors.quantization import calibrate, quantize
 from minilm_retriever.vectors.shards import SHARD_CHARACTERS, Shard, row_lines, sidecar_paths
 
 SAMPLE_ROWS = 1024  # that an estimate is made from
@@ -45,7 +45,8 @@ def encode_files(config: EncodeConfig, engine: Engine | None = None) -> str:
 
     Raises UserError for a mistake in the inputs (path:line), a finished output, or an unfinished
     run with other settings."""
-    with distributed.join(config.device) as ranks:
+    # A Ray cluster's actors have the device: it need not be here.
+    with distributed.join(None if config.engine == "ray" else config.device) as ranks:
         check_outputs_outside_inputs(config)
         paths = input_files(config.inputs, config.format)
         for path in paths:
@@ -61,14 +62,13 @@ def _encode(
     config: EncodeConfig, paths: Sequence[str], run: UnfinishedRun, ranks: Ranks, engine: Engine
 ) -> str:
     """All ranks make shards; the first one begins the run and publishes it."""
-    if ranks.restarts and ranks.broadcast_json(
-        run.out.exists() and not (config.overwrite or run.folder.exists())
-    ):
+    is_finished = run.out.exists() and not (config.overwrite or run.folder.exists())
+    if ranks.restarts and ranks.broadcast_json(is_finished):
         return f"{run.out} was finished before the restart" if ranks.is_first else ""
     if ranks.is_first:
         run.remove_leftovers(*sidecar_paths(run.out))
         run.check_not_finished(config.overwrite)  # before the model is loaded
-        config.bad_rows().check(run.folder.exists() or config.overwrite)
+        config.bad_rows().check(run.folder.exists() or config.overwrite, config.inputs)
     job = EncodingJob(config, paths, run)
     settings = job.run_settings()
     if ranks.world_size > 1:
@@ -76,6 +76,7 @@ def _encode(
             raise UserError("standard input and pipes are for one process: give files")
         ranks.check_same({**vars(config), **settings})
     if ranks.is_first and run.begin_or_resume(settings, config.overwrite) and not run.complete:
+        run.write_settings(settings)  # also of inputs that were allowed to change
         say(f"resuming {run.folder}")
     if not ranks.broadcast_json(run.complete):
         try:
@@ -104,8 +105,8 @@ def encode_shards(job: EncodingJob, ranks: Ranks) -> int:
                 if shard.number == 0 and ranks.world_size > 1 and encoder.needs_ranges:
                     if ranks.is_first:  # the others need the ranges that the first shard sets
                         job.encode_shard(shard, progress)
-                    ranges = encoder.ranges.as_json() if encoder.ranges else None
-                    encoder.ranges = Ranges.from_json(ranks.broadcast_json(ranges))
+                    ranks.barrier()
+                    encoder.ranges = job.run.read_ranges()
                 if shard.number == own:
                     job.encode_shard(shard, progress)
                     own = ranks.next_task()
@@ -187,6 +188,7 @@ class EncodingJob:
         return {
             "model": encoder.fingerprint,
             "model_name": config.model,
+            "precision": config.precision,
             "rows": sum(shard["rows"] for shard in shards),
             "dimension": encoder.dimension,
             "dtype": config.dtype,
@@ -196,7 +198,8 @@ class EncodingJob:
             "text_policy": {
                 "prompt": encoder.prompt.text,
                 "prompt_pooled": not encoder.prompt.tokens,
-                "strip": True,
+                # Whether white space at the ends makes no difference.
+                "strip": encoder.encoder.model.tokenizer.is_wordpiece,
                 "lower_case": model.lower_case,
                 "max_length": model.max_length,
             },
@@ -241,29 +244,26 @@ class EncodingJob:
         ids, texts = [record.id for record in sample], [record.text for record in sample]
         encoder.float_vectors(texts[:8])  # the first call is slower
         start_time = time.monotonic()
-        vectors, counts = encoder.float_vectors(texts[: SAMPLE_ROWS // 4])
+        vectors, _ = encoder.float_vectors(texts[: SAMPLE_ROWS // 4])
         row_seconds = (time.monotonic() - start_time) / max(1, len(vectors))
         stored = quantize(vectors, config.dtype, calibrate(vectors))
         lines = row_lines(ids, texts if config.texts else None)
         row_bytes = stored.nbytes / len(stored) + len(lines) / len(sample)
-        rows = "rows of an unknown number" if self.rows is None else f"about {self.rows:,} rows"
-        output = f"{config.out}, {stored.shape[1]} x {stored.dtype}"
-        parts = [f"{len(self.sources)} inputs, {rows}; {config.model} -> {output}"]
-        if self.rows is not None:
-            megabytes = self.rows * row_bytes / 1e6
-            parts.append(f"estimate: {duration(self.rows * row_seconds)}, {megabytes:,.1f} MB")
-        row_tokens = counts["tokens"] / counts["rows"]
-        means = f"{row_tokens:.1f} tokens and {row_bytes:,.0f} bytes a row"
-        return "; ".join(
-            [*parts, f"from the first {len(texts)} rows: {means}", "nothing was written"]
+        rows = self.rows or len(sample)
+        number = "an unknown number of" if self.rows is None else f"about {rows:,}"
+        return (
+            f"{len(self.sources)} inputs, {number} rows; {config.model} -> {config.out}, "
+            f"{stored.shape[1]} x {stored.dtype}; estimate: {duration(rows * row_seconds)} and "
+            f"{rows * row_bytes / 1e6:,.1f} MB for {rows:,} rows; nothing was written"
         )
 
 
 def check_outputs_outside_inputs(config: EncodeConfig) -> None:
     """UserError where an output would be in an input folder: the next run would read it."""
     for flag, output in (("--out", config.out), ("--skip-bad", config.skip_bad)):
+        if output:
+            inputs = [*config.inputs, config.model, config.calibrate, config.cache]
+            atomic_files.check_not_input(output, inputs, flag)
         for folder in filter(Path.is_dir, map(Path, config.inputs)):
             if output and Path(output).resolve().is_relative_to(folder.resolve()):
-                raise UserError(
-                    f"{flag} {output} lies inside the input {folder}: choose a place outside"
-                )
+                raise UserError(f"{flag} {output} lies inside the input {folder}: choose another")

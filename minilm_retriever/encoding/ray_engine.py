@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,8 @@ def connect() -> Any:
             socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
         ray.init(logging_level="ERROR", log_to_driver=False)
     except (OSError, RuntimeError, ValueError) as fault:
-        raise UserError(
-            f"RAY_ADDRESS={address}: no Ray cluster answers there ({first_line(fault)}); "
-            "without it one is started here"
-        ) from None
+        mistake = f"RAY_ADDRESS={address}: no Ray cluster answers there ({first_line(fault)})"
+        raise UserError(f"{mistake}; without it one is started here") from None
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="ray")  # more actors than shards are no mistake
     return ray
@@ -157,33 +155,33 @@ class ShardWorker:
     """In an actor: the model, and OUT.run, where it writes each shard's files and record."""
 
     def __init__(self, config: EncodeConfig, folder: str, fingerprint: str) -> None:
-        self.error, host = "", platform.node()
-        try:
-            with suppress(OSError):  # then OUT.run is not there either
-                os.chdir(folder)
-            self.run = UnfinishedRun(Path(config.out))
-            if not self.run.state.exists():
-                missing = f"{self.run.folder} is not seen from {host}"
-                self.error = f"{missing}: all of a cluster needs one file system"
-                return
-            self.encoder = ShardEncoder(config, config.device or "cpu")
-            self.encoder.ranges = self.run.read_ranges()
-            if self.encoder.fingerprint != fingerprint:
-                self.error = f"{config.model} is another model on {host}"
-        except UserError as fault:
-            self.error = f"{host}: {fault}"
+        self.config, self.fingerprint = config, fingerprint
+        with suppress(OSError):  # then OUT.run is not there either
+            os.chdir(folder)
+        self.run = UnfinishedRun(Path(config.out))
 
     def __call__(self, table: Any) -> Any:
         content = json.loads(table["json"][0].as_py())
-        return as_table(content if "end" in content else self.encode(Shard(**content)))
+        if "end" not in content:
+            try:
+                content = self.encode(Shard(**content))
+            except UserError as fault:
+                content = {"failed": f"{platform.node()}: {fault}"}
+        return as_table(content)
 
     def encode(self, shard: Shard) -> dict[str, Any]:
         """Make a shard, unless it is finished; what the driver needs to know."""
-        if self.error:
-            return {"failed": self.error}
-        try:
-            done = self.run.has(shard)
-            counts = Counts() if done else self.encoder.encode_into(self.run, shard)
-        except UserError as fault:
-            return {"failed": str(fault)}
+        done = self.run.has(shard)
+        counts = Counts() if done else self.encoder.encode_into(self.run, shard)
         return {"rows": len(shard.ids), "counts": counts}
+
+    @cached_property
+    def encoder(self) -> ShardEncoder:
+        if not self.run.state.exists():
+            missing = f"{self.run.folder} is not there"
+            raise UserError(f"{missing}: all of a cluster needs one file system")
+        encoder = ShardEncoder(self.config, self.config.device or "cpu")
+        if encoder.fingerprint != self.fingerprint:
+            raise UserError(f"{self.config.model} is another model")
+        encoder.ranges = self.run.read_ranges()
+        return encoder

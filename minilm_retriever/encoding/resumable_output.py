@@ -11,6 +11,7 @@ After a kill between any two of these steps, the next run does the rest."""
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,9 @@ COPY_BYTES = 1 << 20
 class UnfinishedRun(RunFolder):
     """The folder OUT.run of an encoding."""
 
+    kind = "vectors"
+    own_names = rf"{UNFINISHED}|manifest\.json|(vectors|rows)-[0-9]{{5,}}\.[a-z]+"
+
     def __init__(self, out: Path) -> None:
         super().__init__(out, RUN)
         self.state = self.folder / UNFINISHED
@@ -47,34 +51,50 @@ class UnfinishedRun(RunFolder):
 
     def check_not_finished(self, overwrite: bool) -> None:
         # A run that was killed between the .npy and the files beside it goes on.
-        super().check_not_finished(overwrite or (self.out.suffix == ".npy" and self.complete))
+        resumes = self.out.suffix == ".npy" and self.complete
+        super().check_not_finished(overwrite or resumes)
 
-    def begin_or_resume(
-        self, settings: Mapping[str, Any], overwrite: bool = False, **notes: object
-    ) -> dict[str, Any] | None:
-        if not self.complete and not (self.folder / RUN).exists():
-            self.discard()  # shards of unknown settings
-        record = super().begin_or_resume(settings, overwrite, **notes)
-        if record and not self.complete:
-            self.write(RUN, {SETTINGS: settings})  # also of inputs that were allowed to change
-        return record
+    def check_replaceable(self) -> None:
+        if self.out.suffix != ".npy":
+            return super().check_replaceable()
+        rows_path, manifest_path = shards.sidecar_paths(self.out)
+        taken = [path for path in (self.out, rows_path, manifest_path) if os.path.lexists(path)]
+        if not taken or self.complete:  # the run that is complete has made them
+            return None
+        content = manifest.read_manifest(manifest_path.parent, manifest_path.name)
+        if manifest.kind(content) != self.kind or content["files"].keys() != {
+            self.out.name,
+            rows_path.name,
+        }:
+            raise UserError(f"{taken[0]} is not ours to overwrite: move it")
+        return None
 
     def read_record(self) -> dict[str, Any] | None:
         if self.complete:
-            return {SETTINGS: manifest.read_manifest(self.folder)["vectors"][SETTINGS]}
+            info = manifest.read_manifest(self.folder).get("vectors")
+            return info if isinstance(info, dict) else {}
         return super().read_record()
 
     def check_settings(self, recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-        changed = {name for name, value in recorded.items() if value == INPUT_MAY_CHANGE}
-        expected = {n: INPUT_MAY_CHANGE if n in changed else v for n, v in settings.items()}
+        changed = {name: value for name, value in recorded.items() if value == INPUT_MAY_CHANGE}
+        expected = {name: changed.get(name, value) for name, value in settings.items()}
         super().check_settings(recorded, expected)
         if self.complete:
             manifest.verify_folder(self.folder)
 
+    def discard(self) -> None:
+        # Without `unfinished` it may also be another command's finished output of that name.
+        if self.complete and not self.state.exists():
+            raise UserError(f"{self.folder}: holds finished vectors: move it, or choose another")
+        super().discard()
+
+    def write_settings(self, settings: Mapping[str, Any]) -> None:
+        self.write(RUN, {SETTINGS: settings})
+
     def let_inputs_change(self, settings: Mapping[str, Any]) -> None:
         """After a bad row has stopped the run: only the rows of finished shards must stay."""
         inputs = {name: INPUT_MAY_CHANGE for name in settings if name.startswith("input ")}
-        self.write(RUN, {SETTINGS: {**settings, **inputs}})
+        self.write_settings({**settings, **inputs})
 
     # --- shards -----------------------------------------------------------------------------------
 
@@ -144,8 +164,7 @@ class UnfinishedRun(RunFolder):
             self._publish_npy(info)
             self.discard()
             return info
-        if self.state.exists():
-            atomic_folders.discard(self.state)
+        atomic_folders.discard(self.state)
         if info["shard_format"] == "parquet" and (self.folder / manifest.NAME).exists():
             shards.move_manifest_to_parquet(self.folder)
         atomic_files.clean_stale(self.folder)

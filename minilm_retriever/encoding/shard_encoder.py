@@ -38,14 +38,14 @@ class ShardEncoder:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.config = config
-        self.encoder = open_for_command(config.model, device)
+        self.encoder = open_for_command(config.model, device, config.precision)
         own = self.encoder.dimension
         self.dimension = config.dimensions or own
         if self.dimension > own:
             raise UserError(f"--dimensions must be at most the model's {own}, not {self.dimension}")
         quantization.stored_width(self.dimension, config.dtype)  # UserError where it does not fit
         self.prompt = find_prompt(self.encoder.model, config.prompt, config.prompt_name, DOCUMENT)
-        self.fingerprint = self.encoder.model.fingerprint()
+        self.fingerprint = self.encoder.fingerprint()
         self.ranges: Ranges | None = None  # of int8; where none are set the first shard sets them
         self.cache: VectorCache | None = None
         if config.cache and not config.dry_run:
@@ -75,9 +75,8 @@ class ShardEncoder:
         check_finite(vectors, lambda row: f"row {shard.ids[row]!r}")
         if self.needs_ranges:
             if shard.number:
-                raise UserError(
-                    f"shard {shard.number} needs the int8 ranges of the first shard or --calibrate"
-                )
+                ranges = "the int8 ranges of the first shard or --calibrate"
+                raise UserError(f"shard {shard.number} needs {ranges}")
             self.ranges = calibrate(vectors)
         if self.ranges is not None:
             counts["clipped"] = quantization.count_clipped(vectors, self.ranges)
@@ -94,12 +93,10 @@ class ShardEncoder:
         """Vectors (N, dimensions) float32 of N texts, each distinct text computed once or taken
         from the cache."""
         distinct, inverse = deduplicate(texts)
-        cached, from_cache = np.zeros(0, np.int64), None
-        if self.cache:
-            cached, from_cache = self.cache.get(distinct)
-        missing = np.setdiff1d(np.arange(len(distinct)), cached, assume_unique=True)
+        cached = self.cache.get(distinct) if self.cache else {}
+        missing = [row for row in range(len(distinct)) if row not in cached]
         new_texts = [distinct[row] for row in missing]
-        model = self.encoder.model
+        model, config = self.encoder.model, self.config
         tokens = model.tokenizer.tokenize(self.prompt.before(new_texts))
 
         def show(texts_done: int, tokens_done: int) -> None:
@@ -109,18 +106,16 @@ class ShardEncoder:
         vectors = encode_tokens(
             model.encoder,
             tokens,
-            batch_size=self.config.batch_size,
+            batch_size=config.batch_size,
             prompt_tokens=self.prompt.tokens,
             progress=show,
         )
         if self.cache and new_texts:
             self.cache.put(new_texts, vectors)
-        if from_cache is not None:
+        if cached:
             new, vectors = vectors, np.empty((len(distinct), vectors.shape[1]), np.float32)
-            vectors[cached], vectors[missing] = from_cache, new
-        vectors = quantization.truncate(
-            vectors, self.config.dimensions, unit=model.settings.normalize
-        )
+            vectors[missing], vectors[list(cached)] = new, list(cached.values())
+        vectors = quantization.truncate(vectors, config.dimensions, unit=model.settings.normalize)
         counts = Counts(rows=len(texts), distinct=len(distinct), cached=len(cached))
         counts["tokens"] = int(tokens.offsets[-1])
         return vectors if len(distinct) == len(texts) else vectors[inverse], counts

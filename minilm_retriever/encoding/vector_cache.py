@@ -16,9 +16,7 @@ import numpy as np
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.storage import atomic_files
-from minilm_retriever.types import FloatArray, IntArray
-
-QUERY_KEYS = 500  # SQLite allows 999 at least
+from minilm_retriever.types import FloatArray
 
 
 class VectorCache:
@@ -34,33 +32,22 @@ class VectorCache:
                 " (text BLOB PRIMARY KEY, vector BLOB) WITHOUT ROWID"
             )
 
-    def get(self, texts: Sequence[str]) -> tuple[IntArray, FloatArray]:
-        """Indices (K,) of those of N distinct texts that are in the cache, and their vectors
-        (K, H)."""
-        index = {digest(text): row for row, text in enumerate(texts)}
-        keys, rows, vectors = list(index), list[int](), list[FloatArray]()
+    def get(self, texts: Sequence[str]) -> dict[int, FloatArray]:
+        """The vectors in the cache, by the position of their text."""
+        vectors: dict[int, FloatArray] = {}
         with self._transaction() as connection:
-            for start in range(0, len(keys), QUERY_KEYS):
-                some = keys[start : start + QUERY_KEYS]
-                marks = ",".join("?" * len(some))
-                query = f"SELECT text, vector FROM vectors WHERE text IN ({marks})"
-                for key, data in connection.execute(query, some):
-                    if (
-                        data == with_checksum(key, data[:-4])
-                        and len(data) == 4 * self.dimension + 4
-                    ):
-                        rows.append(index[key])
-                        vectors.append(np.frombuffer(data[:-4], np.float32))
-        known = np.stack(vectors) if vectors else np.zeros((0, self.dimension), np.float32)
-        return np.asarray(rows, np.int64), known
+            for row, key in enumerate(map(digest, texts)):
+                query = connection.execute("SELECT vector FROM vectors WHERE text = ?", (key,))
+                for (data,) in query:
+                    vector = data[:-4]
+                    if len(vector) == 4 * self.dimension and data == with_checksum(key, vector):
+                        vectors[row] = np.frombuffer(vector, np.float32)
+        return vectors
 
     def put(self, texts: Sequence[str], vectors: FloatArray) -> None:
         """Add the vectors (N, H) of N texts, all or none, in place of those they had."""
-        keys = map(digest, texts)
-        rows = [
-            (key, with_checksum(key, vector.tobytes()))
-            for key, vector in zip(keys, vectors, strict=True)
-        ]
+        pairs = zip(map(digest, texts), vectors, strict=True)
+        rows = [(key, with_checksum(key, vector.tobytes())) for key, vector in pairs]
         with self._transaction() as connection:
             connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
 
@@ -70,9 +57,8 @@ class VectorCache:
             with closing(sqlite3.connect(self.path, timeout=60)) as connection, connection:
                 yield connection
         except sqlite3.Error as fault:
-            raise UserError(
-                f"{self.path}: the cache cannot be used ({fault}): delete it, or leave out --cache"
-            ) from None
+            mistake = f"{self.path}: the cache cannot be used ({fault})"
+            raise UserError(f"{mistake}: delete it, or leave out --cache") from None
 
 
 def digest(text: str) -> bytes:

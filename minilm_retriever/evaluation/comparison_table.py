@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from minilm_retriever.evaluation.bootstrap import Interval
+from minilm_retriever.progress import escape
 
 SHOWN = ("accuracy@1", "mrr@10", "recall@10", "ndcg@10", "map@100")
 CHANGED_BY = "mrr@10"
@@ -72,10 +74,12 @@ class ComparisonTable:
                 models = f"from {short_name(before.model)} to {short_name(result.model)}"
                 lines.append(f"what changed most {models}, in {CHANGED_BY}:")
             lines += [f"  {gain:+.3f}  {' '.join(query.split())}" for gain, query in result.changed]
-        return "\n".join(lines)
+        return "\n".join(map(escape, lines))
 
 
 def with_bounds(interval: Interval, sign: str = "") -> str:
+    if math.isnan(interval.low):  # of a single query
+        return f"{interval.mean:{sign}.4f}"
     low, high = f"{interval.low:{sign}.4f}", f"{interval.high:{sign}.4f}"
     return f"{interval.mean:{sign}.4f} [{low}, {high}]"
 

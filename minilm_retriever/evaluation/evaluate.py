@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ import numpy as np
 from minilm_retriever.data.beir import is_beir
 from minilm_retriever.data.pairs import Pairs, collect
 from minilm_retriever.data.texts import read_texts
-from minilm_retriever.encoder import open_for_command
+from minilm_retriever.encoder import Encoder, open_for_command
 from minilm_retriever.errors import UserError
 from minilm_retriever.evaluation import bm25, bootstrap
 from minilm_retriever.evaluation.comparison_table import (
@@ -27,11 +28,11 @@ from minilm_retriever.evaluation.comparison_table import (
     ModelResult,
     short_name,
 )
-from minilm_retriever.evaluation.config import EvaluateConfig
+from minilm_retriever.evaluation.config import CompareConfig, EvaluateConfig
 from minilm_retriever.evaluation.metrics import KS, run_metrics
 from minilm_retriever.evaluation.ranking import PORTION_DOCUMENTS, Encode, Run, rank_documents
 from minilm_retriever.evaluation.tasks import RetrievalTask, read_beir, retrieval_from_pairs
-from minilm_retriever.pretrained.config import BASE_FOLDER
+from minilm_retriever.pretrained.config import BASE_FOLDER, Precision
 from minilm_retriever.pretrained.prompts import DOCUMENT, find_prompt
 from minilm_retriever.progress import say
 from minilm_retriever.search.trec_run import check_trec_fields, trec_line
@@ -45,25 +46,34 @@ def evaluate_models(config: EvaluateConfig) -> ComparisonTable:
     """Measure models on pairs, a BEIR-style folder or an STS file, each beside the one before."""
     bootstrap.scipy_stats()  # if it is missing, the user should know before models run
     data, models, runs = config.data, config.model or (BASE_FOLDER,), config.run
-    if is_beir(Path(data)):
-        task = read_beir(Path(data), config.split)
-    else:
-        pairs = read_data(config)
-        if pairs.scores is None:
-            task = task_of_pairs(data, pairs, config.corpus)
-        elif runs:
+    task = read_task(config)
+    if isinstance(task, Pairs):
+        if runs:
             raise UserError(f"--run: {data} has scored pairs, so there is no ranking to write")
-        else:
-            return similarity_table(data, pairs, models)
+        return similarity_table(data, task, models, config.precision)
     if runs:
+        for path in runs:
+            atomic_files.check_not_input(path, (data, config.corpus), "--run")
         check_runs(task, models, runs, config.overwrite)
     results = []
     for number, model in enumerate(models):
-        results.append(measure_run(task, rank(task, model, max(KS))))
+        results.append(measure_run(task, rank(task, model, max(KS), config.precision)))
         if runs:
             tag = "-".join(short_name(model).split())
             atomic_files.write_text(runs[number], results[-1].trec_run(tag))
     return retrieval_table(models, results)
+
+
+def read_task(config: EvaluateConfig | CompareConfig) -> RetrievalTask | Pairs:
+    """The retrieval task of a BEIR-style folder or of pairs; scored pairs as they are."""
+    if is_beir(Path(config.data)):
+        return read_beir(Path(config.data), config.split)
+    bad_rows = config.bad_rows()
+    bad_rows.check(isinstance(config, EvaluateConfig) and config.overwrite, [config.data])
+    with bad_rows.open() as on_bad:
+        pairs = collect(config.pair_source(config.data, config.columns, scores=None), on_bad)
+    say(pairs.note)
+    return pairs if pairs.scores else task_of_pairs(config.data, pairs, config.corpus)
 
 
 @dataclass(frozen=True)
@@ -102,14 +112,19 @@ def measure_run(task: RetrievalTask, run: Run, ks: Sequence[int] = KS) -> Retrie
     return RetrievalResult(task, query_ids, per_query, run)
 
 
-def rank(task: RetrievalTask, model: str, depth: int) -> Run:
+def rank(task: RetrievalTask, model: str, depth: int, precision: Precision = "fp32") -> Run:
     """The best documents of each query, by BM25 or by a model's vectors with its own prompts."""
     if model == bm25.NAME:
         return bm25.rank_by_terms(task, depth)
-    encoder = open_for_command(model)
+    encoder = open_for_command(model, precision=precision)
+    return rank_documents(task, *encode_functions(encoder, model, task), depth)
+
+
+def encode_functions(encoder: Encoder, name: str, task: RetrievalTask) -> tuple[Encode, Encode]:
+    """Vectors of queries, and of documents, that rank by inner product; `name` is the model's."""
     similarity = encoder.model.settings.similarity
     if similarity not in ("cosine", "dot"):
-        raise UserError(f"{model}: compares by {similarity} distance; only cosine and dot can rank")
+        raise UserError(f"{name}: compares by {similarity} distance; only cosine and dot can rank")
     normalize = True if similarity == "cosine" else None
     prompt = find_prompt(encoder.model, task=DOCUMENT).text
     portions = math.ceil(len(task.documents) / PORTION_DOCUMENTS)
@@ -119,18 +134,7 @@ def rank(task: RetrievalTask, model: str, depth: int) -> Run:
         job = "encoding documents" + f", part {next(number)} of about {portions}" * (portions > 1)
         return encoder.encode(texts, prompt=prompt, normalize=normalize, show_progress=job)
 
-    encode_queries = partial(encoder.encode_query, normalize=normalize)
-    return rank_documents(task, encode_queries, encode_documents, depth)
-
-
-def read_data(config: EvaluateConfig) -> Pairs:
-    """The pairs of a file, or scored pairs where it has a column of scores."""
-    bad_rows = config.bad_rows()
-    bad_rows.check(config.overwrite)
-    with bad_rows.open() as on_bad:
-        pairs = collect(config.pair_source(config.data, config.columns, scores=None), on_bad)
-    say(pairs.note)
-    return pairs
+    return partial(encoder.encode_query, normalize=normalize), encode_documents
 
 
 def task_of_pairs(data: str, pairs: Pairs, corpus: str | None) -> RetrievalTask:
@@ -151,7 +155,7 @@ def check_runs(
     if len(set(runs)) < len(runs):
         raise UserError(f"--run: {runs[0]} stands twice; name a file for each model")
     for path in runs:
-        if Path(path).exists() and not overwrite:
+        if os.path.lexists(path) and not overwrite:
             raise UserError(f"{path}: exists; choose another --run, or replace it with --overwrite")
     check_trec_fields(task.query_ids)
     check_trec_fields(task.document_ids)
@@ -183,14 +187,17 @@ def most_changed(result: RetrievalResult, gains: Float64Array) -> list[tuple[flo
     return [(float(gains[i]), texts[result.query_ids[i]]) for i in losses + rises]
 
 
-def similarity_table(data: str, pairs: Pairs, models: Sequence[str]) -> ComparisonTable:
+def similarity_table(
+    data: str, pairs: Pairs, models: Sequence[str], precision: Precision
+) -> ComparisonTable:
     """Correlations of each model's cosines with people's scores, with intervals over the pairs."""
     if bm25.NAME in models:
         raise UserError(f"{data} has scored pairs, and {bm25.NAME} has no similarity to correlate")
     left, right, scores = pairs.texts[0], pairs.texts[1], pairs.scores or []
     columns, before, interval = list[ModelResult](), None, bootstrap.correlation_interval
     for model in models:
-        cosines = cosine_similarities(left, right, open_for_command(model).encode)
+        encoder = open_for_command(model, precision=precision)
+        cosines = row_cosines(encoder.encode(left), encoder.encode(right))
         compared = CORRELATIONS if columns else {}
         intervals = {name: interval(f, scores, cosines) for name, f in CORRELATIONS.items()}
         gain = {name: interval(f, scores, cosines, before) for name, f in compared.items()}
@@ -200,8 +207,9 @@ def similarity_table(data: str, pairs: Pairs, models: Sequence[str]) -> Comparis
     return ComparisonTable(f"{Path(data).name}: {len(left):,} scored pairs", columns)
 
 
-def cosine_similarities(left: list[str], right: list[str], encode: Encode) -> Float64Array:
-    a, b = encode(left).astype(np.float64), encode(right).astype(np.float64)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosines: Float64Array = (a * b).sum(axis=1) / np.maximum(norms, 1e-12)
+def row_cosines(a: FloatArray, b: FloatArray) -> Float64Array:
+    """The cosine of each row of a (N, H) to that of b -> (N,)."""
+    left, right = a.astype(np.float64), b.astype(np.float64)
+    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    cosines: Float64Array = (left * right).sum(axis=1) / np.maximum(norms, 1e-12)
     return cosines

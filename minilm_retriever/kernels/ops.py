@@ -9,15 +9,13 @@ N = R * A attention matrices, D = H / A."""
 from __future__ import annotations
 
 import math
-import re
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minilm_retriever.kernels.processor import mkl_is_slow
 from minilm_retriever.kernels.unpadding import Layout, Rectangle
 
 # The activations of a BERT config: F.gelu's `approximate`, or None for relu.
@@ -63,21 +61,6 @@ class OneDnnLinear(torch.autograd.Function):
             copies = gradient.to_mkldnn(), x.to_mkldnn()  # the operation takes no other tensors
             return for_x, *torch.ops.aten.mkldnn_linear_backward_weights(*copies, weight, True)
         return for_x, gradient.t() @ x, gradient.sum(dim=0)
-
-
-@cache
-def mkl_is_slow() -> bool:
-    """Whether this is an AMD processor that multiplies 512 bits at once (Zen 5): MKL has only
-    256-bit kernels for AMD.
-
-    By the processor's name and not by a trial: the choice decides the last bits of a run."""
-    try:
-        cpu = Path("/proc/cpuinfo").read_text("utf-8")
-    except OSError:
-        return False  # not Linux
-    family = re.search(r"^cpu family\s*: (\d+)$", cpu, re.MULTILINE)
-    avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return avx512 and "AuthenticAMD" in cpu and family is not None and int(family[1]) >= 26
 
 
 def activate(x: Tensor, activation: str) -> Tensor:

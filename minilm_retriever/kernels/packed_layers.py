@@ -1,8 +1,9 @@
 """A BERT's layers for inference on a CPU: weights prepacked for oneDNN, one function over them all.
 
 Activations and residual sums need no second pass over memory, a few rows run 1.7 times as fast as
-plain torch, and a short query does not pay for forty calls of modules. The results are the plain
-layers' to float32 rounding. docs/performance.md says what each part brings."""
+plain torch, and a short query does not pay for forty calls of modules. In fp32 the results are the
+plain layers' to float32 rounding. In bf16 weights, products and attention are bfloat16, while the
+residual sums and LayerNorm stay float32. docs/performance.md says what each part brings."""
 
 from __future__ import annotations
 
@@ -11,10 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from minilm_retriever.kernels.ops import ACTIVATIONS, attention, onednn_can_run
+from minilm_retriever.kernels.ops import ACTIVATIONS, activate, attention, onednn_can_run
 from minilm_retriever.kernels.unpadding import Layout
 
 SAMPLED_NUMBERS = 16  # of each parameter, compared at every call
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 Linear = tuple[Tensor, Tensor]  # weight in oneDNN's own layout, bias
 Norm = tuple[tuple[int, ...], Tensor, Tensor, float]  # what torch.layer_norm takes
@@ -39,8 +42,16 @@ class PackedLayers:
     and, since a fused optimizer step or a write through `parameter.data` is not counted, a sample
     of the numbers. Unseen is only an uncounted write that touches no number of the sample."""
 
-    def __init__(self, layers: nn.ModuleList, heads: int, activation: str) -> None:
+    def __init__(
+        self,
+        layers: nn.ModuleList,
+        heads: int,
+        activation: str,
+        precision: str = "fp32",
+    ) -> None:
         self.layers, self.heads, self.activation = layers, heads, activation
+        self.precision = precision  # of inference; see processor.lacks_instructions
+        self.packed_precision = ""
         self.packed: list[PackedLayer] = []
         self.state: list[tuple[int, int]] = []  # address and count of writes of each parameter
         self.samples: list[Tensor] = []  # views: they also keep the addresses from being reused
@@ -51,44 +62,77 @@ class PackedLayers:
         self.children = [(m._modules, *item) for m in modules for item in m._modules.items()]
 
     def can_run(self, x: Tensor) -> bool:
-        """Whether this is float32 inference on a CPU with oneDNN; packs the weights if need be."""
+        """Whether this is inference on a CPU with oneDNN, of float32 weights; packs them if need
+        be. RuntimeError where it is inference in another precision than fp32, but not so."""
+        if self.layers.training or torch.is_grad_enabled():
+            self.packed = []
+            return False
         parameters: list[Any] = [slot.get(name) for slot, name in self.slots]
         if (
-            self.layers.training
-            or torch.is_grad_enabled()
-            or not onednn_can_run(x)
+            not onednn_can_run(x)
             or any(modules.get(name) is not child for modules, name, child in self.children)
             or any(p is None or p.is_inference() for p in parameters)  # which counts no writes
         ):
             self.packed = []
+            if self.precision != "fp32":
+                needs = "needs oneDNN, a CPU, and the model's own modules with float32 parameters"
+                raise RuntimeError(f"precision {self.precision} {needs}")
             return False
         state = [(p.data_ptr(), p._version) for p in parameters]
-        known = self.packed and state == self.state
+        known = self.packed and state == self.state and self.precision == self.packed_precision
         if not known or not torch.cat(self.samples).equal(self.sampled):
-            self.packed = [pack_layer(layer) for layer in self.layers]
+            self.packed = [pack_layer(layer, DTYPES[self.precision]) for layer in self.layers]
+            self.packed_precision = self.precision
             self.state, self.samples = state, [sample(p) for p in parameters]
             self.sampled = torch.cat(self.samples)
         return True
 
     def __call__(self, x: Tensor, layout: Layout) -> Tensor:
-        """(S, H) -> (S, H), where `can_run`."""
-        linear = torch.ops.mkldnn._linear_pointwise.default
-        linear_and_sum = torch.ops.mkldnn._linear_pointwise.binary
-        form = ACTIVATIONS[self.activation]
-        activation, algorithm = ("relu", "") if form is None else ("gelu", form)
-        for layer in self.packed:
-            projected = linear(x, *layer.query_key_value, "none", [], "")  # (S, 3H)
-            mixed = attention(projected, layout, self.heads)
-            x = linear_and_sum(mixed, x, *layer.attention_output, "add")
-            x = torch.layer_norm(x, *layer.attention_norm)
-            inner = linear(x, *layer.intermediate, activation, [], algorithm)
-            x = linear_and_sum(inner, x, *layer.output, "add")
-            x = torch.layer_norm(x, *layer.output_norm)
-        return x
+        """(S, H) -> (S, H), where `can_run`; x may be overwritten."""
+        run = run_fp32 if self.packed_precision == "fp32" else run_bf16
+        return run(self.packed, x, layout, self.heads, self.activation)
 
-    def __reduce__(self) -> tuple[type[PackedLayers], tuple[nn.ModuleList, int, str]]:
+    def __reduce__(self) -> tuple[type[PackedLayers], tuple[Any, ...]]:
         """Copies and pickles hold the layers alone: packed weights are of this machine."""
-        return PackedLayers, (self.layers, self.heads, self.activation)
+        return PackedLayers, (self.layers, self.heads, self.activation, self.precision)
+
+
+def run_fp32(
+    layers: list[PackedLayer], x: Tensor, layout: Layout, heads: int, activation: str
+) -> Tensor:
+    """(S, H) -> (S, H)."""
+    linear = torch.ops.mkldnn._linear_pointwise.default
+    linear_and_sum = torch.ops.mkldnn._linear_pointwise.binary
+    form = ACTIVATIONS[activation]
+    function, algorithm = ("relu", "") if form is None else ("gelu", form)
+    for layer in layers:
+        projected = linear(x, *layer.query_key_value, "none", [], "")  # (S, 3H)
+        mixed = attention(projected, layout, heads)
+        x = linear_and_sum(mixed, x, *layer.attention_output, "add")
+        x = torch.layer_norm(x, *layer.attention_norm)
+        inner = linear(x, *layer.intermediate, function, [], algorithm)
+        x = linear_and_sum(inner, x, *layer.output, "add")
+        x = torch.layer_norm(x, *layer.output_norm)
+    return x
+
+
+def run_bf16(
+    layers: list[PackedLayer], x: Tensor, layout: Layout, heads: int, activation: str
+) -> Tensor:
+    """(S, H) float32 -> (S, H) float32; x is overwritten.
+
+    GELU by itself: within oneDNN's product it takes twice as long."""
+    linear = torch.ops.mkldnn._linear_pointwise.default
+    for layer in layers:
+        projected = linear(x.bfloat16(), *layer.query_key_value, "none", [], "")  # (S, 3H)
+        mixed = attention(projected, layout, heads)
+        x.add_(linear(mixed, *layer.attention_output, "none", [], ""))
+        x = torch.layer_norm(x, *layer.attention_norm)
+        inner = linear(x.bfloat16(), *layer.intermediate, "none", [], "")
+        inner = activate(inner, activation)
+        x.add_(linear(inner, *layer.output, "none", [], ""))
+        x = torch.layer_norm(x, *layer.output_norm)
+    return x
 
 
 def sample(parameter: Tensor) -> Tensor:
@@ -97,24 +141,25 @@ def sample(parameter: Tensor) -> Tensor:
     return row[:SAMPLED_NUMBERS]
 
 
-def pack_layer(layer: nn.Module) -> PackedLayer:
+def pack_layer(layer: nn.Module, dtype: torch.dtype) -> PackedLayer:
     """The weights of a layer with BertLayer's parameter names."""
     part = layer.get_submodule
+    query_key_value = (part(f"attention.self.{name}") for name in ("query", "key", "value"))
     return PackedLayer(
-        pack(*(part(f"attention.self.{name}") for name in ("query", "key", "value"))),
-        pack(part("attention.output.dense")),
+        pack(*query_key_value, dtype=dtype),
+        pack(part("attention.output.dense"), dtype=dtype),
         norm(part("attention.output.LayerNorm")),
-        pack(part("intermediate.dense")),
-        pack(part("output.dense")),
+        pack(part("intermediate.dense"), dtype=dtype),
+        pack(part("output.dense"), dtype=dtype),
         norm(part("output.LayerNorm")),
     )
 
 
-def pack(*layers: nn.Module) -> Linear:
+def pack(*layers: nn.Module, dtype: torch.dtype) -> Linear:
     """Linear layers side by side."""
     weight = torch.cat([layer.get_parameter("weight") for layer in layers]).detach()
     bias = torch.cat([layer.get_parameter("bias") for layer in layers]).detach()
-    return torch.ops.mkldnn._reorder_linear_weight(weight), bias
+    return torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype)), bias.to(dtype)
 
 
 def norm(module: nn.Module) -> Norm:

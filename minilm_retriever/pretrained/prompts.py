@@ -45,5 +45,4 @@ def find_prompt(
         text = prompts[name] if name is not None else ""
     if not text or model.settings.include_prompt:
         return Prompt(text)
-    # [CLS] and the prompt's own tokens, as in sentence-transformers; its [SEP] ends the text.
-    return Prompt(text, int(model.tokenizer.tokenize([text]).lengths[0]) - 1)
+    return Prompt(text, model.tokenizer.prompt_length(text))

@@ -136,7 +136,11 @@ def read_file(path: Path, largest: int = LARGEST_JSON_BYTES) -> bytes:
 
 def read_json(path: Path, kind: type = dict) -> Any:
     """The JSON object (or list) of a file; UserError naming the file and line where it is none."""
-    data = read_file(path)
+    return parse_json(read_file(path), path, kind)
+
+
+def parse_json(data: bytes, path: Path, kind: type = dict) -> Any:
+    """The JSON object (or list) in a file's bytes; see read_json."""
     try:
         value = json.loads(data)
     except json.JSONDecodeError as problem:

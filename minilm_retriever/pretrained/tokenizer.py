@@ -1,12 +1,13 @@
-"""Texts to token ids on the `tokenizers` library, equal to sentence-transformers' for any string:
-stripped, lower-cased only where the folder says so, truncated to the model's limit. Truncation and
-padding written in tokenizer.json are ignored."""
+"""Texts to token ids on the `tokenizers` library, equal to those of sentence-transformers 6.2.0 for
+any string: as it is, lower-cased only where the folder says so, truncated to the model's limit.
+(3.x strips white space first: the same for BERT's tokenizer, which drops it.)"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,7 +18,8 @@ import torch
 from tokenizers import Encoding, Tokenizer
 
 from minilm_retriever.data.rows import lone_surrogate
-from minilm_retriever.errors import UserError
+from minilm_retriever.errors import UserError, first_line
+from minilm_retriever.pretrained.tokenizer_parts import check_parts, tokens
 from minilm_retriever.types import IntArray
 
 CHUNK_TEXTS = 4096  # tokenised at a time: bounds the memory of Encoding objects
@@ -64,40 +66,73 @@ class TokenizedTexts:
 
 
 class TextTokenizer:
-    """The tokenizer of a model folder; max_length: tokens, [CLS] and [SEP] included."""
+    """The tokenizer of a model folder.
+
+    data: a tokenizer.json, whose truncation and padding are ignored. max_length: tokens, [CLS] and
+    [SEP] included. lower_case: lower-case a text before anything else, but for special tokens in
+    it. truncation_side: which end of a longer text goes. split_special: read special tokens in a
+    text as plain text. special: names of the special tokens. Raises UserError for a part of the
+    file that is not known or beyond its bounds."""
 
     def __init__(
-        self, data: bytes, *, max_length: int, lower_case: bool = False, where: str = "tokenizer"
+        self,
+        data: bytes,
+        *,
+        max_length: int,
+        lower_case: bool = False,
+        truncation_side: str = "right",
+        split_special: bool = False,
+        special: Iterable[str] = (),
+        where: str = "tokenizer",
     ) -> None:
-        try:
-            self.json = data.decode("utf-8")
-            parsed = json.loads(self.json)
-            self.fast = Tokenizer.from_str(self.json)
-        except Exception as problem:  # noqa: BLE001 - the library raises plain Exception for a bad file
-            raise UserError(f"{where}: not a tokenizer of `tokenizers`: {problem}") from None
-        self.fast.no_padding()
-        self.special = self.fast.num_special_tokens_to_add(False)
-        if max_length <= self.special:
+        self.file, self.max_length, self.lower_case = data, max_length, lower_case
+        self.truncation_side, self.split_special = truncation_side, split_special
+        self.special, self.where = frozenset(special), where
+        with named_errors(f"{where}: not a tokenizer of `tokenizers`"):
+            parsed = json.loads(data)
+            parts = {**parsed, "truncation": None, "padding": None, "decoder": None}
+            self.template = check_parts(parts, where)
+            if lower_case:
+                parts["normalizer"] = lower_case_first(parts.get("normalizer"))
+            self.json = json.dumps(parts, ensure_ascii=False)
+            self.fast = self._native()
+        self.special_count = self.fast.num_special_tokens_to_add(False)
+        if max_length <= self.special_count:
             raise UserError(f"{where}: {max_length} tokens leave no room beside [CLS] and [SEP]")
-        self.max_length = max_length
-        self.lower_case = lower_case
-        self.is_wordpiece = is_bert_wordpiece(parsed)
-        added_tokens = parsed.get("added_tokens") or []
-        self.longest_added = max((len(t.get("content", "")) for t in added_tokens), default=0)
-        self.fast.enable_truncation(max_length)
+        ids = (self.fast.token_to_id(token) for token in self.special)
+        self.special_ids = frozenset(i for i in ids if i is not None)
+        self.is_wordpiece = is_bert_wordpiece(parts)
+        self.longest_added = max((len(t["content"]) for t in tokens(parts, where)), default=0)
+        self.fast.enable_truncation(max_length, direction=truncation_side)
+
+    def _native(self) -> Tokenizer:
+        """Without truncation."""
+        native = Tokenizer.from_str(self.json)
+        native.encode_special_tokens = self.split_special
+        return native
 
     @cached_property
     def untruncated(self) -> Tokenizer:
         """The same without a limit, for very long texts."""
-        untruncated = Tokenizer.from_str(self.json)
-        untruncated.no_padding()
-        untruncated.no_truncation()
-        return untruncated
+        return self._native()
+
+    def with_max_length(self, max_length: int) -> TextTokenizer:
+        """The same with another limit."""
+        return TextTokenizer(
+            self.file,
+            max_length=max_length,
+            lower_case=self.lower_case,
+            truncation_side=self.truncation_side,
+            split_special=self.split_special,
+            special=self.special,
+            where=self.where,
+        )
 
     @property
     def vocab_size(self) -> int:
         """Every token id is below this."""
-        return max(self.fast.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        ids = self.fast.get_vocab(with_added_tokens=True).values()
+        return max([*ids, *self.template.before, *self.template.after], default=-1) + 1
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
         """Token ids of N texts, at most max_length each.
@@ -115,11 +150,17 @@ class TextTokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text of one chunk."""
-        plain = [text.strip().lower() if self.lower_case else text.strip() for text in texts]
-        short = [self.shorten(text) for text in plain] if self.is_wordpiece else plain
-        if len(short) == 1:  # a query: encode_batch_fast would wake threads
-            return [self.fast.encode(short[0]).ids]
-        return [encoding.ids for encoding in self.fast.encode_batch_fast(short)]
+        can_shorten = self.is_wordpiece and self.truncation_side == "right"
+        short = [self.shorten(text) for text in texts] if can_shorten else texts
+        with named_errors(self.where):
+            if len(short) == 1:  # a query: encode_batch_fast would wake threads
+                return [self.fast.encode(short[0]).ids]
+            return [encoding.ids for encoding in self.fast.encode_batch_fast(short)]
+
+    def prompt_length(self, prompt: str) -> int:
+        """Leading tokens of a text that a prompt before it takes: its own, but for [SEP]."""
+        ids = self.encode([prompt])[0]
+        return len(ids) - (ids[-1:] != [] and ids[-1] in self.special_ids)
 
     def shorten(self, text: str) -> str:
         """The text, or of a very long one a beginning that has the same ids after truncation.
@@ -133,7 +174,7 @@ class TextTokenizer:
             head = LONG_RUN.sub(r"\1", text[:size])
             encoding = self.untruncated.encode(head, add_special_tokens=False)
             whole = whole_tokens(encoding, len(head) - self.longest_added)
-            if whole >= self.max_length - self.special:
+            if whole >= self.max_length - self.special_count:
                 return head
             size *= 4
         return LONG_RUN.sub(r"\1", text)
@@ -153,9 +194,35 @@ def is_bert_wordpiece(parsed: dict[str, Any]) -> bool:
     """Whether a tokenizer.json splits at white space, punctuation and CJK before looking words up,
     as BERT's does."""
     parts = [parsed.get(name) or {} for name in ("normalizer", "pre_tokenizer", "model")]
+    if parts[0].get("type") == "Sequence" and parts[0]["normalizers"][:1] == [
+        {"type": "Lowercase"}
+    ]:
+        parts[0] = [*parts[0]["normalizers"], {}][1]  # what follows, if that is all
     longest = parts[2].get("max_input_chars_per_word", LONGEST_WORD)
     kinds = [part.get("type") for part in parts]
     return kinds == ["BertNormalizer", "BertPreTokenizer", "WordPiece"] and longest <= LONGEST_WORD
+
+
+def lower_case_first(normalizer: dict[str, Any] | None) -> dict[str, Any]:
+    """A normalizer with Lowercase before it, unless that is in it, as sentence-transformers 6.2.0
+    makes it."""
+    parts = (normalizer or {}).get("normalizers") or [normalizer] if normalizer else []
+    if any(part["type"] == "Lowercase" for part in parts):
+        return normalizer or {}
+    return {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *parts]}
+
+
+@contextmanager
+def named_errors(where: str) -> Iterator[None]:
+    """UserError in place of whatever `tokenizers` raises: plain Exception, or a panic."""
+    try:
+        yield
+    except (UserError, MemoryError, KeyboardInterrupt):
+        raise
+    except BaseException as problem:  # noqa: BLE001 - a panic is no Exception
+        if not isinstance(problem, Exception) and type(problem).__name__ != "PanicException":
+            raise
+        raise UserError(f"{where}: {first_line(problem)}") from None
 
 
 def check_texts(texts: Sequence[object]) -> None:

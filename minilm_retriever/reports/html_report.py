@@ -8,15 +8,8 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from minilm_retriever.progress import duration
-from minilm_retriever.reports.charts import (
-    COLOURS,
-    Chart,
-    Line,
-    Point,
-    histogram,
-    line_chart,
-    number,
-)
+from minilm_retriever.reports import charts
+from minilm_retriever.reports.charts import Chart, Line, Point, line_chart
 from minilm_retriever.reports.run_record import Column, MetricRow, RunRecord, map_texts, shorten
 
 if TYPE_CHECKING:
@@ -55,7 +48,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: value.translate(PRINTABLE) if isinstance(value, str) else value,
     )
-    templates.filters["number"] = number
+    templates.filters["number"] = charts.number
     return templates
 
 
@@ -71,16 +64,16 @@ def curves(record: RunRecord, metrics: Sequence[MetricRow]) -> list[Chart]:
     if floors := points(metrics, "loss_floor"):  # of each row: better than one for the run
         losses.append(Line("floor", floors))
     last = record.steps
-    charts = [line_chart("Loss", losses, last, floor=None if floors else record.loss_floor)]
+    figures = [line_chart("Loss", losses, last, floor=None if floors else record.loss_floor)]
     in_table = record.evaluation.after if record.evaluation else {}
     names = [name for name in in_table if name in evaluated] or list(evaluated)
-    if shown := [Line(name, evaluated[name]) for name in names[:COLOURS]]:
+    if shown := [Line(name, evaluated[name]) for name in names[: charts.COLOURS]]:
         title = "Held-out metrics" if len(shown) > 1 else shown[0].name
-        charts.append(line_chart(title, shown, last, from_zero=False))
+        figures.append(line_chart(title, shown, last, from_zero=False))
     rest = {"Learning rate": "learning_rate", "Tokens a second": "tokens_per_second"}
     for title, key in rest.items():
-        charts.append(line_chart(title, [Line(title.lower(), points(metrics, key))], last))
-    return charts
+        figures.append(line_chart(title, [Line(title.lower(), points(metrics, key))], last))
+    return figures
 
 
 def points(metrics: Sequence[MetricRow], name: str) -> list[Point]:
@@ -92,4 +85,4 @@ def lengths_chart(column: Column, max_length: int) -> Chart:
     title = f"{column.name}: first {len(column.lengths):,} rows, mean {mean:.1f} tokens"
     cut = sum(length >= max_length for length in column.lengths)
     remarks = [f"{cut:,} of them reach the limit of {max_length} tokens."] if cut else []
-    return histogram(title, column.lengths, "tokens", remarks)
+    return charts.histogram(title, column.lengths, "tokens", remarks)

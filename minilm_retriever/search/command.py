@@ -4,6 +4,7 @@ text, JSON lines or a TREC run."""
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
@@ -11,10 +12,10 @@ from itertools import islice
 from pathlib import Path
 
 from minilm_retriever.data.texts import read_texts
-from minilm_retriever.encoder import open_for_command
+from minilm_retriever.encoder import open_for_command, split_fingerprint
 from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained.config import BASE_FOLDER
-from minilm_retriever.progress import say
+from minilm_retriever.progress import escape, print_result, say
 from minilm_retriever.search.config import IndexConfig, SearchConfig
 from minilm_retriever.search.index import Hit, Index, find
 from minilm_retriever.search.index_folder import make_index, open_index
@@ -52,22 +53,32 @@ def run_index(config: IndexConfig) -> str:
 
 def run_search(config: SearchConfig) -> None:
     """Search for queries from arguments, a file, a pipe or a prompt."""
+    if config.out:
+        atomic_files.check_not_input(config.out, (config.file, config.folder, config.rescore))
+        if os.path.lexists(config.out) and not config.overwrite:
+            raise UserError(
+                f"{config.out}: exists; choose another --out, or replace it with --overwrite"
+            )
     finer = Path(config.rescore) if config.rescore else None
     index = open_index(Path(config.folder), effort=config.effort, finer=finer)
+    fingerprint, precision = split_fingerprint(index.info["model"])
     model = config.model or recorded_model(index)
-    encoder = open_for_command(model)
-    if encoder.model.fingerprint() != index.info["model"]:
-        raise UserError(
-            f"{config.folder} was encoded with another model than {model}: name that with --model"
-        )
+    encoder = open_for_command(model, precision=config.precision or precision)
+    if encoder.model.fingerprint() != fingerprint:
+        other = f"another model than {model}"
+        raise UserError(f"{config.folder} was encoded with {other}: name that with --model")
     format = config.format or FORMAT_OF_ENDING.get(Path(config.out or "").suffix, "text")
     count = 0
-    with atomic_files.writing(config.out) if config.out else nullcontext(sys.stdout.buffer) as out:
+    on_terminal = not config.out and sys.stdout is not None and sys.stdout.isatty()
+    with atomic_files.writing(config.out) if config.out else nullcontext() as out:
         for batch in read_queries(config, len(index)):
             vectors = encoder.encode_query([text for _, text in batch])
             for query, hits in zip(batch, find(index, vectors, config.k), strict=True):
-                out.write(format_hits(*query, hits, format).encode("utf-8", "backslashreplace"))
-                out.flush()  # to the reader of a pipe
+                text = format_hits(*query, hits, format)
+                if on_terminal:
+                    text = "\n".join(map(escape, text.split("\n")))
+                data = text.encode("utf-8", "backslashreplace")
+                out.write(data) if out else print_result(data)
                 count += 1
     if config.out:
         say(f"{config.out}: {count:,} queries")
@@ -93,6 +104,8 @@ def read_queries(config: SearchConfig, documents: int) -> Iterator[list[tuple[st
 
 def read_lines(documents: int) -> Iterator[str]:
     """Lines that are piped in, or typed until an empty one or Ctrl-D."""
+    if sys.stdin is None:
+        raise UserError("standard input is closed: give queries as arguments, or --queries FILE")
     if not sys.stdin.isatty():
         yield from map(str.strip, sys.stdin)
         return
@@ -113,6 +126,7 @@ def format_hits(id: str, text: str, hits: Sequence[Hit], format: str) -> str:
         objects = [{"rank": rank, **hit._asdict()} for rank, hit in ranked]
         return json.dumps({"id": id, "query": text, "hits": objects}, ensure_ascii=False) + "\n"
     lines = [
-        f"{rank:4}  {hit.score:.4f}  {hit.id}  {' '.join(hit.text.split())}" for rank, hit in ranked
+        f"{rank:4}  {hit.score:.4f}  {escape(hit.id)}  {escape(' '.join(hit.text.split()))}"
+        for rank, hit in ranked
     ]
-    return "\n".join(["", text, *lines, ""])
+    return "\n".join(["", escape(text), *lines, ""])

@@ -7,7 +7,7 @@ from typing import Literal
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import check_bounds, flag
-from minilm_retriever.pretrained.config import BASE_FOLDER
+from minilm_retriever.pretrained.config import BASE_FOLDER, Precision
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,11 @@ class SearchConfig:
     model: str | None = flag(
         None, f"the model it was encoded with (default: as its manifest says, or {BASE_FOLDER})"
     )
+    precision: Precision | None = flag(
+        None, "of the queries (default: the one that the vectors were encoded in)"
+    )
     out: str | None = flag(None, "where to write (default: standard output)")
+    overwrite: bool = flag(False, "replace the file of --out", action="store_true")
     format: Literal["text", "jsonl", "trec"] | None = flag(
         None, "of the results (default: by --out's ending, else text)"
     )

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +38,7 @@ _count_bits = getattr(np, "bitwise_count", None)  # NumPy 2
 
 # Documents (n, H) -> their scores (n, B), to be used before the next call.
 Multiply = Callable[[Tensor], Tensor]
+Read = Callable[[int, Tensor], Tensor]  # (number of a shard, rows in it (R,)) -> documents (R, H)
 
 
 def top_k(
@@ -58,12 +58,13 @@ def top_k(
     check_k(k)
     shards = [documents] if isinstance(documents, (np.ndarray, Tensor)) else documents
     queries = _check_queries(_tensor(queries).float())
-    k = min(k, sum(lengths(shards)) - len(without))
+    counts = lengths(shards)
+    k = min(k, sum(counts) - len(without))
     scores, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-    if k == 0:
-        for shard in shards:
-            _check_documents(_tensor(shard), queries.shape[1])
-        return scores, rows
+
+    def read(number: int, rows: Tensor) -> Tensor:
+        return _tensor(shards[number]).index_select(0, rows)
+
     for part in _portions(len(queries), k):
         columns = queries[part]
         if len(columns) == 1:  # MKL reads memory twice as fast for a matrix as for one vector
@@ -75,7 +76,7 @@ def top_k(
         best.merge()
         needed = int((best.scores > _slightly_below(best.scores[:, :k])[:, None]).sum(dim=1).max())
         chosen = best.rows[: len(queries[part]), :needed]
-        scores[part], rows[part] = rank(queries[part], lambda r: gather(shards, r), chosen, k)
+        scores[part], rows[part] = rank(queries[part], chosen, k, counts, read)
     return scores, rows
 
 
@@ -93,7 +94,7 @@ def nearest_bits(
     `queries` (B, W) and the shards of `documents` (n, W) are uint8, eight bits each."""
     k = max(0, min(k, sum(lengths(documents)) - len(without)))
     rows = np.empty((len(queries), k), np.int64)
-    for part in _portions(len(queries), k) if k else ():
+    for part in _portions(len(queries), k):
         bits = _tensor(queries[part])
         size = _block_size(len(bits), block)
         best = TopCandidates(len(bits), k, _agreements(bits, size))
@@ -136,20 +137,17 @@ def _check_queries(queries: Tensor) -> Tensor:
 
 def _check_documents(shard: Tensor, dimension: int) -> Tensor:
     if shard.ndim != 2 or shard.dtype not in DOCUMENT_DTYPES:
-        raise UserError(
-            f"documents of shape {tuple(shard.shape)} and {shard.dtype}, not (N, H) floats or int8"
-        )
+        actual = f"shape {tuple(shard.shape)} and {shard.dtype}"
+        raise UserError(f"documents of {actual}, not (N, H) floats or int8")
     if shard.shape[1] != dimension:
-        raise UserError(
-            f"the queries have {dimension} dimensions and the documents {shard.shape[1]}: "
-            "encode both with the same model and the same --dimensions"
-        )
+        sizes = f"{dimension} dimensions and the documents {shard.shape[1]}"
+        raise UserError(f"the queries have {sizes}: encode both with the same model and flags")
     return shard
 
 
 def _portions(queries: int, k: int) -> list[slice]:
     step = min(QUERIES, max(1, CANDIDATES // (k + MARGIN)))
-    return [slice(start, start + step) for start in range(0, queries, step)]
+    return [slice(start, start + step) for start in range(0, queries if k else 0, step)]
 
 
 # --- products of a block --------------------------------------------------------------------------
@@ -227,7 +225,6 @@ class TopCandidates:
         self.new: list[tuple[Tensor, ...]] = []  # scores, rows, queries, (C,) each, rows ascending
         self.new_count = 0
         self.seen = 0  # documents
-        self.maxima = torch.empty(0)
 
     def add_shard(self, shard: Tensor, size: int, without: IntArray) -> None:
         """Consider the next documents (N, H), all but the rows `without`, `size` at a time."""
@@ -249,13 +246,10 @@ class TopCandidates:
             padding = torch.full((stride * GROUP - count, queries), -torch.inf)
             products = torch.cat([products, padding])
         groups = products.view(GROUP, stride, queries)
-        if self.maxima.shape != groups.shape[1:]:
-            self.maxima = torch.empty(groups.shape[1:])
-        maxima = torch.amax(groups, dim=0, out=self.maxima)  # (n / GROUP, B)
+        maxima = groups.amax(dim=0)  # (n / GROUP, B)
         if not (maxima[:, 0] < torch.inf if len(left_out) else maxima[:, 0].isfinite()).all():
-            raise UserError(
-                f"among document rows {self.seen} to {self.seen + count - 1}: not a finite number"
-            )
+            where = f"document rows {self.seen} to {self.seen + count - 1}"
+            raise UserError(f"among {where}: not a finite number")
         group, query = (maxima > self.threshold).nonzero(as_tuple=True)
         scores = groups.view(GROUP, -1).index_select(1, group * queries + query)  # (GROUP, C)
         place, hit = (scores > self.threshold[query]).nonzero(as_tuple=True)
@@ -301,49 +295,31 @@ def _slightly_below(scores: Tensor) -> Tensor:
 
 
 def rank(
-    queries: Tensor, vectors: Callable[[Tensor], Tensor], rows: Tensor, k: int
+    queries: Tensor, rows: Tensor, k: int, counts: Sequence[int], read: Read
 ) -> tuple[FloatArray, IntArray]:
     """The best k of the candidates (B, C) by their scores in float64, rounded to float32; ties by
-    row, -1 last.
-
-    `vectors` returns those of rows (R,) as float64 (R, H)."""
+    row, -1 last. Rows count on from shard to shard of `counts` rows."""
     rows = rows.sort(dim=1).values
     scores = torch.empty(rows.shape)
     step = max(1, RESCORED_PAIRS // max(1, rows.shape[1]))
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
-        documents = vectors(rows[part].flatten().clamp(min=0))
-        products = documents.view(-1, rows.shape[1], queries.shape[1]).mul_(queries[part, None])
+        documents = gather(rows[part].flatten().clamp(min=0), queries.shape[1], counts, read)
+        products = documents.view(*rows[part].shape, -1).mul_(queries[part, None])
         scores[part] = products.sum(dim=-1)
     scores[rows < 0] = -torch.inf
     order = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
     return scores.gather(1, order).numpy(), rows.gather(1, order).numpy()
 
 
-def gather(
-    shards: Sequence[Array | Tensor], rows: Tensor, floats: Callable[[Any], Array] | None = None
-) -> Tensor:
-    """The documents of these rows (R, H), in float64; `floats` makes vectors of codes."""
-
-    def read(number: int, rows: Tensor) -> Tensor:
-        documents = _tensor(shards[number]).index_select(0, rows)
-        return (documents if floats is None else _tensor(floats(documents.numpy()))).double()
-
-    return gather_parts(lengths(shards), rows, read)
-
-
-def gather_parts(
-    counts: Sequence[int], rows: Tensor, read: Callable[[int, Tensor], Tensor]
-) -> Tensor:
-    """read(part, rows in it) for rows that count on from part to part, back in their order."""
+def gather(rows: Tensor, width: int, counts: Sequence[int], read: Read) -> Tensor:
+    """The documents of rows (R,), from all shards, as float64 (R, width)."""
+    if len(counts) == 1:
+        return read(0, rows).double()
     ends = torch.tensor(counts).cumsum(0)
-    owner = torch.bucketize(rows, ends, right=True)
-    owners = sorted(set(owner.tolist())) if len(counts) > 1 else [0]
-    if len(owners) == 1:
-        return read(owners[0], rows - (ends[owners[0]] - counts[owners[0]]))
-    places = [(owner == part).nonzero().squeeze(1) for part in owners]
-    vectors = [
-        read(part, rows[mine] - (ends[part] - counts[part]))
-        for part, mine in zip(owners, places, strict=True)
-    ]
-    return torch.cat(vectors)[torch.cat(places).argsort()]
+    owners = torch.bucketize(rows, ends, right=True)
+    documents = torch.empty(len(rows), width, dtype=torch.float64)
+    for number in sorted(set(owners.tolist())):
+        places = (owners == number).nonzero().squeeze(1)
+        documents[places] = read(number, rows[places] - ends[number] + counts[number]).double()
+    return documents

@@ -42,8 +42,6 @@ class IndexPlan:
     bytes: int  # in faiss, for all documents
 
     def __str__(self) -> str:
-        if not self.parameters:
-            return self.kind
         parameters = ", ".join(f"{name} {value:,}" for name, value in self.parameters.items())
         return f"{self.kind}: {parameters}; about {self.bytes / 1e6:,.0f} MB"
 
@@ -67,9 +65,7 @@ def choose_plan(
     if kind != "ivfpq":
         return hnsw if kind == "hnsw" else EXACT
     if rows < IVFPQ_FROM:
-        raise UserError(
-            f"ivfpq learns from {IVFPQ_FROM:,} vectors at least, there are {rows:,}: take exact"
-        )
+        raise UserError(f"ivfpq learns from {IVFPQ_FROM:,} vectors, not from {rows:,}: take exact")
     lists = min(1 << round(np.log2(4 * rows**0.5)), max(1, rows // SAMPLE_PER_LIST))
     dimensions_per_byte = next(n for n in (4, 3, 5, 2, 6, 7, 1) if dimension % n == 0)
     code_bytes = dimension // dimensions_per_byte
@@ -125,9 +121,8 @@ def read(path: Path, plan: IndexPlan, dimension: int) -> Any:
     try:
         index = faiss.read_index(str(path))
     except RuntimeError as fault:
-        raise UserError(
-            f"{path}: faiss {faiss.__version__} cannot read it: build the index again"
-        ) from fault
+        version = f"faiss {faiss.__version__}"
+        raise UserError(f"{path}: {version} cannot read it: build it again") from fault
     inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap) else index
     kind = {faiss.IndexHNSWSQ: "hnsw", faiss.IndexIVFPQ: "ivfpq"}.get(type(inner))
     if kind != plan.kind or index.d != dimension:

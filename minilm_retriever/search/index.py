@@ -58,13 +58,12 @@ class Index:
         if self.engine is not None:
             return exact_scores(self.sources, queries, self._candidates(queries, k), k)
         # Each folder by itself, for each has its own dtype and ranges.
-        results = [(np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64))]
+        results = []
         for start, source in zip(self.starts, self.sources, strict=False):
             ends = np.searchsorted(self.deleted, (start, start + len(source)))
             deleted = self.deleted[slice(*ends)] - start
-            if len(deleted) < len(source):
-                scores, rows = search_folder(source, queries, k, deleted, self.finer)
-                results.append((scores, rows + start))
+            scores, rows = search_folder(source, queries, k, deleted, self.finer)
+            results.append((scores, rows + start))
         scores, rows = (np.concatenate(parts, axis=1) for parts in zip(*results, strict=True))
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
@@ -134,15 +133,15 @@ def exact_scores(
 ) -> tuple[FloatArray, IntArray]:
     """The best k of the candidates (B, C; -1 for none) of queries (B, H), by inner products with
     the vectors as floats."""
-    counts = [len(folder) for folder in folders]
+    shards = [(folder, number) for folder in folders for number in range(len(folder.shards))]
+    counts = [rows for folder in folders for rows in folder.shards.rows]
 
     def read(number: int, rows: Tensor) -> Tensor:
-        return exact.gather(folders[number].shards, rows, folders[number].floats)
+        folder, own_number = shards[number]
+        return torch.from_numpy(folder.floats(folder.shards[own_number][rows.numpy()]))
 
     truncated = torch.from_numpy(folders[0].truncate_queries(queries))
-    return exact.rank(
-        truncated, lambda r: exact.gather_parts(counts, r, read), torch.from_numpy(chosen), k
-    )
+    return exact.rank(truncated, torch.from_numpy(chosen), k, counts, read)
 
 
 class Hit(NamedTuple):

@@ -5,14 +5,14 @@
           deleted.npy        deleted rows, ascending, where there are any
 
 Vectors, ids and texts stay where encode.py put them. They are known by the checksum of their
-manifest and matches by their path relative to the index: moved together, both work on."""
+manifest and found by their path relative to the index: moved together, both work on."""
 
 from __future__ import annotations
 
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,7 @@ def open_index(path: Path, *, effort: int | None = None, finer: Path | None = No
     shard is opened."""
     if effort is not None and effort < 1:
         raise UserError(f"the effort must be at least 1, not {effort}")
-    info = None
-    if not path.is_file() and manifest.has_manifest(path):
-        info = manifest.read_manifest(path).get("index")
+    info = manifest.read_manifest(path).get("index") if manifest.has_manifest(path) else None
     if isinstance(info, dict):
         index = read_index(path, info)
     else:
@@ -73,15 +71,10 @@ def open_source(index: Path, info: Mapping[str, Any]) -> VectorFolder:
     """A folder of vectors of an index; UserError where it is gone or has changed."""
     path = Path(os.path.normpath(index / info["folder"]))
     if not path.exists():
-        raise UserError(
-            f"{index}: its vectors are not at {path} any more: "
-            "put them back, or build the index again"
-        )
+        raise UserError(f"{index}: its vectors are not at {path} any more: put them back")
     source = open_vectors(path, verify=False)
     if manifest.sha256_file(manifest_path(path)) != info["sha256"]:
-        raise UserError(
-            f"{index}: {path} holds other vectors than those it was built of: build the index again"
-        )
+        raise UserError(f"{path}: not the vectors that {index} was built of: build it again")
     return source
 
 
@@ -90,23 +83,18 @@ def check_same(first: VectorFolder, other: VectorFolder, names: Sequence[str] = 
     for name in names:
         if first.info[name] != other.info[name]:
             ours, theirs = (str(info[name])[:12] for info in (first.info, other.info))
-            raise UserError(
-                f"{other.folder}: of another {name} than {first.folder} ({theirs}, not {ours})"
-            )
+            difference = f"of another {name} than {first.folder} ({theirs}, not {ours})"
+            raise UserError(f"{other.folder}: {difference}")
 
 
 def check_finer(index: Index, finer: VectorFolder) -> VectorFolder:
     binary = index.sources[0]
     if index.plan.kind != "exact" or len(index.sources) > 1 or binary.dtype != "binary":
-        raise UserError(
-            f"{index.folder}: only binary vectors, in one folder searched exactly, can be ranked "
-            f"by others; these are {binary.dtype}, the index {index.plan.kind}"
-        )
+        raise UserError(f"{index.folder}: only binary vectors, in one folder, can be rescored")
     check_same(binary, finer, ("model",))
     if len(binary) != len(finer):
-        raise UserError(
-            f"{finer.folder}: has {len(finer):,} rows, not {len(binary):,}: encode the same texts"
-        )
+        rows = f"{len(finer):,} rows, not {len(binary):,}"
+        raise UserError(f"{finer.folder}: has {rows}: encode the same texts")
     return finer
 
 
@@ -151,18 +139,15 @@ def make_index(
 
 
 def delete_ids(index: Index, ids: Sequence[str]) -> IntArray:
-    """The deleted rows together with those of these ids; UserError for an unknown id."""
+    """The deleted rows and those of these ids; UserError for an unknown id."""
     if not ids:
         return index.deleted
     to_delete = set(ids)
-    matches = [(row, name) for row, name in index.ids() if name in to_delete]
-    if unknown := sorted(to_delete - {name for _, name in matches}):
+    rows = {row: name for row, name in index.ids() if name in to_delete}
+    if unknown := sorted(to_delete - set(rows.values())):
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-        raise UserError(
-            f"{index.folder}: no document has the id {unknown[0]!r}{more}, so nothing was deleted"
-        )
-    rows = [row for row, _ in matches]
-    return np.union1d(index.deleted, np.array(rows, np.int64))
+        raise UserError(f"{index.folder}: no document has the id {unknown[0]!r}{more}")
+    return np.union1d(index.deleted, np.array(list(rows), np.int64))
 
 
 def check_new_ids(index: Index, new: Sequence[VectorFolder]) -> None:
@@ -171,17 +156,13 @@ def check_new_ids(index: Index, new: Sequence[VectorFolder]) -> None:
     for source in new:
         for name in {name for name, _ in source}:
             if name in owner:
-                raise UserError(
-                    f"{source.folder}: {owner[name]} has a document {name!r} too: "
-                    "name them (encode.py --id)"
-                )
+                where = f"{source.folder}: {owner[name]} has a document {name!r} too"
+                raise UserError(f"{where}: give other ids (encode.py --id)")
             owner[name] = source.folder
     for _, name in index.ids() if new else ():
         if name in owner:
-            raise UserError(
-                f"{owner[name]}: {index.folder} has a document {name!r} already: --delete that one "
-                "in the same command, or give the new ones other ids (encode.py --id)"
-            )
+            where = f"{owner[name]}: {index.folder} has a document {name!r} already"
+            raise UserError(f"{where}: --delete it, or give other ids (encode.py --id)")
 
 
 def build(index: Index, new: Sequence[VectorFolder], first: int) -> Index:
@@ -211,9 +192,7 @@ def write_index(index: Index, overwrite: bool) -> None:
         for source in index.sources
     ]
     info = {
-        "kind": index.plan.kind,
-        "parameters": index.plan.parameters,
-        "bytes": index.plan.bytes,
+        **asdict(index.plan),
         **{name: index.info[name] for name in SHARED},
         "sources": sources,
         "deleted": len(index.deleted),

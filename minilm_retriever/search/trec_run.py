@@ -23,6 +23,4 @@ def check_trec_fields(fields: Iterable[str]) -> None:
     """UserError for the first that is empty or holds white space, which separates the fields."""
     for field in fields:
         if len(field.split()) != 1:
-            raise UserError(
-                f"{field!r} cannot stand in a TREC run: it is empty or holds white space"
-            )
+            raise UserError(f"{field!r} cannot stand in a TREC run: empty, or with white space")

@@ -17,7 +17,7 @@ import re
 import secrets
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -65,6 +65,8 @@ def append_line(path: StrPath, text: str) -> None:
     if "\n" in text:
         raise ValueError("a line of a log holds no line break")
     data = f"{text}\n".encode()
+    if Path(path).is_symlink():
+        raise UserError(f"{path}: a link, which a log is not written through")
     with user_errors(path), io.FileIO(path, "a") as file:
         size = os.fstat(file.fileno()).st_size
         if file.write(data) != len(data):
@@ -108,9 +110,7 @@ def lock(path: StrPath) -> Iterator[None]:
                 warnings.warn(f"{path}: {reason}; let no other process write there", stacklevel=3)
                 locked = True
         if not locked:
-            raise UserError(
-                f"another process is writing {path}: wait for it, or choose another output"
-            )
+            raise UserError(f"another process is writing {path}: wait, or choose another output")
         yield
     finally:
         os.close(fd)
@@ -125,6 +125,15 @@ def clean_stale(parent: StrPath, name: str | None = None) -> list[Path]:
         for path in stale:
             remove(path)
     return stale
+
+
+def check_not_input(out: StrPath, inputs: Iterable[StrPath | None], flag: str = "--out") -> None:
+    """UserError where `out` would replace one of the files or folders that a command reads."""
+    target = Path(os.path.realpath(out))
+    for path in inputs:
+        place = Path(os.path.realpath(path or os.devnull))
+        if place.exists() and target in (place, *place.parents):
+            raise UserError(f"{flag} {out} would replace {path}, which is read: choose another")
 
 
 # --- parts of the writers here and in atomic_folders ----------------------------------------------

@@ -30,7 +30,7 @@ def staged_folder(
     one does not count."""
     with atomic_files.staging(path) as (target, temp):
         recover(path)
-        _check_free(path, target, overwrite)
+        _check_free(path, target, overwrite, manifest.kind(extra or {}))
         atomic_files.make_folder(temp)
         yield temp
         _sync_tree(temp)
@@ -43,7 +43,7 @@ def move_into_place(folder: StrPath, path: StrPath, *, overwrite: bool = False) 
     recover(path)
     with atomic_files.user_errors(path):
         staged, target = atomic_files.resolve(folder), atomic_files.resolve(path)
-        _check_free(path, target, overwrite)
+        _check_free(path, target, overwrite, manifest.kind(manifest.read_manifest(staged)))
         old = atomic_files.temporary_name(target, "old") if _is_taken(target) else None
         try:
             if old:
@@ -56,9 +56,7 @@ def move_into_place(folder: StrPath, path: StrPath, *, overwrite: bool = False) 
                     atomic_files.rename(old, target)
             raise
         if old:
-            with suppress(
-                OSError
-            ):  # the new folder is in place; the next `recover` removes the old
+            with suppress(OSError):  # then the next `recover` removes it
                 _discard(old, target)
 
 
@@ -83,11 +81,12 @@ def recover(path: StrPath) -> None:
 
 
 def discard(path: StrPath) -> None:
-    """Remove a file or folder, hidden first, so that no half of it can be taken for the whole; of a
-    link only the link."""
+    """Remove a file or folder if there is one, hidden first, so that no half of it can be taken for
+    the whole; of a link only the link."""
     with atomic_files.user_errors(path):
         place = atomic_files.resolve(Path(path).parent) / Path(path).name
-        _discard(place, place)
+        if os.path.lexists(place):
+            _discard(place, place)
 
 
 def _discard(path: Path, target: Path) -> None:
@@ -96,13 +95,32 @@ def _discard(path: Path, target: Path) -> None:
     atomic_files.remove(gone)
 
 
-def _check_free(path: StrPath, target: Path, overwrite: bool) -> None:
+def check_replaceable(path: StrPath, kind: str) -> None:
+    """UserError unless nothing is there, or a folder of this kind (manifest.kind) and in it only
+    what its manifest lists."""
+    target = atomic_files.resolve(path)
     if not _is_taken(target):
         return
-    if not overwrite:
-        raise UserError(f"{path} exists already: choose another output, or let it be overwritten")
     if not manifest.has_manifest(target):
         raise UserError(f"{path} holds no {manifest.NAME}, so it is not ours to overwrite: move it")
+    try:
+        content = manifest.read_manifest(target)
+        names = manifest.listed_files(target)
+    except UserError as fault:
+        raise UserError(f"{path} is not replaced, but has to be moved: {fault}") from fault
+    if (other := manifest.kind(content)) != kind:
+        raise UserError(f"{path} holds {other}, and is not replaced by {kind}: choose another")
+    if unlisted := [name for name in names if name not in {*content["files"], UNLISTED}]:
+        raise UserError(
+            f"{path} holds {unlisted[0]!r}, which its {manifest.NAME} does not list, so it is not "
+            "ours to overwrite: move it"
+        )
+
+
+def _check_free(path: StrPath, target: Path, overwrite: bool, kind: str) -> None:
+    if _is_taken(target) and not overwrite:
+        raise UserError(f"{path} exists already: choose another output, or let it be overwritten")
+    check_replaceable(path, kind)
 
 
 def _is_taken(target: Path) -> bool:

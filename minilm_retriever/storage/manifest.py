@@ -20,6 +20,7 @@ NAME = "manifest.json"
 PARQUET_NAME = "manifest.parquet"
 NAMES = (NAME, PARQUET_NAME)
 FORMAT = 1
+MARK = b'{\n "format": '
 # A million files are half of it, and a foreign file must not fill the memory.
 MAX_BYTES = 1 << 28
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -57,6 +58,11 @@ def _sum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(_dump(content)).hexdigest()
 
 
+def kind(content: Mapping[str, Any]) -> str:
+    """What a folder with these keys in its manifest holds, in a word for messages."""
+    return next((f"{key}" for key in ("vectors", "index") if key in content), "a model")
+
+
 def has_manifest(folder: StrPath) -> bool:
     """Whether there is a manifest, intact or not."""
     return os.path.lexists(Path(folder) / name_in(folder))
@@ -66,6 +72,15 @@ def name_in(folder: StrPath) -> str:
     """What the manifest of a folder is called."""
     names = [name for name in NAMES if os.path.lexists(Path(folder) / name)]
     return names[0] if names else NAME
+
+
+def is_marked(path: Path) -> bool:
+    """Whether a file begins as what `to_bytes` makes, intact behind that or not."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MARK)) == MARK
+    except OSError:
+        return False
 
 
 def read_manifest(folder: StrPath, name: str | None = None) -> dict[str, Any]:
@@ -80,13 +95,9 @@ def read_manifest(folder: StrPath, name: str | None = None) -> dict[str, Any]:
     except OSError as fault:
         raise UserError(f"{path}: {fault.strerror or fault}") from fault
     except (ValueError, RecursionError) as fault:
-        raise UserError(
-            f"{path}: not a manifest to trust: {fault}; restore the folder or make it again"
-        ) from fault
-    if content.get("format") != FORMAT:
-        raise UserError(
-            f"{path}: of format {content.get('format')!r}, this program reads {FORMAT}: update it"
-        )
+        raise UserError(f"{path}: not a manifest to trust: {fault}: {REPAIR}") from fault
+    if (version := content.get("format")) != FORMAT:
+        raise UserError(f"{path}: of format {version!r}, this program reads {FORMAT}: update it")
     return content
 
 
@@ -119,12 +130,9 @@ def _check_entries(files: object) -> None:
     for name, listed in files.items():
         if {"", ".", ".."} & set(name.split("/")) or "\0" in name or name in NAMES:
             raise ValueError(f"it lists {name!r}, which no file inside the folder can be called")
-        if not (
-            isinstance(listed, dict)
-            and type(listed.get("bytes")) is int
-            and listed["bytes"] >= 0
-            and SHA256.fullmatch(listed["sha256"] if isinstance(listed.get("sha256"), str) else "")
-        ):
+        fields = listed if isinstance(listed, dict) else {}
+        size, digest = fields.get("bytes"), fields.get("sha256")
+        if type(size) is not int or size < 0 or not SHA256.fullmatch(str(digest)):
             raise ValueError(f"its entry for {name!r} holds no size and sum")
 
 
@@ -138,9 +146,7 @@ def verify_folder(folder: StrPath, name: str | None = None) -> list[str]:
         if size != listed["bytes"]:
             raise UserError(f"{path}: {size:,} bytes, but {listed['bytes']:,} in {name}: {REPAIR}")
         if sha256_file(path) != listed["sha256"]:
-            raise UserError(
-                f"{path}: its bytes have changed: their SHA-256 is not as in {name}: {REPAIR}"
-            )
+            raise UserError(f"{path}: its bytes have changed since {name} was written: {REPAIR}")
     return list(files)
 
 

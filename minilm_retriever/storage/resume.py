@@ -9,6 +9,7 @@ with atomic_files.lock(run.folder):                     # one process at a time
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ SETTINGS = "asked"  # the record's key for the settings
 class RunFolder:
     """The unfinished run of one output, for the holder of its lock."""
 
+    kind = "a model"  # of the finished output: see manifest.kind
+    own_names = r"run\.json|metrics\.jsonl|tensorboard|step-[0-9]+"  # a regular expression
+
     def __init__(self, out: Path, record_name: str = "run.json") -> None:
         self.out = out
         self.folder = Path(f"{out}.run")
@@ -34,11 +38,38 @@ class RunFolder:
             atomic_files.clean_stale(path.parent, path.name)
 
     def check_not_finished(self, overwrite: bool) -> None:
-        """UserError where the finished output exists and may not be replaced."""
+        """UserError where the finished output exists and may not be replaced, or where OUT.run is
+        not ours."""
         if self.out.exists() and not overwrite:
+            raise UserError(f"{self.out} is already finished: choose another --out, or --overwrite")
+        self.check_replaceable()
+        self.check_ours()
+
+    def check_replaceable(self) -> None:
+        """UserError where the output that is there is another thing than a run publishes."""
+        atomic_folders.check_replaceable(self.out, self.kind)
+
+    def check_ours(self) -> None:
+        """UserError where OUT.run holds what no run writes, or a link: only what a run has marked
+        with its record is ever resumed or removed."""
+        advice = "move it, or choose another --out"
+        if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
+            raise UserError(f"{self.folder}: not the folder of an unfinished run: {advice}")
+        if not self.folder.exists():
+            return
+        with atomic_files.user_errors(self.folder):
+            leftovers = atomic_files.find_leftovers(self.folder, None, "(tmp|gone|old)")
+            paths = [path for path in sorted(self.folder.iterdir()) if path not in leftovers]
+            files = manifest.listed_files(self.folder)  # UserError for a link
+        for path in paths:
+            if not re.fullmatch(self.own_names, path.name):
+                raise UserError(f"{path}: not of an unfinished run, so it is not ours: {advice}")
+        records = (self.record_name, manifest.NAME)
+        is_marked = any(manifest.is_marked(self.folder / name) for name in records)
+        is_empty = all(Path(name).name.startswith(".") for name in files)  # but for leftovers
+        if not is_marked and not is_empty:
             raise UserError(
-                f"{self.out} is already finished: choose another --out, "
-                "or replace it with --overwrite"
+                f"{self.folder}: without our {self.record_name}, so it is not ours: {advice}"
             )
 
     def begin_or_resume(
@@ -52,13 +83,16 @@ class RunFolder:
         try:
             record = self.read_record()
             if record is not None:
-                self.check_settings(record[SETTINGS], settings)
+                recorded = record.get(SETTINGS)
+                if not isinstance(recorded, dict):
+                    raise UserError(f"{self.folder}: its record holds no settings of a run")
+                self.check_settings(recorded, settings)
         except UserError:
             if not overwrite:
                 raise
             record = None
-            self.discard()
         if record is None:
+            self.discard()  # what is there is of unknown or other settings
             atomic_files.make_folder((self.folder / self.record_name).parent)
             self.write(self.record_name, {SETTINGS: settings, **notes})
         else:
@@ -81,13 +115,13 @@ class RunFolder:
         """UserError naming the first setting that differs."""
         for name in [*settings, *recorded]:
             if recorded.get(name) != settings.get(name):
+                change = f"{name} {recorded.get(name)!r}, now it is {settings.get(name)!r}"
                 raise UserError(
-                    f"{self.folder}: the unfinished run there was started with {name} "
-                    f"{recorded.get(name)!r}, now it is {settings.get(name)!r}; give that again, "
-                    "choose another --out, or start over with --overwrite"
+                    f"{self.folder}: the unfinished run there was started with {change}; give that "
+                    "again, choose another --out, or start anew with --overwrite"
                 )
 
     def discard(self) -> None:
-        """Remove the unfinished run, if there is one."""
-        if self.folder.exists():
-            atomic_folders.discard(self.folder)
+        """Remove the unfinished run, if there is one; UserError where it is not ours."""
+        self.check_ours()
+        atomic_folders.discard(self.folder)

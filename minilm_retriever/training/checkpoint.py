@@ -194,9 +194,7 @@ def rotate(run: StrPath, keep: int, *, protect: Collection[str] = ()) -> list[Pa
 
 def step_folders(run: StrPath) -> list[Path]:
     """Highest number first."""
-    folders = []
     with atomic_files.user_errors(run), suppress(FileNotFoundError):
-        for path in Path(run).iterdir():
-            if match := re.fullmatch("step-([0-9]+)", path.name):
-                folders.append((int(match[1]), path))
-    return [path for _, path in sorted(folders, reverse=True)]
+        steps = [path for path in Path(run).iterdir() if re.fullmatch("step-[0-9]+", path.name)]
+        return sorted(steps, key=lambda path: int(path.name[len("step-") :]), reverse=True)
+    return []

@@ -44,8 +44,8 @@ class TrainConfig(PairFlags):
     learning_rate: float = flag(5e-5, "peak value, falling linearly to 0 (fit: 2e-5)", at_least=0)
     warmup_steps: int = flag(0, "steps of linear warm-up to the peak (fit: 10000)", at_least=0)
     weight_decay: float = flag(0.0, "of AdamW, not on biases and LayerNorm (fit: 0.01)", at_least=0)
-    adam_beta1: float = flag(0.9, "AdamW beta 1", below=1)
-    adam_beta2: float = flag(0.999, "AdamW beta 2", below=1)
+    adam_beta1: float = flag(0.9, "AdamW beta 1", at_least=0, below=1)
+    adam_beta2: float = flag(0.999, "AdamW beta 2", at_least=0, below=1)
     adam_epsilon: float = flag(1e-8, "AdamW epsilon", above=0)
     max_grad_norm: float = flag(1.0, "gradients are scaled down to this norm", above=0)
     scale: float = flag(20.0, "factor on the cosine similarities (inverse temperature)", above=0)
@@ -85,7 +85,7 @@ class TrainConfig(PairFlags):
     gradient_checkpointing: bool = flag(False, "recompute activations: less memory, a third slower")
     precision: Literal["fp32", "bf16", "fp16"] = flag("fp32", "autocast of the forward pass")
     device: str | None = flag(None, shared.DEVICE_HELP)
-    threads: int | None = flag(None, shared.THREADS_HELP, at_least=1, may_change=True)
+    threads: int | None = flag(None, shared.THREADS_HELP, at_least=1, below=1025, may_change=True)
 
     eval_steps: int | None = flag(
         None, "evaluate every so many steps (default: each epoch's end)", "evaluation", at_least=1

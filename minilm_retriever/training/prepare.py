@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from minilm_retriever.core.model import SentenceEncoder
 from minilm_retriever.core.trainer import Batch, Hyperparameters, Trainer
+from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.data.pairs import Pairs, collect
 from minilm_retriever.distributed import Ranks
 from minilm_retriever.encoder import default_device, encode_texts
@@ -26,11 +27,46 @@ from minilm_retriever.storage import manifest
 from minilm_retriever.storage.resume import RunFolder
 from minilm_retriever.training.batches import BatchSampler
 from minilm_retriever.training.config import TrainConfig
-from minilm_retriever.training.dataset import TrainingData
 from minilm_retriever.training.gradient_caching import encode_in_pieces
 from minilm_retriever.training.objective import Objective, check_negatives
 from minilm_retriever.training.sparse_embedding import SparseEmbedding
 from minilm_retriever.training.validation import Validation
+from minilm_retriever.types import IntArray
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The rows of each source, each distinct text tokenised once."""
+
+    sources: Sequence[Pairs]
+    texts: Sequence[str]  # distinct, without surrounding white space, which no tokenizer sees
+    tokens: TokenizedTexts  # of `texts`
+    text_ids: Sequence[IntArray]  # (N, C) of each source: row i's text of column c
+    absent: int  # the empty text, in place of a negative that a row does not have; -1: none
+
+    @staticmethod
+    def tokenize(sources: Sequence[Pairs], tokenizer: TextTokenizer) -> TrainingData:
+        columns = (column for pairs in sources for column in pairs.texts)
+        distinct, numbers = deduplicate([text.strip() for column in columns for text in column])
+        ends = np.cumsum([len(pairs.texts) * len(pairs) for pairs in sources])
+        parts = zip(sources, np.split(numbers, ends[:-1]), strict=True)
+        text_ids = [part.reshape(len(pairs.texts), len(pairs)).T for pairs, part in parts]
+        absent = distinct.index("") if "" in distinct else -1
+        return TrainingData(sources, distinct, tokenizer.tokenize(distinct), text_ids, absent)
+
+    def without_absent(self, text_ids: IntArray) -> IntArray:
+        """(N, C) with the row's own document in place of each absent negative."""
+        return np.where(text_ids == self.absent, text_ids[:, 1:2], text_ids)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(len(pairs) for pairs in self.sources)
+
+    def batch(self, source: int, rows: IntArray, own: slice = slice(None)) -> Batch:
+        """The texts (C, B) of B rows, the tokens of the `own` rows: all queries first, then each
+        further column."""
+        text_ids = self.text_ids[source][rows].T
+        return Batch(text_ids, *self.tokens.batch(text_ids[:, own].reshape(-1)))
 
 
 class TrainingRun(NamedTuple):
@@ -100,7 +136,8 @@ def read_data(
     """The pairs of each --train and the data of --eval, with a line on their columns; bad rows are
     set aside, in a file if `write`."""
     bad_rows = config.bad_rows()
-    bad_rows.check(config.overwrite or RunFolder(Path(config.out)).folder.exists())
+    may_replace = config.overwrite or RunFolder(Path(config.out)).folder.exists()
+    bad_rows.check(may_replace, [*config.train, config.eval])
     sources = []
     with bad_rows.open(write=write) as on_bad:
         for path in config.train:
@@ -126,9 +163,7 @@ def open_base(config: TrainConfig) -> LoadedModel:
     if limit > positions:
         raise UserError(f"--max-length {limit}: the model has positions for only {positions}")
     settings = replace(base.settings, max_length=limit)
-    file, lower_case = base.tokenizer_files["tokenizer.json"], settings.lower_case
-    tokenizer = TextTokenizer(file, max_length=limit, lower_case=lower_case)
-    return replace(base, tokenizer=tokenizer, settings=settings)
+    return replace(base, tokenizer=base.tokenizer.with_max_length(limit), settings=settings)
 
 
 def guide_vectors(

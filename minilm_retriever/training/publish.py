@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
-from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,23 +14,17 @@ from typing import Any
 import torch
 
 from minilm_retriever.encoder import Encoder
+from minilm_retriever.errors import UserError
 from minilm_retriever.flags import flag_values
 from minilm_retriever.pretrained import hub
 from minilm_retriever.pretrained.model_folder import write_model
 from minilm_retriever.reports.html_report import report_html
 from minilm_retriever.reports.model_card import model_card
-from minilm_retriever.reports.run_record import (
-    Column,
-    Evaluation,
-    MetricRow,
-    RunRecord,
-    map_texts,
-    shorten,
-)
+from minilm_retriever.reports.run_record import Column, Evaluation, RunRecord, map_texts, shorten
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest, tensors
+from minilm_retriever.storage.resume import RunFolder
 from minilm_retriever.training.checkpoint import LOG, Position
 from minilm_retriever.training.config import TrainConfig
-from minilm_retriever.training.metrics_log import read_log
 from minilm_retriever.training.prepare import TrainingRun
 
 PACKAGES = ("minilm_retriever", "torch", "transformers", "tokenizers", "safetensors", "numpy")
@@ -56,7 +50,7 @@ def publish(run: TrainingRun, position: Position) -> str:
     if position.step < run.total:
         notes += [f"Training stopped early, after {position.step} of {run.total} steps."]
     settings, defaults = settings_and_defaults(run)
-    log = read_log(run.folder)
+    log = [json.loads(line) for line in (run.folder / LOG).read_text("utf-8").splitlines()]
     losses = [row for row in log if "loss" in row]
     floors = [row["loss_floor"] for row in losses]
     record = RunRecord(
@@ -85,13 +79,15 @@ def publish(run: TrainingRun, position: Position) -> str:
         for file in (run.folder / LOG, *events):
             inside = file.relative_to(run.folder)
             atomic_files.write_bytes(staged / inside, file.read_bytes())
-    atomic_folders.discard(run.folder)
+    try:
+        RunFolder(out).discard()
+    except UserError as fault:  # something was put there meanwhile
+        notes.append(f"The run's folder stays: {fault}.")
     return " ".join([f"published {out}.", *notes])
 
 
 def settings_and_defaults(run: TrainingRun) -> tuple[dict[str, Any], dict[str, Any]]:
-    """All settings as they ran, and their defaults; for a flag left open, both are the value in
-    effect."""
+    """All settings as they ran, and their defaults; of a flag left open, the value in effect."""
     in_effect = {
         "dropout": run.base.encoder.bert.config.hidden_dropout_prob,
         "max_length": run.base.settings.max_length,
@@ -173,7 +169,7 @@ def about_data(run: TrainingRun) -> dict[str, Any]:
     }
 
 
-def evaluation(run: TrainingRun, position: Position, log: Sequence[MetricRow]) -> Evaluation | None:
+def evaluation(run: TrainingRun, position: Position, log: list[Any]) -> Evaluation | None:
     """Results on the held-out data before training and of the published weights."""
     if run.validation is None:
         return None

@@ -6,14 +6,9 @@ ends in the same bits."""
 
 from __future__ import annotations
 
-import math
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -21,7 +16,6 @@ import torch
 
 from minilm_retriever import distributed
 from minilm_retriever.core.loop import loop
-from minilm_retriever.core.trainer import Batch, Step
 from minilm_retriever.curation.duplicates import count_repeats
 from minilm_retriever.curation.inspect import summary
 from minilm_retriever.distributed import Ranks
@@ -32,8 +26,9 @@ from minilm_retriever.progress import Progress, duration, say
 from minilm_retriever.storage import atomic_files
 from minilm_retriever.storage.resume import RunFolder
 from minilm_retriever.training import checkpoint
+from minilm_retriever.training.callbacks import Callbacks, read_loss
+from minilm_retriever.training.checkpoint import Position
 from minilm_retriever.training.config import TrainConfig
-from minilm_retriever.training.metrics_log import RunLog
 from minilm_retriever.training.prepare import TrainingRun, data_sums, prepare, run_settings
 from minilm_retriever.training.publish import publish
 
@@ -58,6 +53,8 @@ def train(config: TrainConfig) -> int:
 
 def train_on(ranks: Ranks, config: TrainConfig) -> int:
     """The run on one of several ranks: all train, rank 0 writes."""
+    inputs = [*config.train, config.eval, config.model, config.guide]
+    atomic_files.check_not_input(config.out, inputs)
     run = prepare(config, ranks)
     if run.trainer.device.type == "cpu":
         keep_freed_memory(KEPT_BYTES)
@@ -77,7 +74,7 @@ def train_on(ranks: Ranks, config: TrainConfig) -> int:
         position = checkpoint.restore(newest, run.trainer)
         if newest:
             say(f"resuming from {newest} at step {position.step} of {run.total}")
-        status = take_steps(run, RunLog(run, position))
+        status = take_steps(run, position)
         ranks.finish()
         if status == 0 and ranks.is_first:
             say(publish(run, position))
@@ -85,7 +82,7 @@ def train_on(ranks: Ranks, config: TrainConfig) -> int:
 
 
 def describe(run: TrainingRun) -> None:
-    """Say what is about to happen."""
+    """Print the data, the steps and warnings."""
     config, data, trainer = run.config, run.data, run.trainer
     mean = float(np.mean([data.tokens.lengths[ids].mean() for ids in data.text_ids]))
     say(
@@ -102,7 +99,9 @@ def describe(run: TrainingRun) -> None:
     )
     left_out = run.sampler.left_out(0)
     for path, ids, count in zip(config.train, data.text_ids, left_out, strict=True):
-        say(f"{path}: {summary(count_repeats(ids[:, 0], ids[:, 1], config.batch_size))}")
+        repeats = summary(count_repeats(ids[:, 0], ids[:, 1], config.batch_size))
+        for line in f"{path}: {repeats}".splitlines():
+            say(line)
         if count:
             reason = "their texts repeat too often"
             say(f"warning: {count} rows of {path} find no batch in the first epoch: {reason}")
@@ -144,20 +143,17 @@ def begin_or_resume(run: TrainingRun, files: RunFolder) -> Path | None:
     for path, reason in newest.skipped:
         say(f"left out a damaged state, {path.name}: {reason}")
     if newest.path and any(record.get(name, value) != value for name, value in last_bits.items()):
-        say(
-            "the run began with another number of ranks or threads or version of torch: "
-            "its last bits will differ"
-        )
+        say("not the ranks, threads or torch that the run began with: its last bits will differ")
     return newest.path
 
 
-def take_steps(run: TrainingRun, log: RunLog) -> int:
+def take_steps(run: TrainingRun, position: Position) -> int:
     """The remaining steps; returns 0, or 128 + the signal that stopped them."""
-    position, patience = log.position, run.config.patience
+    patience = run.config.patience
     if patience and position.stale_evaluations >= patience:
         return 0  # it had stopped early, and was killed before its model was published
     with Progress("training", run.total, "steps", start=position.step) as progress:
-        callbacks = Callbacks(run, log, progress)
+        callbacks = Callbacks(run, position, progress)
         with callbacks.stop_on_signals():
             if position.step == 0:
                 callbacks.evaluate(0)
@@ -166,104 +162,3 @@ def take_steps(run: TrainingRun, log: RunLog) -> int:
     if status:
         say(f"stopped after step {position.step}; the same command resumes from there")
     return status
-
-
-class Callbacks:
-    """What happens between steps: see core/loop.py. They update the log's position."""
-
-    def __init__(self, run: TrainingRun, log: RunLog, progress: Progress) -> None:
-        self.run, self.run_log, self.progress = run, log, progress
-        self.position, self.config = log.position, run.config
-        # Steps that are read late: a GPU may still be at work on the newest.
-        self.lag = 0 if run.trainer.device.type == "cpu" else 1
-        self.unread: list[tuple[int, Step]] = []
-        self.signal, self.saved_at = 0, time.monotonic()
-
-    def log(self, done: int, batches: Sequence[Batch], step: Step, seconds: float) -> None:
-        position, floor = self.position, 0.0
-        for batch in batches:
-            position.tokens += int(self.run.data.tokens.lengths_of(batch.text_ids).sum())
-            floor += self.run.objective.floor(batch.text_ids) / len(batches)
-        position.step = done
-        position.seconds += seconds
-        position.floor_sum += floor
-        self.unread.append((done, step))
-        is_due = done % self.run.log_steps == 0 or done == self.run.total
-        self.read_losses(lag=0 if is_due else self.lag)
-        if is_due:
-            say(self.run_log.write_loss(step.learning_rate))
-
-    def read_losses(self, lag: int = 0) -> None:
-        """Add the losses of all steps but the newest `lag` to the position."""
-        position = self.position
-        while len(self.unread) > lag:
-            position.loss_sum += read_loss(self.run, *self.unread.pop(0))
-            position.loss_count += 1
-            mean = position.loss_sum / position.loss_count
-            self.progress.at(position.step, loss=f"{mean:.4f}")
-
-    def requests(self, done: int) -> tuple[int, bool]:
-        minutes = (time.monotonic() - self.saved_at) / 60
-        by_steps = self.config.save_steps is not None and done % self.config.save_steps == 0
-        return self.signal, by_steps or minutes > self.config.save_minutes
-
-    def evaluate(self, done: int) -> tuple[bool, bool]:
-        validation, metric = self.run.validation, self.config.metric
-        every = self.config.eval_steps or self.run.sampler.steps_per_epoch
-        if validation is None or not (done % every == 0 or done == self.run.total):
-            return False, False
-        self.read_losses()
-        values = validation.evaluate(self.run.base.encoder, self.run.trainer.ranks)
-        self.run_log.write("eval", values)
-        loss = f", held-out loss {values['loss']:.4f}" if "loss" in values else ""
-        say(f"step {done}: {metric} {values[metric]:.4f}{loss}")
-        is_best = done > 0 and validation.is_best(values, self.position)
-        patience = self.config.patience or math.inf
-        return is_best, self.position.stale_evaluations >= patience
-
-    def save(self, done: int) -> None:
-        self.read_losses()
-        checkpoint.save(self.run.folder, self.run.trainer, self.position, self.config.keep)
-        self.saved_at = time.monotonic()
-
-    @contextmanager
-    def stop_on_signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM stop the run after a checkpoint; a second one stops it at once."""
-
-        def receive(number: int, frame: FrameType | None) -> None:
-            if self.signal:
-                raise KeyboardInterrupt
-            self.signal = number
-
-        is_main = threading.current_thread() is threading.main_thread()
-        numbers = (signal.SIGINT, signal.SIGTERM) if is_main else ()  # others cannot take them
-        before = [signal.signal(number, receive) for number in numbers]
-        try:
-            yield
-        finally:
-            for number, handler in zip(numbers, before, strict=True):
-                signal.signal(number, handler)
-
-
-def read_loss(run: TrainingRun, done: int, step: Step) -> float:
-    """The mean loss of a step over all ranks; waits for the device.
-
-    UserError, naming the rows, where loss or gradient is not finite: the step changed nothing."""
-    own = sum(step.losses.tolist())
-    check_finite(run, "loss", own, done)
-    loss = run.trainer.ranks.all_reduce_sum(own)  # a rank with a finite loss waits here for others
-    if not run.trainer.scaler.is_enabled():  # fp16 expects overflows, and leaves such steps out
-        check_finite(run, "gradient", float(step.gradient_norm), done)
-    return loss
-
-
-def check_finite(run: TrainingRun, name: str, value: float, done: int) -> None:
-    if math.isfinite(value):
-        return
-    (batches,) = run.sampler.steps(done - 1, done)
-    rows = [run.data.sources[source].where(int(row)) for source, rows in batches for row in rows]
-    raise UserError(
-        f"the {name} of step {done} is not finite, so the step was not taken; its rows: "
-        f"{', '.join(rows)}; {checkpoint.describe_latest(run.folder)}; "
-        "try a lower --learning-rate or --precision fp32"
-    )

@@ -25,6 +25,7 @@ class SparseEmbedding(Embedding):
         self.row_numbers = self.rows.new_zeros(table.num_embeddings)
         self.row_numbers[self.rows] = torch.arange(len(rows), device=self.rows.device)
         self.learned = nn.Parameter(self.weight[self.rows])
+        self.train(table.training)  # a new module's mode is training, whatever the encoder's is
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids (S,) -> (S, H)."""

@@ -7,17 +7,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.types import Array, FloatArray
 
-DTYPES: dict[str, npt.DTypeLike] = {
-    "float32": np.float32,
-    "float16": np.float16,
-    "int8": np.int8,
-    "binary": np.uint8,
-}
+DTYPES = {"float32": np.float32, "float16": np.float16, "int8": np.int8, "binary": np.uint8}
 
 
 class Ranges(NamedTuple):
@@ -37,26 +31,22 @@ class Ranges(NamedTuple):
 
     @classmethod
     def from_json(cls, ranges: Any) -> Ranges | None:
-        """What as_json returned, or None for None."""
         if not ranges:
             return None
         return cls(np.asarray(ranges["low"], np.float32), np.asarray(ranges["high"], np.float32))
 
 
 def calibrate(vectors: FloatArray) -> Ranges:
-    """The ranges of these vectors (N, H)."""
     return Ranges(vectors.min(axis=0), vectors.max(axis=0))
 
 
 def truncate(vectors: FloatArray, dimensions: int | None, *, unit: bool = True) -> FloatArray:
-    """The first `dimensions` of each row, (N, H) -> (N, dimensions); with `unit` scaled to length 1
-    again."""
-    if dimensions is None or dimensions == vectors.shape[1]:
+    """The first `dimensions` of each row, (N, H) -> (N, dimensions); `unit`: of length 1 again."""
+    width = vectors.shape[1]
+    if dimensions is None or dimensions == width:
         return vectors
-    if not 1 <= dimensions <= vectors.shape[1]:
-        raise UserError(
-            f"--dimensions must be from 1 to the model's {vectors.shape[1]}, not {dimensions}"
-        )
+    if not 1 <= dimensions <= width:
+        raise UserError(f"--dimensions must be from 1 to the model's {width}, not {dimensions}")
     prefix = vectors[:, :dimensions]
     if not unit:
         return prefix.copy()
@@ -98,7 +88,6 @@ def fold_scale(queries: FloatArray, ranges: Ranges | None) -> tuple[FloatArray, 
 
 
 def count_clipped(vectors: FloatArray, ranges: Ranges) -> int:
-    """How many values lie outside the ranges."""
     return int(((vectors < ranges.low) | (vectors > ranges.high)).sum())
 
 
@@ -107,7 +96,5 @@ def stored_width(dimension: int, dtype: str) -> int:
     if dtype != "binary":
         return dimension
     if dimension % 8:
-        raise UserError(
-            f"binary needs a multiple of 8 dimensions, not {dimension}: choose --dimensions"
-        )
+        raise UserError(f"binary needs a multiple of 8 dimensions, not {dimension}")
     return dimension // 8

@@ -27,7 +27,6 @@ from minilm_retriever.errors import UserError, require
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest
 from minilm_retriever.types import Array, IntArray
 
-FORMATS = ("npy", "safetensors", "parquet")
 UNFINISHED = "unfinished"  # the folder inside OUT.run that tells it from a finished one
 SHARD_ROWS = 16384
 SHARD_CHARACTERS = 1 << 26  # a shard of very long texts ends earlier: its texts lie in memory
@@ -114,11 +113,10 @@ def manifest_path(vectors: Path) -> Path:
 
 def row_lines(ids: Sequence[str], texts: Sequence[str] | None) -> str:
     """A line of JSON for each row, in ASCII: a line break inside a text is an escape."""
-    dump = json.JSONEncoder().encode
-    if texts is None:
-        return "".join([f'{{"id": {dump(i)}}}\n' for i in ids])
-    pairs = zip(ids, texts, strict=True)
-    return "".join([f'{{"id": {dump(i)}, "text": {dump(t)}}}\n' for i, t in pairs])
+    rows = [{"id": id} for id in ids]
+    if texts is not None:
+        rows = [{"id": id, "text": text} for id, text in zip(ids, texts, strict=True)]
+    return "".join(f"{json.dumps(row)}\n" for row in rows)
 
 
 def npy_header(dtype: npt.DTypeLike, shape: Sequence[int]) -> bytes:
@@ -160,18 +158,16 @@ def move_manifest_to_parquet(folder: Path) -> None:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def open_shard(path: Path, dtype: npt.DTypeLike, width: int) -> Array:
-    """The vectors of a shard (rows, width), memory-mapped; those of a Parquet file are read.
-
-    UserError where the file does not hold vectors of that type and width.
-    """
+def open_shard(path: Path, dtype: npt.DTypeLike, shape: tuple[int, int]) -> Array:
+    """The vectors of a shard, memory-mapped; those of a Parquet file are read. UserError where the
+    file does not hold vectors of that type and shape (rows, width)."""
     try:
         vectors: Array = map_vectors(path)
     except (OSError, ValueError, KeyError, TypeError, EOFError, SafetensorError) as fault:
         raise UserError(f"{path}: holds no vectors that can be read: {fault}") from None
-    if vectors.dtype != dtype or vectors.ndim != 2 or vectors.shape[1] != width:
+    if vectors.dtype != dtype or vectors.shape != shape:
         actual = f"{vectors.dtype} of shape {vectors.shape}"
-        raise UserError(f"{path}: holds {actual}, not rows of {width} x {np.dtype(dtype)}")
+        raise UserError(f"{path}: holds {actual}, not {np.dtype(dtype)} of shape {shape}")
     return vectors
 
 

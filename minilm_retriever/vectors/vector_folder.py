@@ -28,8 +28,7 @@ class MappedShards(Sequence[Array]):
     A map stays open, for it holds no memory; Parquet has to be read each time."""
 
     def __init__(self, paths: Sequence[Path], info: Mapping[str, Any]) -> None:
-        self.paths = paths
-        self.rows: list[int] = info["shards"]
+        self.paths, self.rows = paths, info["shards"]
         self.dtype = quantization.DTYPES[info["dtype"]]
         self.width = quantization.stored_width(info["dimension"], info["dtype"])
         self.maps: dict[int, Array] = {}
@@ -40,10 +39,8 @@ class MappedShards(Sequence[Array]):
     def __getitem__(self, number: Any) -> Any:  # not a slice
         if number in self.maps:
             return self.maps[number]
-        path, rows = self.paths[number], self.rows[number]
-        vectors = shards.open_shard(path, self.dtype, self.width)
-        if len(vectors) != rows:
-            raise UserError(f"{path}: {len(vectors)} rows, its manifest says {rows}")
+        path = self.paths[number]
+        vectors = shards.open_shard(path, self.dtype, (self.rows[number], self.width))
         if path.suffix != ".parquet":
             self.maps[number] = vectors
         return vectors
@@ -64,12 +61,10 @@ class VectorFolder:
 
     @property
     def dtype(self) -> str:
-        """One of quantization.DTYPES."""
-        return str(self.info["dtype"])
+        return str(self.info["dtype"])  # one of quantization.DTYPES
 
     @property
     def ranges(self) -> Ranges | None:
-        """Of int8."""
         return Ranges.from_json(self.info["ranges"])
 
     def floats(self, codes: Array) -> FloatArray:
@@ -78,12 +73,10 @@ class VectorFolder:
 
     def truncate_queries(self, queries: FloatArray) -> FloatArray:
         """A model's query vectors (B, H) with as many dimensions as these have."""
-        dimension = self.info["dimension"]
-        if queries.shape[1] < dimension:
-            raise UserError(
-                f"the queries have {queries.shape[1]} dimensions and the vectors in {self.folder} "
-                f"{dimension}: encode both with the same model"
-            )
+        dimension, given = self.info["dimension"], queries.shape[1]
+        if given < dimension:
+            sizes = f"{given} dimensions and the vectors in {self.folder} {dimension}"
+            raise UserError(f"the queries have {sizes}: encode both with the same model")
         return quantization.truncate(queries, dimension, unit=self.info["unit"])
 
     def rows(self, numbers: Sequence[int]) -> list[tuple[str, str]]:
@@ -103,14 +96,11 @@ class VectorFolder:
 
 
 def open_vectors(folder: Path, *, verify: bool = True) -> VectorFolder:
-    """Open a folder, or the .npy, that encode.py wrote; UserError naming what is missing, cut short
-    or damaged.
+    """Open a folder, or .npy, that encode.py wrote; UserError naming what is missing or damaged.
 
-    verify: read every byte and compare the checksums (about 1 s a GB); else the manifest alone is
-    checked."""
-    if (folder / shards.UNFINISHED).exists() or (
-        not folder.exists() and Path(f"{folder}.run").exists()
-    ):
+    verify: compare the checksums of all files (about 1 s a GB), not of the manifest alone."""
+    unfinished = folder / shards.UNFINISHED if folder.exists() else Path(f"{folder}.run")
+    if unfinished.exists():
         raise UserError(f"{folder}: is not finished: the command that began it resumes it")
     if not folder.exists():
         raise UserError(f"{folder}: no such folder; encode.py INPUT --out {folder} makes one")
@@ -120,17 +110,25 @@ def open_vectors(folder: Path, *, verify: bool = True) -> VectorFolder:
         raise UserError(f"{folder}: not a folder of vectors (its manifest says nothing of them)")
     if verify:
         manifest.verify_folder(listing.parent, listing.name)
-    starts = [0, *accumulate(info["shards"])]
-    if starts[-1] != info["rows"]:
-        raise UserError(
-            f"{folder}: its shards hold {starts[-1]} rows, its manifest says {info['rows']}"
-        )
     if folder.is_file():
         paths, row_files = [folder], [shards.sidecar_paths(folder)[0]]
     else:
         files = [shards.file_names(n, info["shard_format"]) for n in range(len(info["shards"]))]
         paths, row_files = [folder / f[0] for f in files], [folder / f[-1] for f in files]
+    starts = [0, *accumulate(info["shards"])]
     return VectorFolder(folder, info, MappedShards(paths, info), starts, row_files)
+
+
+def verify(path: Path) -> str:
+    """Check a folder that we wrote, or a .npy of encode.py; returns a line on what it holds.
+
+    Raises UserError where a file is missing or a byte of it differs."""
+    listing = shards.manifest_path(path)
+    files = manifest.verify_folder(listing.parent, listing.name)
+    line = f"{path}: {len(files)} files as they were written"
+    if "vectors" in manifest.read_manifest(listing.parent, listing.name):
+        line += f", {sum(map(len, open_vectors(path, verify=False).shards)):,} vectors"
+    return line
 
 
 def save_vectors(
@@ -148,8 +146,8 @@ def save_vectors(
 ) -> None:
     """Write vectors (N, H) as a folder that can be searched, indexed and added to an index.
 
-    model: the fingerprint of the model that made them, `encoder.model.fingerprint()`. ranges: of
-    int8; without them it spans these vectors. shard_size: rows."""
+    model: its fingerprint, `encoder.model.fingerprint()`. ranges: of int8 (default: those of these
+    vectors). shard_size: rows."""
     ranges = (ranges or quantization.calibrate(vectors)) if dtype == "int8" else None
     parts = [slice(start, start + shard_size) for start in range(0, len(vectors), shard_size)]
     info = {
@@ -170,6 +168,5 @@ def save_vectors(
     with atomic_folders.staged_folder(folder, overwrite=overwrite, extra=extra) as staged:
         for number, part in enumerate(parts):
             codes = quantization.quantize(vectors[part], dtype, ranges)
-            shards.write_shard(
-                staged, number, ids[part], None if texts is None else texts[part], codes
-            )
+            own_texts = texts[part] if texts is not None else None
+            shards.write_shard(staged, number, ids[part], own_texts, codes)

@@ -23,7 +23,7 @@ from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.encoding.encode_files import encode_files
 from minilm_retriever.errors import UserError
 from minilm_retriever.storage import atomic_folders
-from minilm_retriever.training import checkpoint, run
+from minilm_retriever.training import callbacks, checkpoint
 from minilm_retriever.training.run import train
 from tests.faults.row import Outcome, Row, Scene, judge, patched
 from tests.faults.scenes import texts_file, tiny_model, train_config
@@ -230,7 +230,7 @@ def non_finite(scene: Scene, count: int) -> Iterator[Outcome]:
 
 def steps_unchecked() -> object:
     """Mutation: losses and gradients are not checked."""
-    return patched((run, "check_finite", lambda *_: None))
+    return patched((callbacks, "check_finite", lambda *_: None))
 
 
 def vectors_unchecked() -> object:

@@ -1,0 +1,164 @@
+"""What a run does between its steps: log, evaluate, save, stop."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+from minilm_retriever.core.trainer import Batch, Step
+from minilm_retriever.errors import UserError, require
+from minilm_retriever.progress import Progress, say
+from minilm_retriever.storage import atomic_files
+from minilm_retriever.training import checkpoint
+from minilm_retriever.training.checkpoint import LOG, Position
+from minilm_retriever.training.prepare import TrainingRun
+
+
+class Callbacks:
+    """See core/loop.py. Updates `position`, and writes metrics.jsonl on rank 0."""
+
+    def __init__(self, run: TrainingRun, position: Position, progress: Progress) -> None:
+        self.run, self.position, self.progress = run, position, progress
+        self.config, self.ranks = run.config, run.trainer.ranks
+        # Steps that are read late: a GPU may still be at work on the newest.
+        self.lag = 0 if run.trainer.device.type == "cpu" else 1
+        self.unread: list[tuple[int, Step]] = []
+        self.signal, self.saved_at = 0, time.monotonic()
+        self.log_path, self.events = run.folder / LOG, None
+        if self.ranks.is_first:
+            self.open_log()
+
+    def open_log(self) -> None:
+        """Cut off what was logged after the position; TensorBoard events with the extra."""
+        lines = self.position.log_lines
+        if atomic_files.truncate_lines(self.log_path, lines) < lines:
+            raise UserError(
+                f"{self.log_path}: has lost lines since the last state; start over with --overwrite"
+            )
+        if self.config.tensorboard:
+            torch = require("torch.utils.tensorboard", "tensorboard", "--tensorboard")
+            writer, folder = torch.utils.tensorboard.SummaryWriter, self.run.folder / "tensorboard"
+            self.events = writer(str(folder), purge_step=self.position.step + 1)
+
+    def write_log(self, kind: str, values: Mapping[str, float]) -> float:
+        """One line, also as events; returns the epoch, to the four places of the published card."""
+        step = self.position.step
+        epoch = round(step / self.run.sampler.steps_per_epoch, 4)
+        if self.ranks.is_first:
+            figures = {"eval": values} if kind == "eval" else values
+            row = {"step": step, "epoch": epoch, **figures}
+            atomic_files.append_line(self.log_path, json.dumps(row))
+            self.position.log_lines += 1
+        if self.events is not None:
+            for name, value in {"epoch": epoch, **values}.items():
+                self.events.add_scalar(f"{kind}/{name}", value, step)
+            self.events.flush()
+        return epoch
+
+    def log(self, done: int, batches: Sequence[Batch], step: Step, seconds: float) -> None:
+        position, floor = self.position, 0.0
+        for batch in batches:
+            position.tokens += int(self.run.data.tokens.lengths_of(batch.text_ids).sum())
+            floor += self.run.objective.floor(batch.text_ids) / len(batches)
+        position.step = done
+        position.seconds += seconds
+        position.floor_sum += floor
+        self.unread.append((done, step))
+        is_due = done % self.run.log_steps == 0 or done == self.run.total
+        self.read_losses(lag=0 if is_due else self.lag)
+        if is_due:
+            self.log_loss(step.learning_rate)
+
+    def log_loss(self, learning_rate: float) -> None:
+        """Log and print the means since the last such line."""
+        position = self.position
+        mean = position.loss_sum / position.loss_count
+        floor = position.floor_sum / position.loss_count
+        rate = position.tokens / position.seconds if position.seconds else 0.0
+        position.loss_sum, position.floor_sum, position.loss_count = 0.0, 0.0, 0
+        values = {"loss": mean, "loss_floor": floor, "learning_rate": learning_rate}
+        values |= {"tokens_per_second": round(rate, 1), "seconds": round(position.seconds, 3)}
+        epoch = self.write_log("train", values)
+        shown = f"{mean:.4f} (floor {floor:.4f})" if floor else f"{mean:.4f}"
+        say(f"epoch {epoch:<7} step {position.step:<7} loss {shown}   {rate:,.0f} tokens/s")
+
+    def read_losses(self, lag: int = 0) -> None:
+        """Add the losses of all steps but the newest `lag` to the position."""
+        position = self.position
+        while len(self.unread) > lag:
+            position.loss_sum += read_loss(self.run, *self.unread.pop(0))
+            position.loss_count += 1
+            mean = position.loss_sum / position.loss_count
+            self.progress.at(position.step, loss=f"{mean:.4f}")
+
+    def requests(self, done: int) -> tuple[int, bool]:
+        minutes = (time.monotonic() - self.saved_at) / 60
+        by_steps = self.config.save_steps is not None and done % self.config.save_steps == 0
+        return self.signal, by_steps or minutes > self.config.save_minutes
+
+    def evaluate(self, done: int) -> tuple[bool, bool]:
+        validation, metric = self.run.validation, self.config.metric
+        every = self.config.eval_steps or self.run.sampler.steps_per_epoch
+        if validation is None or not (done % every == 0 or done == self.run.total):
+            return False, False
+        self.read_losses()
+        values = validation.evaluate(self.run.base.encoder, self.ranks)
+        self.write_log("eval", values)
+        loss = f", held-out loss {values['loss']:.4f}" if "loss" in values else ""
+        say(f"step {done}: {metric} {values[metric]:.4f}{loss}")
+        is_best = done > 0 and validation.is_best(values, self.position)
+        patience = self.config.patience or math.inf
+        return is_best, self.position.stale_evaluations >= patience
+
+    def save(self, done: int) -> None:
+        self.read_losses()
+        checkpoint.save(self.run.folder, self.run.trainer, self.position, self.config.keep)
+        self.saved_at = time.monotonic()
+
+    @contextmanager
+    def stop_on_signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM stop the run after a checkpoint; a second one stops it at once."""
+
+        def receive(number: int, frame: FrameType | None) -> None:
+            if self.signal:
+                raise KeyboardInterrupt
+            self.signal = number
+
+        is_main = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGINT, signal.SIGTERM) if is_main else ()  # others cannot take them
+        before = [signal.signal(number, receive) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+
+def read_loss(run: TrainingRun, done: int, step: Step) -> float:
+    """The mean loss of a step over all ranks; waits for the device.
+
+    UserError, naming the rows, where loss or gradient is not finite: the step changed nothing."""
+    own = sum(step.losses.tolist())
+    check_finite(run, "loss", own, done)
+    loss = run.trainer.ranks.all_reduce_sum(own)  # a rank with a finite loss waits here for others
+    if not run.trainer.scaler.is_enabled():  # fp16 expects overflows, and leaves such steps out
+        check_finite(run, "gradient", float(step.gradient_norm), done)
+    return loss
+
+
+def check_finite(run: TrainingRun, name: str, value: float, done: int) -> None:
+    if math.isfinite(value):
+        return
+    (batches,) = run.sampler.steps(done - 1, done)
+    rows = [run.data.sources[source].where(int(row)) for source, rows in batches for row in rows]
+    raise UserError(
+        f"the {name} of step {done} is not finite, so the step was not taken; its rows: "
+        f"{', '.join(rows)}; {checkpoint.describe_latest(run.folder)}; "
+        "try a lower --learning-rate or --precision fp32"
+    )
