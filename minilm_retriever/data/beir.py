@@ -44,14 +44,14 @@ class BeirFolder:
     @staticmethod
     def open(folder: Path, split: str) -> BeirFolder:
         """Raises UserError with path:line on a malformed line, and where judgements name a query,
-        or too many documents, that are not there (how many, and the first)."""
+        or too many documents, that are missing."""
         corpus = CorpusFile.open(jsonl_file(folder, "corpus"))
         queries = read_queries(jsonl_file(folder, "queries"))
         qrels = folder / "qrels" / f"{split}.tsv"
         if not qrels.exists():
             splits = ", ".join(sorted(file.stem for file in qrels.parent.glob("*.tsv"))) or "none"
-            how = "choose one with --split, or to train name its qrels/SPLIT.tsv"
-            raise UserError(f"{qrels}: no such file; splits in this folder: {splits} ({how})")
+            how = "to train on another, name its qrels/SPLIT.tsv"
+            raise UserError(f"{qrels}: no such file; choose one with --split: {splits} ({how})")
         notes: list[str] = []
         rows = list(read_judgements(qrels, notes))
         notes += check_judgements(qrels, rows, queries, set(corpus.ids))
@@ -104,8 +104,7 @@ def jsonl_file(folder: Path, name: str) -> Path:
 
 @dataclass(frozen=True)
 class CorpusFile:
-    """The documents of a corpus.jsonl: ids in memory, texts read anew each time they are gone
-    through."""
+    """The documents of a corpus.jsonl: ids in memory, texts read again at each iteration."""
 
     path: Path
     ids: Sequence[str]
@@ -114,8 +113,7 @@ class CorpusFile:
     @staticmethod
     def open(path: Path) -> CorpusFile:
         """UserError where an id stands twice with different texts, or no document has a text."""
-        numbers: dict[str, int] = {}
-        hashes, repeats, empty = bytearray(), set[int](), True
+        numbers, hashes, repeats, empty = dict[str, int](), bytearray(), set[int](), True
         for number, row in enumerate(read_rows(path, JSONL)):
             id, text = row.id("_id"), document_text(row)
             hashes += text_hash(text)
@@ -203,19 +201,17 @@ def check_judgements(
     unknown = [row for row in rows if row.query not in queries]
     if unknown:
         what = f"no query of queries.jsonl has the id {unknown[0].query!r}"
-        raise UserError(
-            f"{path}:{unknown[0].line}: {what}; so it is with {len(unknown)} judgements"
-        )
+        raise UserError(f"{path}:{unknown[0].line}: {what} ({len(unknown)} such judgements)")
     relevant = [row for row in rows if row.grade > 0]
     missing = [row for row in relevant if row.document not in documents]
     if not missing:
         return []
     what = f"no document of the corpus has the id {missing[0].document!r}"
     share = f"{len(missing)} of {len(relevant)} relevant documents"
-    line = f"{path}:{missing[0].line}: {what}; so it is with {share}"
+    line = f"{path}:{missing[0].line}: {what} ({share})"
     if len(missing) > MISSING_SHARE * len(relevant):
         raise UserError(f"{line}: are these the judgements of this corpus?")
-    return [f"{line}, which count as not found, as in trec_eval"]
+    return [f"{line}: they count as never retrieved, as in trec_eval"]
 
 
 def is_whole(value: str) -> bool:
