@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from minilm_retriever.data.config import PairFlags, ReadingFlags
+from minilm_retriever.data.names import check_pair_columns
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import check_bounds, flag
 from minilm_retriever.pretrained.config import BASE_FOLDER, DEVICE_HELP, MODEL_HELP
@@ -22,7 +23,7 @@ class InspectConfig(PairFlags):
 
     def __post_init__(self) -> None:
         check_bounds(self)
-        self.check_columns(self.columns)
+        check_pair_columns(self.columns)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain
 
 from minilm_retriever.data import names, values
 from minilm_retriever.data.rows import BadRow, Row
 from minilm_retriever.errors import UserError
 
 SAMPLE_ROWS, SAMPLE_CELLS = 200, 40_000
+SAMPLE_SIZE = 1 << 18  # characters
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,15 @@ def sampled(rows: Rows) -> tuple[list[Row], Rows]:
         raise fault
         yield first[0]
 
+    cells = size = 0
     try:
-        first += islice(rows, 1)
-        count = len(first[0].values) if first and isinstance(first[0], Row) else 1
-        limit = min(SAMPLE_ROWS, SAMPLE_CELLS // max(1, count))
-        for row in islice(rows, limit):
+        while cells < SAMPLE_CELLS and size < SAMPLE_SIZE and len(first) < SAMPLE_ROWS:
+            row = next(rows, None)
+            if row is None:
+                break
             first.append(row)
+            cells += len(row.values) if isinstance(row, Row) else 1
+            size += row.size
     except UserError as fault:
         rows = end(fault)
     return [row for row in first if isinstance(row, Row)], chain(first, rows)

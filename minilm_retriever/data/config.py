@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from minilm_retriever.errors import UserError
 from minilm_retriever.flags import flag
 
 if TYPE_CHECKING:  # --help needs none of these
@@ -77,8 +76,3 @@ class PairFlags(ReadingFlags):
             reading=Reading(**self.reading()),
             **options,
         )
-
-    def check_columns(self, columns: tuple[str, ...]) -> None:
-        if columns and (len(columns) < 2 or len(set(columns)) < len(columns)):
-            shown = ", ".join(columns)
-            raise UserError(f"--columns needs two different names at least, not {shown}")

@@ -110,3 +110,10 @@ def check_header(header: Sequence[str], need: Sequence[str], where: str) -> None
     for name in need:
         if name not in columns:
             raise UserError(f"{where}: no column {name!r}; there are: {listed(header)}")
+
+
+def check_pair_columns(columns: Sequence[str]) -> None:
+    """UserError where columns that somebody named cannot hold pairs."""
+    if columns and (len(columns) < 2 or len(set(columns)) < len(columns)):
+        shown = ", ".join(columns)
+        raise UserError(f"--columns needs two names (two different names or more), not {shown}")

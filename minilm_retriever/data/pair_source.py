@@ -57,7 +57,7 @@ class PairSource:
     most_negatives: int = 0  # of a row, as it stands there
 
     def __post_init__(self) -> None:
-        check_pair_columns(self.columns)
+        names.check_pair_columns(self.columns)
         if self.positives_where is not None and self.min_score is not None:
             raise UserError("--positives-where and --min-score exclude each other")
         where = self.positives_where
@@ -174,10 +174,3 @@ def first_text(row: Row, column: str) -> object:
         return next(iter(row.texts(column)), "")
     except BadRow:
         return row.values.get(column)
-
-
-def check_pair_columns(columns: Sequence[str] | None) -> None:
-    """UserError where columns that somebody named cannot hold pairs."""
-    if columns and (len(columns) < 2 or len(set(columns)) < len(columns)):
-        shown = ", ".join(columns)
-        raise UserError(f"--columns needs two different names or more, not {shown}")

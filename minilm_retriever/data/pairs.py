@@ -105,9 +105,7 @@ def collect(source: PairSource, on_bad: OnBad | None = None) -> Pairs:
         raise UserError(f"{source.name}: there are no pairs: {what}")
     width = max(len(row.negatives) for row in rows)
     held = [[row.query for row in rows], [row.document for row in rows]]
-    held += [
-        [(*row.negatives, "")[min(n, len(row.negatives))] for row in rows] for n in range(width)
-    ]
+    held += [[nth(row.negatives, n) for row in rows] for n in range(width)]
     return Pairs(
         source.name,
         (source.pair.query, source.pair.document, *negative_names(source.pair.negatives, width)),

@@ -21,6 +21,11 @@ class BadRow(UserError):
         super().__init__(f"{where}: {reason}")
         self.where, self.reason, self.raw = where, reason, raw.rstrip("\r\n")
 
+    @property
+    def size(self) -> int:
+        """In characters."""
+        return len(self.raw)
+
     def __reduce__(self) -> tuple[type[BadRow], tuple[str, str, str]]:
         return BadRow, (self.where, self.reason, self.raw)
 
@@ -52,6 +57,11 @@ class Row(NamedTuple):
     def where(self) -> str:
         """`path:line`, for a message about this row."""
         return f"{self.path}:{self.line}"
+
+    @property
+    def size(self) -> int:
+        """In characters, about."""
+        return len(self.raw) or sum(len(v) for v in self.values.values() if isinstance(v, str))
 
     def bad(self, reason: str) -> BadRow:
         return BadRow(self.where, reason, self.raw or repr(self.values))

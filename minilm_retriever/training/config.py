@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 from minilm_retriever.data.config import PairFlags
+from minilm_retriever.data.names import check_pair_columns
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import check_bounds, flag
 from minilm_retriever.pretrained import config as shared
@@ -117,7 +118,7 @@ class TrainConfig(PairFlags):
             raise UserError(f"--matryoshka needs different lengths of at least 1, not {shown}")
         if self.guide_margin and not self.guide:
             raise UserError("--guide-margin needs --guide")
-        self.check_columns(self.columns)
+        check_pair_columns(self.columns)
         if self.patience and not self.eval:
             raise UserError("--patience needs --eval: it watches a metric on held-out data")
         if not self.train:

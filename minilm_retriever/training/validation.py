@@ -40,9 +40,8 @@ class Validation:
             return None
         if Path(config.eval).is_dir():
             return Validation(read_beir(Path(config.eval)), None, tokenizer, config)
-        pairs = collect(
-            config.pair_source(config.eval, config.columns[:2]), on_bad
-        )  # no hard negatives
+        source = config.pair_source(config.eval, config.columns[:2])  # no hard negatives
+        pairs = collect(source, on_bad)
         say(pairs.note)
         task = retrieval_from_pairs(pairs.texts[0], pairs.texts[1])
         return Validation(task, pairs, tokenizer, config)
