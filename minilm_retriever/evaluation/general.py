@@ -14,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from minilm_retriever.data.beir import is_beir
+from minilm_retriever.data.pair_source import PairSource
 from minilm_retriever.data.pairs import read_scored_pairs
 from minilm_retriever.data.texts import read_texts
 from minilm_retriever.errors import UserError
-from minilm_retriever.evaluation.evaluate import evaluate_retrieval, has_scored_pairs, row_cosines
+from minilm_retriever.evaluation.evaluate import evaluate_retrieval, row_cosines
 from minilm_retriever.evaluation.metrics import rank_correlation
 from minilm_retriever.evaluation.ranking import Encode
 from minilm_retriever.evaluation.tasks import read_beir
@@ -46,7 +48,7 @@ class GeneralMeasure:
 def read_general(path: str | None, encode_base: Encode) -> GeneralMeasure:
     """The measure on a file or folder (None: the package's sentences); `encode_base`: the vectors
     (N, H) that the base model gives N texts."""
-    if path and Path(path).is_dir():
+    if path and is_beir(Path(path)):
         task = read_beir(Path(path))
         return GeneralMeasure(
             task.name,
@@ -70,6 +72,16 @@ def read_general(path: str | None, encode_base: Encode) -> GeneralMeasure:
         MOST_LOST_AGREEMENT,
         lambda encode: rank_correlation(pair_cosines(encode(texts)), base),
     )
+
+
+def has_scored_pairs(path: str) -> bool:
+    """Whether a file has two columns of texts and one of scores."""
+    source = PairSource(path, scores=None)
+    try:
+        next(iter(source.rows()), None)
+    except UserError:  # no pairs: what else is wrong is said when the texts are read
+        return False
+    return source.score is not None
 
 
 def read_sentences(path: str | None) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -164,7 +165,8 @@ class Callbacks:
                 raise KeyboardInterrupt
             self.signal = number
 
-        numbers = (signal.SIGINT, signal.SIGTERM)
+        is_main = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGINT, signal.SIGTERM) if is_main else ()  # others cannot take them
         before = [signal.signal(number, receive) for number in numbers]
         try:
             yield

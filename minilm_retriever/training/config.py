@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+from minilm_retriever.data.config import PairFlags
+from minilm_retriever.data.names import check_pair_columns
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import check_bounds, flag
 from minilm_retriever.pretrained import config as shared
@@ -16,13 +18,16 @@ unlisted = partial(flag, may_change=True, on_card=False)  # no part of what a ca
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(PairFlags):
     """Fine-tune a model on pairs (train.py). The defaults are those of the published recipe."""
 
     train: tuple[str, ...] = flag(
         (), "pairs: CSV, TSV, JSONL or Parquet; several are taken in turn", "data", may_change=True
     )
     columns: tuple[str, ...] = flag((), "columns to read: query, document, maybe hard negatives")
+    max_negatives: int | None = flag(
+        None, "hard negatives a row, at most (default: all columns, 7 of a list)", at_least=0
+    )
     eval: str | None = flag(None, "held-out pairs, or a BEIR-style folder", may_change=True)
     model: str = flag(shared.BASE_FOLDER, "base model: a folder or a hub name", may_change=True)
     out: str = unlisted("", "folder to publish the model in")
@@ -128,8 +133,7 @@ class TrainConfig:
             raise UserError(f"--matryoshka needs different lengths of at least 1, not {shown}")
         if self.guide_margin and not self.guide:
             raise UserError("--guide-margin needs --guide")
-        if len(self.columns) == 1:
-            raise UserError("--columns needs two names at least: query and document")
+        check_pair_columns(self.columns)
         if self.patience and not self.eval:
             raise UserError("--patience needs --eval: it watches a metric on held-out data")
         if self.mix not in (None, "auto"):

@@ -29,7 +29,7 @@ from minilm_retriever.training import checkpoint
 from minilm_retriever.training.callbacks import Callbacks, read_loss
 from minilm_retriever.training.checkpoint import Position
 from minilm_retriever.training.config import TrainConfig
-from minilm_retriever.training.prepare import TrainingRun, prepare, run_settings
+from minilm_retriever.training.prepare import TrainingRun, data_sums, prepare, run_settings
 from minilm_retriever.training.publish import publish
 
 KEPT_BYTES = (1 << 31) - 1  # of freed memory, for the next step: its backward pass frees most
@@ -62,7 +62,8 @@ def train_on(ranks: Ranks, config: TrainConfig) -> int:
         keep_freed_memory(KEPT_BYTES)
     describe(run)
     if config.dry_run:
-        say(f"estimate: {estimate(run)}; nothing was written")
+        findings = [f"{s.path}: {', '.join(s.findings)}" for s in run.data.sources if s.findings]
+        say("; ".join([f"estimate: {estimate(run)}; nothing was written", *findings]))
         ranks.finish()
         return 0
     files = RunFolder(Path(config.out))
@@ -142,7 +143,8 @@ def begin_or_resume(run: TrainingRun, files: RunFolder) -> Path | None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    record = files.begin_or_resume(run_settings(config, run.base), **last_bits)
+    settings = {**run_settings(config, run.base), **data_sums(config, run.data.sources)}
+    record = files.begin_or_resume(settings, **last_bits)
     if record is None:
         return None
     newest = checkpoint.latest(files.folder)
