@@ -30,7 +30,10 @@ ONLY = {  # tighter than the order
     "core": {"kernels", "distributed", "errors"},
     "kernels": set(),
 }
-IMPORTERS = {"reports": {"training"}, "training": {"__init__", "__main__"}}  # who may import a room
+IMPORTERS = {
+    "reports": {"training", "evaluation"},
+    "training": {"__init__", "__main__"},
+}  # who may import a room
 PATHS = {
     path.relative_to(PACKAGE).with_suffix("").as_posix(): path
     for path in sorted(PACKAGE.rglob("*.py"))
