@@ -83,7 +83,8 @@ def main() -> None:
                 train = [sys.executable, "train.py", "--train", str(pairs), "--model", args.model]
                 subprocess.run([*train, *flags, "--out", str(out)], cwd=ROOT, check=True)
             shares = SHARES if "--mix" in RUNS[run] or "--recipe" not in RUNS[run] else (1.0,)
-            results += [measures.of(f"{run}|{share:g}", [(str(out), share)]) for share in shares]
+            named = run if len(shares) == 1 else f"{run}|{{:g}}"
+            results += [measures.of(named.format(share), [(str(out), share)]) for share in shares]
         if len(args.seeds) > 1 and "unmixed" in run:  # an average of all seeds' weights
             outs = [str(work / f"{run}-{seed}") for seed in args.seeds]
             for share in SHARES:
