@@ -19,6 +19,7 @@ from minilm_retriever.data.pairs import Pairs, collect
 from minilm_retriever.distributed import Ranks
 from minilm_retriever.encoder import default_device, encode_texts
 from minilm_retriever.errors import UserError
+from minilm_retriever.evaluation.general import GeneralMeasure, read_general
 from minilm_retriever.flags import flag_values
 from minilm_retriever.pretrained.model_folder import LoadedModel, load_pretrained
 from minilm_retriever.pretrained.tokenizer import TextTokenizer, TokenizedTexts
@@ -76,6 +77,7 @@ class TrainingRun(NamedTuple):
     base: LoadedModel
     data: TrainingData
     validation: Validation | None
+    general: GeneralMeasure | None
     sampler: BatchSampler
     objective: Objective
     trainer: Trainer
@@ -120,6 +122,7 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None) -> TrainingRun:
     guide = guide_vectors(config, base, data, ranks)
     objective = Objective(config, ranks, guide, data.absent)
     encoder = base.encoder.to(torch.device(config.device or default_device()))
+    general = general_measure(config, base, ranks)
     encoder.bert.checkpoint_layers = config.gradient_checkpointing
     encode = partial(encode_in_pieces, encoder, size=config.cache_batch)
     sparse = train_used_words(encoder, data.tokens, config)
@@ -127,7 +130,7 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None) -> TrainingRun:
     trainer = Trainer(encoder, objective.loss, settings, encode=encode, ranks=ranks)
     if sparse is not None:
         trainer.optimizer.register_step_post_hook(sparse.update_table)
-    return TrainingRun(config, base, data, validation, sampler, objective, trainer, total)
+    return TrainingRun(config, base, data, validation, general, sampler, objective, trainer, total)
 
 
 def read_data(
@@ -164,6 +167,14 @@ def open_base(config: TrainConfig) -> LoadedModel:
         raise UserError(f"--max-length {limit}: the model has positions for only {positions}")
     settings = replace(base.settings, max_length=limit)
     return replace(base, tokenizer=base.tokenizer.with_max_length(limit), settings=settings)
+
+
+def general_measure(config: TrainConfig, base: LoadedModel, ranks: Ranks) -> GeneralMeasure | None:
+    """What is measured of general ability, if anything is evaluated."""
+    if config.eval is None and config.general is None and config.mix != "auto":
+        return None
+    encode_own = partial(encode_texts, base.encoder, base.tokenizer)
+    return read_general(config.general, partial(ranks.split_work, encode_own))
 
 
 def guide_vectors(
@@ -210,8 +221,8 @@ def data_sums(config: TrainConfig, sources: Sequence[Pairs]) -> dict[str, Any]:
 def run_settings(config: TrainConfig, base: LoadedModel) -> dict[str, Any]:
     """Settings that determine a run's numbers; a resumed run must have the same, and data_sums."""
     flags = flag_values(config, may_change=False)
-    held_out = [config.eval] if config.eval and Path(config.eval).is_file() else []
-    data = {f"data {path}": manifest.sha256_file(path) for path in held_out}
+    measured = [path for path in (config.eval, config.general) if path and Path(path).is_file()]
+    data = {f"data {path}": manifest.sha256_file(path) for path in measured}
     models = {"base model": base.fingerprint()}
     if config.guide not in (None, "base"):
         models["guide"] = load_pretrained(str(config.guide)).fingerprint()

@@ -19,7 +19,7 @@ from minilm_retriever.core.loop import loop
 from minilm_retriever.curation.duplicates import count_repeats
 from minilm_retriever.curation.inspect import summary
 from minilm_retriever.distributed import Ranks
-from minilm_retriever.encoder import out_of_memory
+from minilm_retriever.encoder import check_instructions, default_device, out_of_memory
 from minilm_retriever.errors import UserError
 from minilm_retriever.kernels.memory import keep_freed_memory
 from minilm_retriever.progress import Progress, duration, say
@@ -33,6 +33,8 @@ from minilm_retriever.training.prepare import TrainingRun, data_sums, prepare, r
 from minilm_retriever.training.publish import publish
 
 KEPT_BYTES = (1 << 31) - 1  # of freed memory, for the next step: its backward pass frees most
+
+MOST_PASSES = 16  # over distinct pairs: what more of them do is in docs/forgetting.md
 
 
 def train(config: TrainConfig) -> int:
@@ -55,6 +57,7 @@ def train_on(ranks: Ranks, config: TrainConfig) -> int:
     """The run on one of several ranks: all train, rank 0 writes."""
     inputs = [*config.train, config.eval, config.model, config.guide]
     atomic_files.check_not_input(config.out, inputs)
+    check_autocast(config.precision, torch.device(config.device or default_device()))
     run = prepare(config, ranks)
     if run.trainer.device.type == "cpu":
         keep_freed_memory(KEPT_BYTES)
@@ -81,6 +84,15 @@ def train_on(ranks: Ranks, config: TrainConfig) -> int:
     return status
 
 
+def check_autocast(precision: str, device: torch.device) -> None:
+    """UserError where steps on this device would be slower in that precision."""
+    if device.type != "cpu":
+        return
+    if precision == "fp16":
+        raise UserError("precision fp16 is for a GPU; on a CPU choose fp32 or bf16")
+    check_instructions(precision)
+
+
 def describe(run: TrainingRun) -> None:
     """Print the data, the steps and warnings."""
     config, data, trainer = run.config, run.data, run.trainer
@@ -99,9 +111,15 @@ def describe(run: TrainingRun) -> None:
     )
     left_out = run.sampler.left_out(0)
     for path, ids, count in zip(config.train, data.text_ids, left_out, strict=True):
-        repeats = summary(count_repeats(ids[:, 0], ids[:, 1], config.batch_size))
-        for line in f"{path}: {repeats}".splitlines():
+        repeats = count_repeats(ids[:, 0], ids[:, 1], config.batch_size)
+        for line in f"{path}: {summary(repeats)}".splitlines():
             say(line)
+        if (passes := epochs * repeats.rows / repeats.distinct_pairs) > MOST_PASSES:
+            say(
+                f"warning: {path}: each distinct pair is shown {passes:,.0f} times; past "
+                f"{MOST_PASSES} such runs got no better at their own queries, and the longest lost "
+                "a third of what the base model could do for others: see --recipe robust"
+            )
         if count:
             reason = "their texts repeat too often"
             say(f"warning: {count} rows of {path} find no batch in the first epoch: {reason}")
