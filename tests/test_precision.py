@@ -1,5 +1,5 @@
-"""bf16 on a CPU: its bound on the real weights, its refusal elsewhere, and what keeps vectors of
-different precisions apart."""
+"""bf16 and int8 on a CPU: their bounds on the real weights, their refusal elsewhere, and what keeps
+vectors of different precisions apart."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from minilm_retriever import Encoder
 from minilm_retriever import encoder as encoder_module
 from minilm_retriever.__main__ import main
+from minilm_retriever.core.trainer import Batch, Hyperparameters, Trainer
 from minilm_retriever.errors import UserError
 from minilm_retriever.kernels import processor
 from minilm_retriever.kernels.processor import lacks_instructions
@@ -28,7 +30,7 @@ def needs(precision):
 
 
 # The least cosine to fp32, on the texts of tests/reference: of all, and on average.
-BOUNDS = {"bf16": (0.9999, 0.99995)}
+BOUNDS = {"bf16": (0.9999, 0.99995), "int8": (0.985, 0.997)}
 LOWER = [pytest.param(precision, marks=needs(precision)) for precision in BOUNDS]
 
 
@@ -91,11 +93,36 @@ def test_gradients_are_of_fp32(precision, fresh):
     assert torch.equal(vectors, fresh.model.encoder(ids, mask)) and vectors.requires_grad
 
 
+@needs("bf16")
+def test_gradients_of_training_in_bf16_are_near_those_of_fp32(base_model, reference_texts):
+    model = Encoder.from_pretrained(base_model, device="cpu").model
+    ids, mask = model.tokenizer.tokenize(reference_texts[:32]).batch(range(32))
+    batch = Batch(None, ids, mask)
+    gradients, losses = {}, {}
+    for precision in ("fp32", "bf16"):
+        settings = Hyperparameters(1, precision=precision)
+        trainer = Trainer(model.encoder, halves_match, settings)  # without its step: no dropout
+        loss = trainer.batch_loss(batch)
+        parts = torch.autograd.grad(loss, trainer.parameters)
+        gradients[precision] = torch.cat([part.flatten() for part in parts])
+        losses[precision] = loss.item()
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.01)
+    assert losses["bf16"] != losses["fp32"]
+    assert float(torch.cosine_similarity(*gradients.values(), dim=0)) > 0.999
+
+
+def halves_match(vectors, _):
+    """The published loss where text i of the first half belongs to text i of the second."""
+    queries, documents = vectors.float().chunk(2)
+    return F.cross_entropy(20 * queries @ documents.T, torch.arange(len(queries)))
+
+
 FLAGS = {
-    "AMX": ("GenuineIntel", "avx512_bf16 avx512_vnni amx_bf16 amx_int8", {"bf16"}),
-    "Zen 4": ("AuthenticAMD", "avx512_bf16 avx512_vnni", {"bf16"}),
-    "Cooper Lake": ("GenuineIntel", "avx512_bf16 avx512_vnni", set()),
-    "Ice Lake": ("GenuineIntel", "avx512f avx512_vnni", set()),
+    "AMX": ("GenuineIntel", "avx512_bf16 avx512_vnni amx_bf16 amx_int8", {"bf16", "int8"}),
+    "Zen 4": ("AuthenticAMD", "avx512_bf16 avx512_vnni", {"bf16", "int8"}),
+    "Cooper Lake": ("GenuineIntel", "avx512_bf16 avx512_vnni", {"int8"}),
+    "Ice Lake": ("GenuineIntel", "avx512f avx512_vnni", {"int8"}),
+    "Alder Lake": ("GenuineIntel", "avx2 avx_vnni", {"int8"}),
     "AVX2": ("AuthenticAMD", "avx2", set()),
     "no such file": ("", "", set()),
 }
@@ -108,11 +135,15 @@ def processor_of(monkeypatch):
     def set_processor(vendor, flags):
         facts = f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: {flags}\nbugs\t\t: amx_bf16\n"
         monkeypatch.setattr(processor.Path, "read_text", lambda *_: facts)
+        clear()
+
+    def clear():
         processor.bf16_is_fast.cache_clear()
+        processor.int8_is_fast.cache_clear()
 
     yield set_processor
     monkeypatch.undo()
-    processor.bf16_is_fast.cache_clear()
+    clear()
 
 
 @pytest.mark.parametrize(("vendor", "flags", "fast"), FLAGS.values(), ids=FLAGS.keys())
@@ -125,7 +156,7 @@ def test_the_processor_decides_which_precisions_are_faster(vendor, flags, fast, 
 @pytest.mark.parametrize("precision", BOUNDS)
 def test_a_precision_that_would_be_slower_is_refused(precision, tiny_folder, processor_of):
     processor_of("GenuineIntel", "avx2")
-    slower = f"precision {precision} would be slower .* lacks AMX.*: choose fp32"
+    slower = f"precision {precision} would be slower .* lacks AMX-.*: choose fp32"
     with pytest.raises(UserError, match=slower):
         Encoder.from_pretrained(tiny_folder, device="cpu", precision=precision)
     with pytest.raises(UserError, match=slower):  # before a model is read
@@ -137,7 +168,7 @@ def test_a_precision_that_would_be_slower_is_refused(precision, tiny_folder, pro
 
 
 def test_another_word_for_a_precision_is_refused(fresh):
-    with pytest.raises(UserError, match="precision is 'float16'; it can be fp32, bf16"):
+    with pytest.raises(UserError, match="precision is 'float16'; it can be fp32, bf16, int8"):
         fresh.precision = "float16"
 
 
