@@ -104,9 +104,9 @@ def serve(config: ServeConfig) -> None:
 
 
 def evaluate(config: EvaluateConfig) -> None:
-    from minilm_retriever.evaluation.evaluate import evaluate_models
+    from minilm_retriever.evaluation.line import evaluate
 
-    report = evaluate_models(config)
+    report = evaluate(config)
     print_result(json_text(report.as_json()) if config.json else report.as_text())
 
 

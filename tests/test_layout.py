@@ -31,7 +31,7 @@ ONLY = {  # tighter than the order
     "kernels": set(),
 }
 IMPORTERS = {  # who may import a room
-    "reports": {"training"},
+    "reports": {"training", "evaluation"},
     "training": {"__init__", "__main__"},
     "serving": {"__main__"},
 }
