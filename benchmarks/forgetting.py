@@ -56,6 +56,8 @@ RUNS: dict[str, list[str]] = {  # flags of train; --mix 1: shares are measured h
     "all-in-a-batch": [*ROBUST, "--batch-size", "376", "--learning-rate", "2e-4"],
     "rate-2e-4": [*ROBUST, "--learning-rate", "2e-4"],
     "rate-5e-5": [*ROBUST, "--learning-rate", "5e-5"],
+    "not-near": [*ROBUST, "--stay-near", "0"],
+    "near-1": [*ROBUST, "--stay-near", "1"],
     "guide": [*ROBUST, "--guide"],
     "smoothing": [*ROBUST, "--label-smoothing", "0.1"],
 }
