@@ -17,7 +17,7 @@ from torch import Tensor
 from minilm_retriever.core.model import Bert, BertConfig
 from minilm_retriever.errors import UserError, first_line
 from minilm_retriever.kernels.ops import ACTIVATIONS
-from minilm_retriever.pretrained.settings import inside, read_json
+from minilm_retriever.pretrained.json_files import inside, read_json
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 POSITION_IDS = "embeddings.position_ids"  # 0, 1, 2, ...: a buffer of older transformers, no weight
@@ -99,17 +99,26 @@ def bert_from_tensors(config: BertConfig, tensors: Mapping[str, Tensor], where: 
     not finite."""
     tensors = {name: tensor for name, tensor in tensors.items() if name != POSITION_IDS}
     bert = empty_bert(config, tensors, where)
-    expected = bert.state_dict()
+    bert.load_state_dict(check_tensors(tensors, bert.state_dict(), where), assign=True)
+    return bert.eval()
+
+
+def check_tensors(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str
+) -> dict[str, Tensor]:
+    """The tensors as float32, in memory of their own: a file that changes later must not change
+    the model.
+
+    Raises UserError naming the first that is missing, unexpected, of another shape, or holds a
+    value that is not finite."""
     for name in [*expected, *tensors]:
         if problem := _problem(tensors.get(name), expected.get(name)):
             raise UserError(f"{where}: tensor {name} {problem}")
-    # Own memory, not the file's map: a file that changes later must not change the model.
     own = {name: tensors[name].to(torch.float32, copy=True).contiguous() for name in expected}
     for name, tensor in own.items():
         if not math.isfinite(float(tensor.sum())) and not bool(tensor.isfinite().all()):
             raise UserError(f"{where}: tensor {name} holds a value that is not finite")
-    bert.load_state_dict(own, assign=True)
-    return bert.eval()
+    return own
 
 
 def empty_bert(config: BertConfig, tensors: Mapping[str, Tensor], where: str) -> Bert:
@@ -239,10 +248,19 @@ def _no_weights(folder: Path) -> str:
     """What to do about a folder without safetensors files."""
     pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES)
     if not pickles:
-        return f"{folder} has no model.safetensors: no model folder, or its weights were not copied"
+        others = ", ".join(sorted(path.name for path in folder.glob("*.safetensors")))
+        beside = f" (but {others})" if others else ""
+        return (
+            f"{folder} has no model.safetensors{beside}: no model folder, or they were not copied"
+        )
     place = repr(str(folder))
+    code = "from transformers import BertModel as B; "
+    code += f"B.from_pretrained({place}).save_pretrained({place})"
+    if (folder / "config.json").is_file() and "model_type" not in read_json(folder / "config.json"):
+        old, new = repr(str(folder / pickles[0])), repr(str(folder / "model.safetensors"))
+        code = "import torch; from safetensors.torch import save_file; "
+        code += f"save_file(torch.load({old}, weights_only=True), {new})"
     return (
         f"{folder} has its weights in {pickles[0]}, a pickle, which can run code when read: if you "
-        'trust it, convert it with `python -c "from transformers import BertModel as B; '
-        f'B.from_pretrained({place}).save_pretrained({place})"`'
+        f'trust it, convert it with `python -c "{code}"`'
     )

@@ -16,7 +16,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from minilm_retriever.errors import UserError
-from minilm_retriever.pretrained.settings import parse_json
+from minilm_retriever.pretrained.json_files import parse_json
 from minilm_retriever.pretrained.tokenizer import TextTokenizer, named_errors
 from minilm_retriever.pretrained.tokenizer_parts import Template, check_parts, tokens, walk
 
