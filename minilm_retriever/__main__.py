@@ -17,7 +17,7 @@ from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.errors import run_command
 from minilm_retriever.evaluation.config import EvaluateConfig
 from minilm_retriever.flags import add_flags, from_flags
-from minilm_retriever.pretrained.config import FetchConfig
+from minilm_retriever.pretrained.config import FetchConfig, with_revision
 from minilm_retriever.progress import escape, fill_closed_streams, json_text, print_result, say
 from minilm_retriever.search.config import IndexConfig, SearchConfig
 from minilm_retriever.training.config import TrainConfig, with_recipe
@@ -49,7 +49,7 @@ def inspect(config: InspectConfig) -> None:
     from minilm_retriever.curation.inspect import as_text, inspect
     from minilm_retriever.pretrained.model_folder import load_pretrained
 
-    tokenizer = load_pretrained(config.model).tokenizer
+    tokenizer = load_pretrained(with_revision(config.model, config.revision)).tokenizer
     result = inspect(config.pairs, tokenizer, config.columns, config.batch_size)
     print_result(json_text(result.as_json()) if config.json else as_text(result))
 

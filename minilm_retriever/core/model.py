@@ -205,8 +205,9 @@ class SentenceEncoder(nn.Module):
     def __init__(self, bert: Bert, *, pooling: str | Pool = "mean", normalize: bool = True) -> None:
         super().__init__()
         self.pool = POOLINGS[pooling] if isinstance(pooling, str) else pooling
-        self.bert, self.normalize, self.dimension = bert, normalize, bert.config.hidden_size
-        self.head: nn.Module | None = None  # pooled vectors to those of `dimension` numbers
+        self.bert, self.normalize = bert, normalize
+        self.dimension = self.kept = bert.config.hidden_size  # H; leading ones kept in encoding
+        self.head: nn.Sequential | None = None  # pooled vectors to those of `dimension` numbers
 
     def forward(
         self,

@@ -19,6 +19,7 @@ from minilm_retriever.errors import UserError, first_line
 from minilm_retriever.kernels.ops import ACTIVATIONS
 from minilm_retriever.pretrained.json_files import inside, read_json
 
+WHOLE = "model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 POSITION_IDS = "embeddings.position_ids"  # 0, 1, 2, ...: a buffer of older transformers, no weight
 
@@ -213,7 +214,7 @@ def _quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def read_safetensors(folder: Path, name: str = "model.safetensors") -> dict[str, Tensor]:
+def read_safetensors(folder: Path, name: str = WHOLE) -> dict[str, Tensor]:
     """All tensors of a folder's weights: of the file, or of the shards that its index names."""
     index = folder / f"{name}.index.json"
     if (folder / name).is_file():
@@ -224,7 +225,7 @@ def read_safetensors(folder: Path, name: str = "model.safetensors") -> dict[str,
             raise UserError(f"{index}: no weight_map of tensors to files")
         paths = [inside(folder, shard, index) for shard in sorted(set(shards.values()))]
     else:
-        raise UserError(_no_weights(folder))
+        raise UserError(_no_weights(folder, name))
     tensors: dict[str, Tensor] = {}
     for path in paths:
         tensors |= _read_file(path)
@@ -244,20 +245,19 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     raise UserError(f"{path} is {why}")
 
 
-def _no_weights(folder: Path) -> str:
-    """What to do about a folder without safetensors files."""
-    pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES)
+def _no_weights(folder: Path, name: str = WHOLE) -> str:
+    """What to do about a folder without a safetensors file of this name."""
+    stem = name.partition("_")[0] if name != WHOLE else ""
+    pickles = sorted(path.name for path in folder.glob(f"{stem}*") if path.suffix in PICKLES)
     if not pickles:
         others = ", ".join(sorted(path.name for path in folder.glob("*.safetensors")))
         beside = f" (but {others})" if others else ""
-        return (
-            f"{folder} has no model.safetensors{beside}: no model folder, or they were not copied"
-        )
-    place = repr(str(folder))
+        return f"{folder} has no {name}{beside}: no model folder, or its weights were not copied"
+    place, config = repr(str(folder)), folder / "config.json"
     code = "from transformers import BertModel as B; "
     code += f"B.from_pretrained({place}).save_pretrained({place})"
-    if (folder / "config.json").is_file() and "model_type" not in read_json(folder / "config.json"):
-        old, new = repr(str(folder / pickles[0])), repr(str(folder / "model.safetensors"))
+    if stem or config.is_file() and "model_type" not in read_json(config):  # of an adapter, a Dense
+        old, new = (repr(str(folder / file)) for file in (pickles[0], name))
         code = "import torch; from safetensors.torch import save_file; "
         code += f"save_file(torch.load({old}, weights_only=True), {new})"
     return (

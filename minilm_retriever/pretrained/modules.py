@@ -3,19 +3,24 @@ Normalize, each as in sentence-transformers 6.2.0."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from minilm_retriever.core.model import at_least_float32, first_token, l2_normalize, masked_mean
+from minilm_retriever.core.model import (
+    Pool,
+    SentenceEncoder,
+    at_least_float32,
+    first_token,
+    l2_normalize,
+    masked_mean,
+)
 from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained.json_files import check_keys, read_json
 from minilm_retriever.pretrained.load_weights import check_setting, check_tensors, read_safetensors
-
-Pooling = Callable[[Tensor, Tensor], Tensor]  # token states (B, T, H), mask (B, T) -> (B, H)
+from minilm_retriever.pretrained.pipeline import Place
 
 
 def largest(hidden: Tensor, mask: Tensor) -> Tensor:
@@ -44,7 +49,7 @@ def last_token(hidden: Tensor, mask: Tensor) -> Tensor:
     return at_least_float32(hidden[rows, last]) * mask[rows, last].unsqueeze(-1)
 
 
-POOLINGS: dict[str, Pooling] = {  # by 6.x's names, in the order in which 3.x concatenates them
+POOLINGS: dict[str, Pool] = {  # by 6.x's names, in the order in which 3.x concatenates them
     "cls": first_token,
     "max": largest,
     "mean": masked_mean,
@@ -54,7 +59,7 @@ POOLINGS: dict[str, Pooling] = {  # by 6.x's names, in the order in which 3.x co
 }
 
 
-def pooling_of(names: Sequence[str]) -> Pooling:
+def pooling_of(names: Sequence[str]) -> Pool:
     """The pooling of a name, or several side by side."""
     poolings = [POOLINGS[name] for name in names]
     if len(poolings) == 1:
@@ -71,14 +76,26 @@ ACTIVATIONS = {  # of torch.nn, element by element
 }
 
 
-class Dense(nn.Module):
-    """A linear layer and its activation, perhaps beside what came in."""
+class HeadModule(nn.Module):
+    """What may follow a pooling: vectors (B, inputs) to vectors (B, width)."""
+
+    kind: str  # sentence-transformers' name of its class
+    width: int
+    settings: Mapping[str, Any]  # its config.json
 
     def __init__(self, settings: Mapping[str, Any], width: int, where: str) -> None:
         super().__init__()
-        inputs, outputs = settings.get("in_features"), settings.get("out_features")
+        self.kind, self.settings, self.width = type(self).__name__, settings, width
+
+
+class Dense(HeadModule):
+    """A linear layer and its activation, perhaps beside what came in."""
+
+    def __init__(self, settings: Mapping[str, Any], width: int, where: str) -> None:
+        super().__init__(settings, width, where)
         for name in ("in_features", "out_features"):
             check_setting(settings.get(name), name, "int", where, least=1)
+        inputs, outputs = int(settings["in_features"]), int(settings["out_features"])
         if inputs != width:
             raise UserError(f"{where}: in_features is {inputs}, what comes before gives {width}")
         path = str(settings.get("activation_function", "torch.nn.Tanh"))
@@ -90,7 +107,7 @@ class Dense(nn.Module):
         self.activation, self.use_residual = ACTIVATIONS[name](), settings.get("use_residual")
         if self.use_residual and inputs != outputs:
             self.residual = nn.Linear(inputs, outputs, bias=False)
-        self.width = int(outputs)
+        self.width = outputs
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, in_features) -> (B, out_features)."""
@@ -100,36 +117,36 @@ class Dense(nn.Module):
         return out + (self.residual(x) if hasattr(self, "residual") else x)
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(HeadModule):
     """Each vector to mean 0 and variance 1, then scaled and shifted."""
 
     def __init__(self, settings: Mapping[str, Any], width: int, where: str) -> None:
-        super().__init__()
+        super().__init__(settings, width, where)
         if settings.get("dimension") != width:
             raise UserError(f"{where}: dimension is {settings.get('dimension')!r}, not {width}")
-        self.norm, self.width = nn.LayerNorm(width), width
+        self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.norm(x)
         return out
 
 
-class Dropout(nn.Dropout):
+class Dropout(HeadModule):
     """In training alone."""
 
     def __init__(self, settings: Mapping[str, Any], width: int, where: str) -> None:
+        super().__init__(settings, width, where)
         share = settings.get("dropout", 0.2)
         check_setting(share, "dropout", "float", where, below=1)
-        super().__init__(share)
-        self.width = width
+        self.dropout = nn.Dropout(share)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.dropout(x)
+        return out
 
 
-class Normalize(nn.Module):
+class Normalize(HeadModule):
     """Each vector to unit length."""
-
-    def __init__(self, settings: Mapping[str, Any], width: int, where: str) -> None:
-        super().__init__()
-        self.width = width
 
     def forward(self, x: Tensor) -> Tensor:
         return l2_normalize(x)
@@ -137,7 +154,7 @@ class Normalize(nn.Module):
 
 # By the names of sentence-transformers' classes: ours, and the settings that it may have.
 INPUTS = ("module_input_name", "module_output_name")  # which of the vectors; here there is one
-MODULES: dict[str, tuple[Any, tuple[str, ...]]] = {
+MODULES: dict[str, tuple[type[HeadModule], tuple[str, ...]]] = {
     "Dense": (
         Dense,
         ("in_features", "out_features", "bias", "activation_function", "use_residual", *INPUTS),
@@ -148,11 +165,11 @@ MODULES: dict[str, tuple[Any, tuple[str, ...]]] = {
 }
 
 
-def read_head(modules: Sequence[tuple[str, Path]], width: int) -> nn.Sequential | None:
+def read_head(modules: Sequence[Place], width: int) -> nn.Sequential | None:
     """The modules after a pooling that gives vectors of `width` numbers; None where there are none.
 
-    modules: (name of the class, folder). Raises UserError naming the file for a setting or tensor
-    that is missing, malformed, or not implemented here."""
+    Raises UserError naming the file for a setting or tensor that is missing, malformed, or not
+    implemented here."""
     head = []
     for kind, folder in modules:
         make, known = MODULES[kind]
@@ -162,13 +179,17 @@ def read_head(modules: Sequence[tuple[str, Path]], width: int) -> nn.Sequential 
         for name in INPUTS:
             if settings.get(name) not in (None, "sentence_embedding"):
                 raise UserError(f"{path}: {name} is {settings[name]!r}, not sentence_embedding")
+        own = {name: value for name, value in settings.items() if name not in INPUTS}
         with torch.device("meta"):
-            module = make(settings, width, str(path))
+            module = make(own, width, str(path))
         if expected := module.state_dict():
             tensors = read_safetensors(folder)
             module.load_state_dict(check_tensors(tensors, expected, str(folder)), assign=True)
-        module.kind = kind
-        module.settings = {k: v for k, v in settings.items() if k not in INPUTS}
         head.append(module)
         width = module.width
-    return nn.Sequential(*head).eval() if head else None
+    return nn.Sequential(*head) if head else None
+
+
+def head_modules(encoder: SentenceEncoder) -> list[HeadModule]:
+    """The modules after an encoder's pooling."""
+    return [part for part in encoder.head or () if isinstance(part, HeadModule)]

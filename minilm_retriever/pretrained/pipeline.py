@@ -1,4 +1,4 @@
-"""What a model folder computes, one module after another: modules.json, or what stands in for it."""
+"""What a model folder computes, one module after another, by modules.json."""
 
 from __future__ import annotations
 
@@ -27,11 +27,14 @@ ENCODERS = ("BertModel",)
 LANGUAGE_MODELS = ("BertForMaskedLM", "BertForPreTraining")
 
 
+Place = tuple[str, Path]  # a module's class name and folder
+
+
 class Modules(NamedTuple):
     """What modules.json lists: the transformer's folder, the head, settings of Settings."""
 
     root: Path
-    head: list[tuple[str, Path]]  # class name and folder of what follows the pooling
+    head: list[Place]  # what follows the pooling
     settings: dict[str, Any]  # pooling, include_prompt, normalize
 
 
@@ -78,16 +81,16 @@ def plain_modules(folder: Path) -> Modules:
     for path in [*own, *modules]:
         if path.name != "1_Pooling" or read_pooling(path / "config.json") != plain:
             raise UserError(
-                f"{folder}: has {path.name} but no {MODULES_FILE}, which says what is computed: get "
-                "the whole folder again"
+                f"{folder}: has {path.name} but no {MODULES_FILE}, which says what is computed: "
+                "get the whole folder again"
             )
     path = folder / "config.json"
     named = (read_json(path) if path.is_file() else {}).get("architectures") or [*ENCODERS]
     if named not in ([name] for name in (*ENCODERS, *LANGUAGE_MODELS)):
         known = ", ".join((*ENCODERS, *LANGUAGE_MODELS))
         raise UserError(
-            f"{path}: architectures is {named!r}, a model of another task (a reranker, a classifier, "
-            f"a generator) and no encoder; supported are {known}"
+            f"{path}: architectures is {named!r}, a model of another task (a reranker, a "
+            f"classifier, a generator) and no encoder; supported are {known}"
         )
     if named[0] in LANGUAGE_MODELS:
         warnings.warn(
@@ -114,7 +117,9 @@ def read_pooling(path: Path) -> dict[str, Any]:
         mode = config["pooling_mode"]
         names = mode if isinstance(mode, list) else [mode]
     if not names or not set(map(str, names)) <= set(POOLING_FLAGS.values()):
-        known = ", ".join(POOLING_FLAGS.values())
+        others = ", ".join(sorted({*POOLING_FLAGS.values()} - {"mean", "cls"}))
         shown = ", ".join(map(str, names)) or "none"
-        raise UserError(f"{path}: pooling {shown}; it can be {known}, or several of them")
+        raise UserError(
+            f"{path}: pooling {shown}; only mean or cls (or {others}, or several) can be used"
+        )
     return {"pooling": "+".join(names), "include_prompt": bool(config.get("include_prompt", True))}

@@ -14,8 +14,10 @@ from minilm_retriever.pretrained.json_files import check_keys, check_plain, read
 # Files of sentence-transformers, and the settings that they may hold: others are not known here,
 # and may change a vector. docs/model_folders.md says what each does.
 MODEL_FILE = "config_sentence_transformers.json"
-MODEL_KEYS = ("__version__", "model_type", "prompts", "default_prompt_name", "similarity_fn_name")
-MODEL_KEYS += ("truncate_dim", "requirements")
+MODEL_KEYS = (
+    *("__version__", "model_type", "prompts", "default_prompt_name", "similarity_fn_name"),
+    *("truncate_dim", "requirements"),
+)
 TRANSFORMER_FILES = [  # the first of them counts
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
@@ -61,20 +63,17 @@ class Settings:
     include_prompt: bool = True  # whether the tokens of a prompt are pooled with the text's
     truncate_dim: int | None = None  # leading numbers of a vector that are kept
 
-    @property
-    def unit(self) -> bool:
-        """Whether vectors have unit length."""
-        return self.normalize and self.truncate_dim is None
 
+def read_limits(root: Path, words: Path, positions: int) -> dict[str, Any]:
+    """The settings max_length and lower_case, for a model of so many positions.
 
-def read_limits(root: Path, positions: int) -> dict[str, Any]:
-    """The settings max_length and lower_case, for a model of so many positions."""
+    root: the transformer's folder; words: its tokenizer's."""
     names = [name for name in TRANSFORMER_FILES if (root / name).is_file()]
     path = root / (names or TRANSFORMER_FILES)[0]
     config = read_json(path) if names else {}
     check_keys(config, (*TRANSFORMER_KEYS, *PLAIN_TRANSFORMER, *ARGUMENTS), path)
     check_plain(config, PLAIN_TRANSFORMER, path)
-    limits = []  # by rank: processing_kwargs, arguments of the tokenizer, the model's, its tokenizer's
+    limits = []  # by rank: of processing_kwargs, arguments, the model, the tokenizer
     processing = config.get("processing_kwargs") or {}
     for kind in ("common", "text"):
         options = dict(processing.get(kind) or {})
@@ -87,7 +86,7 @@ def read_limits(root: Path, positions: int) -> dict[str, Any]:
             limits.append((path, options.pop("model_max_length", None)))
         check_keys(options, PLAIN_ARGUMENTS, path)
     limits.append((path, config.get("max_seq_length")))
-    path = root / "tokenizer_config.json"
+    path = words / "tokenizer_config.json"
     tokenizer = read_json(path) if path.is_file() else {}
     limits.append((path, tokenizer.get("model_max_length", tokenizer.get("max_len"))))
     path, limit = next((pair for pair in limits if pair[1] is not None), (path, positions))

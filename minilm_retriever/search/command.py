@@ -13,11 +13,12 @@ from pathlib import Path
 
 from minilm_retriever.data.readers import read_rows
 from minilm_retriever.data.texts import read_texts
-from minilm_retriever.encoder import open_for_command, split_fingerprint
+from minilm_retriever.encoder import Encoder, open_for_command, split_fingerprint
 from minilm_retriever.errors import UserError
+from minilm_retriever.pretrained.config import BASE_FOLDER, with_revision
 from minilm_retriever.progress import escape, print_result, say
 from minilm_retriever.search.config import IndexConfig, SearchConfig
-from minilm_retriever.search.index import Hit, find
+from minilm_retriever.search.index import Hit, Index, find
 from minilm_retriever.search.index_folder import make_index, open_index
 from minilm_retriever.search.trec_run import trec_line
 from minilm_retriever.storage import atomic_files
@@ -62,17 +63,14 @@ def run_search(config: SearchConfig) -> None:
             )
     finer = Path(config.rescore) if config.rescore else None
     index = open_index(Path(config.folder), effort=config.effort, finer=finer)
-    fingerprint, precision = split_fingerprint(index.info["model"])
-    encoder = open_for_command(config.model, precision=config.precision or precision)
-    if encoder.model.fingerprint() != fingerprint:
-        other = f"another model than {config.model}"
-        raise UserError(f"{config.folder} was encoded with {other}: name that with --model")
+    encoder = open_encoder(config, index)
     format = config.format or FORMAT_OF_ENDING.get(Path(config.out or "").suffix, "text")
     count = 0
     on_terminal = not config.out and sys.stdout is not None and sys.stdout.isatty()
     with atomic_files.writing(config.out) if config.out else nullcontext() as out:
         for batch in read_queries(config, len(index)):
-            vectors = encoder.encode_query([text for _, text in batch])
+            texts = [text for _, text in batch]
+            vectors = encoder.encode_query(texts, normalize=index.info["unit"] or None)
             for query, hits in zip(batch, find(index, vectors, config.k), strict=True):
                 text = format_hits(*query, hits, format)
                 if on_terminal:
@@ -82,6 +80,29 @@ def run_search(config: SearchConfig) -> None:
                 count += 1
     if config.out:
         say(f"{config.out}: {count:,} queries")
+
+
+def open_encoder(config: SearchConfig, index: Index) -> Encoder:
+    """The model that the vectors were encoded with: the one named, else the one they remember.
+
+    Raises UserError where that is not here, or is another."""
+    fingerprint, precision = split_fingerprint(index.info["model"])
+    remembered = str(index.info.get("model_name") or BASE_FOLDER)
+    name = with_revision(config.model, config.revision) if config.model else remembered
+    precision = config.precision or precision
+    try:
+        encoder = open_for_command(name, precision=precision)
+    except UserError as problem:
+        if config.model:
+            raise
+        raise UserError(
+            f"{config.folder} was encoded with {name}, which cannot be opened (where it has moved, "
+            f"name it with --model): {problem}"
+        ) from None
+    if encoder.model.fingerprint() != fingerprint:
+        other = f"another model than {name}" if config.model else f"{name}, which has changed since"
+        raise UserError(f"{config.folder} was encoded with {other}: name that with --model")
+    return encoder
 
 
 def read_queries(config: SearchConfig, documents: int) -> Iterator[list[tuple[str, str]]]:

@@ -20,6 +20,7 @@ from minilm_retriever.distributed import Ranks
 from minilm_retriever.encoder import default_device, encode_texts
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import flag_values
+from minilm_retriever.pretrained.config import with_revision
 from minilm_retriever.pretrained.model_folder import LoadedModel, load_pretrained
 from minilm_retriever.pretrained.tokenizer import TextTokenizer, TokenizedTexts
 from minilm_retriever.progress import Progress
@@ -103,7 +104,7 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None) -> TrainingRun:
     sources = [read_pairs(path, config.columns or None) for path in config.train]
     sources = [pairs.distinct() for pairs in sources] if config.distinct else sources
     data = TrainingData.tokenize(sources, base.tokenizer)
-    check_negatives(config, base.encoder.bert.config.hidden_size, data.text_ids)
+    check_negatives(config, base.encoder.dimension, data.text_ids)
     validation = Validation.read(config, base.tokenizer)
     avoided = tuple(data.text_ids) if config.false_negatives == "avoid" else None
     accumulation = config.gradient_accumulation_steps
@@ -123,7 +124,7 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None) -> TrainingRun:
 
 def open_base(config: TrainConfig) -> LoadedModel:
     """The base model, with the dropout and token limit of the flags."""
-    base = load_pretrained(config.model)
+    base = load_pretrained(with_revision(config.model, config.revision))
     if config.dropout is not None:
         for module in base.encoder.modules():
             if isinstance(module, nn.Dropout):
