@@ -15,7 +15,7 @@ from minilm_retriever import __version__
 from minilm_retriever.curation.config import InspectConfig, MineConfig, ParaphrasesConfig
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.errors import run_command
-from minilm_retriever.evaluation.config import EvaluateConfig
+from minilm_retriever.evaluation.config import CompareConfig, EvaluateConfig
 from minilm_retriever.flags import add_flags, from_flags
 from minilm_retriever.pretrained.config import FetchConfig, with_revision
 from minilm_retriever.progress import escape, fill_closed_streams, json_text, print_result, say
@@ -89,6 +89,13 @@ def evaluate(config: EvaluateConfig) -> None:
     print_result(json_text(report.as_json()) if config.json else report.as_text())
 
 
+def compare(config: CompareConfig) -> None:
+    from minilm_retriever.evaluation.compare_precisions import compare_precisions
+
+    report = compare_precisions(config)
+    print_result(json_text(report.as_json()) if config.json else report.as_text())
+
+
 def verify(config: VerifyConfig) -> None:
     from minilm_retriever.vectors.vector_folder import verify
 
@@ -106,6 +113,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "index": (IndexConfig, index),
     "search": (SearchConfig, search),
     "evaluate": (EvaluateConfig, evaluate),
+    "compare": (CompareConfig, compare),
     "verify": (VerifyConfig, verify),
 }
 

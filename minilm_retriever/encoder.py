@@ -20,13 +20,13 @@ from minilm_retriever.distributed import check_device
 from minilm_retriever.errors import UserError
 from minilm_retriever.kernels.memory import keep_freed_memory
 from minilm_retriever.kernels.processor import lacks_instructions
-from minilm_retriever.pretrained.config import SaveDtype
+from minilm_retriever.pretrained.config import Precision, SaveDtype
 from minilm_retriever.pretrained.model_folder import LoadedModel, load_pretrained, write_model
 from minilm_retriever.pretrained.prompts import DOCUMENT, QUERY, find_prompt
 from minilm_retriever.pretrained.tokenizer import TextTokenizer, TokenizedTexts, check_texts
 from minilm_retriever.progress import Progress
 from minilm_retriever.storage import atomic_folders
-from minilm_retriever.types import FloatArray, IntArray, Precision
+from minilm_retriever.types import FloatArray, IntArray
 from minilm_retriever.vectors.shards import SHARD_ROWS, make_shards
 
 # Padded tokens a batch: enough rows for matrix products at full speed; on a CPU no more than what

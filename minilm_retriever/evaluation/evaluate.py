@@ -18,7 +18,7 @@ import numpy as np
 from minilm_retriever.data.pairs import SCORED_COLUMNS, read_pairs, read_scored_pairs
 from minilm_retriever.data.readers import read_rows
 from minilm_retriever.data.texts import read_texts
-from minilm_retriever.encoder import open_for_command
+from minilm_retriever.encoder import Encoder, open_for_command
 from minilm_retriever.errors import UserError
 from minilm_retriever.evaluation import bm25, bootstrap
 from minilm_retriever.evaluation.comparison_table import (
@@ -32,11 +32,11 @@ from minilm_retriever.evaluation.config import EvaluateConfig
 from minilm_retriever.evaluation.metrics import KS, run_metrics
 from minilm_retriever.evaluation.ranking import PORTION_DOCUMENTS, Encode, Run, rank_documents
 from minilm_retriever.evaluation.tasks import RetrievalTask, read_beir, retrieval_from_pairs
-from minilm_retriever.pretrained.config import BASE_FOLDER
+from minilm_retriever.pretrained.config import BASE_FOLDER, Precision
 from minilm_retriever.pretrained.prompts import DOCUMENT, find_prompt
 from minilm_retriever.search.trec_run import check_trec_fields, trec_line
 from minilm_retriever.storage import atomic_files
-from minilm_retriever.types import Float64Array, FloatArray, Precision
+from minilm_retriever.types import Float64Array, FloatArray
 
 CORRELATIONS = {"spearman": bootstrap.spearman, "pearson": bootstrap.pearson}
 
@@ -45,13 +45,10 @@ def evaluate_models(config: EvaluateConfig) -> ComparisonTable:
     """Measure models on pairs, a BEIR-style folder or an STS file, each beside the one before."""
     bootstrap.scipy_stats()  # if it is missing, the user should know before models run
     data, models, runs = config.data, config.model or (BASE_FOLDER,), config.run
-    if Path(data).is_dir():
-        task = read_beir(Path(data), config.split)
-    elif config.columns or not has_scored_pairs(data):
-        task = task_of_pairs(data, config.columns or None, config.corpus)
-    elif runs:
+    task = read_task(data, config.columns, config.corpus, config.split)
+    if task is None and runs:
         raise UserError(f"--run: {data} has scored pairs, so there is no ranking to write")
-    else:
+    if task is None:
         return similarity_table(data, models, config.precision)
     if runs:
         for path in runs:
@@ -64,6 +61,17 @@ def evaluate_models(config: EvaluateConfig) -> ComparisonTable:
             tag = "-".join(short_name(model).split())
             atomic_files.write_text(runs[number], results[-1].trec_run(tag))
     return retrieval_table(models, results)
+
+
+def read_task(
+    data: str, columns: Sequence[str], corpus: str | None, split: str
+) -> RetrievalTask | None:
+    """The retrieval task of a BEIR-style folder or a pairs file; None for an STS file."""
+    if Path(data).is_dir():
+        return read_beir(Path(data), split)
+    if columns or not has_scored_pairs(data):
+        return task_of_pairs(data, columns or None, corpus)
+    return None
 
 
 @dataclass(frozen=True)
@@ -107,9 +115,14 @@ def rank(task: RetrievalTask, model: str, depth: int, precision: Precision = "fp
     if model == bm25.NAME:
         return bm25.rank_by_terms(task, depth)
     encoder = open_for_command(model, precision=precision)
+    return rank_documents(task, *encode_functions(encoder, model, task), depth)
+
+
+def encode_functions(encoder: Encoder, name: str, task: RetrievalTask) -> tuple[Encode, Encode]:
+    """Vectors of queries, and of documents, that rank by inner product; `name` is the model's."""
     similarity = encoder.model.settings.similarity
     if similarity not in ("cosine", "dot"):
-        raise UserError(f"{model}: compares by {similarity} distance; only cosine and dot can rank")
+        raise UserError(f"{name}: compares by {similarity} distance; only cosine and dot can rank")
     normalize = True if similarity == "cosine" else None
     prompt = find_prompt(encoder.model, task=DOCUMENT).text
     portions = math.ceil(len(task.documents) / PORTION_DOCUMENTS)
@@ -119,8 +132,7 @@ def rank(task: RetrievalTask, model: str, depth: int, precision: Precision = "fp
         job = "encoding documents" + f", part {next(number)} of about {portions}" * (portions > 1)
         return encoder.encode(texts, prompt=prompt, normalize=normalize, show_progress=job)
 
-    encode_queries = partial(encoder.encode_query, normalize=normalize)
-    return rank_documents(task, encode_queries, encode_documents, depth)
+    return partial(encoder.encode_query, normalize=normalize), encode_documents
 
 
 def task_of_pairs(data: str, columns: Sequence[str] | None, corpus: str | None) -> RetrievalTask:
@@ -186,7 +198,7 @@ def similarity_table(data: str, models: Sequence[str], precision: Precision) -> 
     columns, before, interval = list[ModelResult](), None, bootstrap.correlation_interval
     for model in models:
         encoder = open_for_command(model, precision=precision)
-        cosines = cosine_similarities(left, right, encoder.encode)
+        cosines = row_cosines(encoder.encode(left), encoder.encode(right))
         compared = CORRELATIONS if columns else {}
         intervals = {name: interval(f, scores, cosines) for name, f in CORRELATIONS.items()}
         gain = {name: interval(f, scores, cosines, before) for name, f in compared.items()}
@@ -196,8 +208,9 @@ def similarity_table(data: str, models: Sequence[str], precision: Precision) -> 
     return ComparisonTable(f"{Path(data).name}: {len(left):,} scored pairs", columns)
 
 
-def cosine_similarities(left: list[str], right: list[str], encode: Encode) -> Float64Array:
-    a, b = encode(left).astype(np.float64), encode(right).astype(np.float64)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosines: Float64Array = (a * b).sum(axis=1) / np.maximum(norms, 1e-12)
+def row_cosines(a: FloatArray, b: FloatArray) -> Float64Array:
+    """The cosine of each row of a (N, H) to that of b -> (N,)."""
+    left, right = a.astype(np.float64), b.astype(np.float64)
+    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    cosines: Float64Array = (left * right).sum(axis=1) / np.maximum(norms, 1e-12)
     return cosines

@@ -7,8 +7,9 @@ from typing import Literal
 
 from minilm_retriever.flags import flag
 
+Precision = Literal["fp32", "bf16"]  # the numbers that a model computes with
 BASE_FOLDER = "checkpoints/all-MiniLM-L6-v2"
-MODEL_HELP = "a model folder or a hub name"
+MODEL_HELP = "a model folder or a hub name (org/name, org/name@revision)"
 REVISION_HELP = "of a hub name: a commit, branch or tag (default: the newest)"
 DEVICE_HELP = "cpu, cuda, ... (default: a GPU where there is one)"
 THREADS_HELP = "CPU threads (default: all; another number changes the last bits)"

@@ -7,8 +7,7 @@ from typing import Literal
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import check_bounds, flag
-from minilm_retriever.pretrained.config import REVISION_HELP
-from minilm_retriever.types import Precision
+from minilm_retriever.pretrained.config import REVISION_HELP, Precision
 
 
 @dataclass(frozen=True)
