@@ -22,6 +22,7 @@ import peer  # first: it keeps the hub out of the way
 import sentence_transformers as st
 import torch
 from peft import LoraConfig, get_peft_model
+from sentence_transformers import models
 from tiny import make_tiny_bert
 from transformers import (
     AutoTokenizer,
@@ -44,7 +45,6 @@ ADAPTERS: list[dict[str, Any]] = [
 
 def sentence_encoders(base: Path) -> Iterator[Any]:
     """With every module and setting that can be saved."""
-    models = st.models
     transformer = models.Transformer(str(base), max_seq_length=32)
     width = 32
     for mode in ("cls", "max", "mean"):
