@@ -69,7 +69,7 @@ class Bench:
     rounds: int
     threads: int
     quick: bool
-    against: tuple[str, ...]  # other checkouts of this repository, measured beside this one
+    against: tuple[str, ...]  # other checkouts of this repository, measured in the peers' place
     work: Path  # a temporary folder
     tokenizer: TextTokenizer
 
@@ -85,9 +85,9 @@ class Bench:
             self.work / f"{name.replace('/', '_')}.stderr",
         )
 
-    def ours_and(self, *others: str) -> list[str]:
-        """Ours, other checkouts of it, and these."""
-        return ["ours", *(f"ours@{path}" for path in self.against), *others]
+    def ours_and(self, *peers: str) -> list[str]:
+        """Ours and these, or ours and its other checkouts."""
+        return ["ours", *([f"ours@{path}" for path in self.against] or peers)]
 
 
 # --- workloads ------------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ def cold_start(bench: Bench) -> dict[str, Any]:
     torch."""
     fill = {"model": str(MODEL), "onnx": str(ONNX), "here": str(HERE), "threads": bench.threads}
     fill["text"] = "How do I repair a leaking kitchen tap?"
-    names = [*bench.ours_and(*ENCODERS[1:]), "import torch"]
+    names = bench.ours_and(*ENCODERS[1:], "import torch")
     rounds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(bench.rounds + 1):
         for name in turned(names, number):
@@ -424,7 +424,11 @@ def main() -> None:
         help="a look, no figures: so few texts flatter who pads least",
     )
     parser.add_argument(
-        "--against", nargs="+", default=[], metavar="DIR", help="other checkouts of this repository"
+        "--against",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="other checkouts of this repository, measured in the peers' place",
     )
     parser.add_argument("--name", default="bench", help="the result's file name")
     args = parser.parse_args()

@@ -17,7 +17,7 @@ from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.errors import run_command
 from minilm_retriever.evaluation.config import CompareConfig, EvaluateConfig
 from minilm_retriever.flags import add_flags, from_flags
-from minilm_retriever.pretrained.config import FetchConfig, with_revision
+from minilm_retriever.pretrained.config import FetchConfig, MixConfig, with_revision
 from minilm_retriever.progress import escape, fill_closed_streams, json_text, print_result, say
 from minilm_retriever.search.config import IndexConfig, SearchConfig
 from minilm_retriever.training.config import TrainConfig, with_recipe
@@ -34,6 +34,12 @@ def train(config: TrainConfig) -> int:
     from minilm_retriever.training.run import train
 
     return train(config)
+
+
+def mix(config: MixConfig) -> None:
+    from minilm_retriever.pretrained.mixing import mix
+
+    say(mix(config))
 
 
 def encode(config: EncodeConfig) -> None:
@@ -97,7 +103,7 @@ def compare(config: CompareConfig) -> None:
 
 
 def verify(config: VerifyConfig) -> None:
-    from minilm_retriever.vectors.vector_folder import verify
+    from minilm_retriever.search.index_folder import verify
 
     for path in config.paths:
         print_result(escape(verify(Path(path))))
@@ -106,6 +112,7 @@ def verify(config: VerifyConfig) -> None:
 COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "fetch": (FetchConfig, fetch),
     "train": (TrainConfig, train),
+    "mix": (MixConfig, mix),
     "encode": (EncodeConfig, encode),
     "inspect": (InspectConfig, inspect),
     "mine": (MineConfig, mine),

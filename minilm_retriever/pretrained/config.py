@@ -1,10 +1,11 @@
-"""Flags of `fetch`, and what several commands say of their flags."""
+"""Flags of `fetch` and `mix`, and what several commands say of their flags."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+from minilm_retriever.errors import UserError
 from minilm_retriever.flags import flag
 
 Precision = Literal["fp32", "bf16"]  # the numbers that a model computes with
@@ -29,3 +30,18 @@ class FetchConfig:
 def with_revision(model: str, revision: str | None) -> str:
     """A hub name with a revision, as `hub.resolve` reads it."""
     return f"{model}@{revision}" if revision else model
+
+
+@dataclass(frozen=True)
+class MixConfig:
+    """Write the model that lies at a share of the line between two."""
+
+    base: str = flag("", "the model at share 0", name="BASE")
+    tuned: str = flag("", "the model at share 1, of the same architecture", name="TUNED")
+    share: float = flag(0.5, "how much of the second model", at_least=0)
+    out: str = flag("", "folder to write", metavar="DIR", required=True)
+    overwrite: bool = flag(False, "replace what is there", action="store_true")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise UserError(f"--share must be from 0 to 1, not {self.share}")

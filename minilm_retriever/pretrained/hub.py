@@ -4,6 +4,7 @@ huggingface_hub."""
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -149,12 +150,19 @@ def cached_revisions(name: str) -> list[str]:
     return sorted(path.name for path in folder.glob("*") if path.is_dir())
 
 
-def lasting_name(model: str) -> str:
-    """What a record remembers a model by: a hub name with its revision, else as it was given."""
-    snapshot = resolve(model)
-    if snapshot.parent.name != "snapshots":
-        return model
-    return "@".join(origin(snapshot) or (model,))
+def name_beside(model: str, out: Path) -> str:
+    """What a folder `out` remembers a model by: a hub name with its revision, or the path from it,
+    which begins with a dot; see `resolve_beside`."""
+    folder = resolve(model)
+    if folder.parent.name == "snapshots":
+        return "@".join(origin(folder) or ())
+    path = Path(os.path.relpath(folder.resolve(), out.resolve())).as_posix()
+    return path if path.startswith(".") else f"./{path}"
+
+
+def resolve_beside(name: str, out: Path) -> str:
+    """The model that a folder remembers by this name."""
+    return os.path.normpath(out.resolve() / name) if name.startswith(".") else name
 
 
 def origin(folder: Path) -> tuple[str, str] | None:

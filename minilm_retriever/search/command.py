@@ -16,12 +16,15 @@ from minilm_retriever.data.texts import read_texts
 from minilm_retriever.encoder import Encoder, open_for_command, split_fingerprint
 from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained.config import BASE_FOLDER, with_revision
+from minilm_retriever.pretrained.hub import resolve_beside
 from minilm_retriever.progress import escape, print_result, say
 from minilm_retriever.search.config import IndexConfig, SearchConfig
 from minilm_retriever.search.index import Hit, Index, find
 from minilm_retriever.search.index_folder import make_index, open_index
 from minilm_retriever.search.trec_run import trec_line
 from minilm_retriever.storage import atomic_files
+from minilm_retriever.storage.schema import check_fields
+from minilm_retriever.storage.schema import text as text_field
 
 BATCH = 1024  # queries encoded and searched at a time
 ID_COLUMNS = ("id", "_id", "query_id", "qid")
@@ -83,26 +86,28 @@ def run_search(config: SearchConfig) -> None:
 
 
 def open_encoder(config: SearchConfig, index: Index) -> Encoder:
-    """The model that the vectors were encoded with: the one named, else the one they remember.
+    """The model that the vectors were encoded with: the one named, else the one they remember,
+    else the base model.
 
     Raises UserError where that is not here, or is another."""
     fingerprint, precision = split_fingerprint(index.info["model"])
-    remembered = str(index.info.get("model_name") or BASE_FOLDER)
-    name = with_revision(config.model, config.revision) if config.model else remembered
-    precision = config.precision or precision
-    try:
-        encoder = open_for_command(name, precision=precision)
-    except UserError as problem:
-        if config.model:
-            raise
-        raise UserError(
-            f"{config.folder} was encoded with {name}, which cannot be opened (where it has moved, "
-            f"name it with --model): {problem}"
-        ) from None
-    if encoder.model.fingerprint() != fingerprint:
-        other = f"another model than {name}" if config.model else f"{name}, which has changed since"
-        raise UserError(f"{config.folder} was encoded with {other}: name that with --model")
-    return encoder
+    remembered = index.info.get("model_name") or BASE_FOLDER
+    check_fields(config.folder, {"model_name": remembered}, {"model_name": text_field(4096)})
+    names = [resolve_beside(remembered, index.sources[0].folder), BASE_FOLDER]
+    failures = []
+    for name in [with_revision(config.model, config.revision)] if config.model else names:
+        try:
+            encoder = open_for_command(name, precision=config.precision or precision)
+        except UserError as problem:
+            failures.append(str(problem))
+            continue
+        if encoder.model.fingerprint() == fingerprint:
+            return encoder
+        failures.append(f"{name} is another model, or has changed since")
+    raise UserError(
+        f"{config.folder} is searched with the model that it was encoded with: name that with "
+        f"--model ({failures[0]})"
+    )
 
 
 def read_queries(config: SearchConfig, documents: int) -> Iterator[list[tuple[str, str]]]:

@@ -115,7 +115,7 @@ def read_blocks(
             first += len(shard)
 
 
-def read(path: Path, plan: IndexPlan, dimension: int) -> Any:
+def read(path: Path, plan: IndexPlan, dimension: int, rows: int) -> Any:
     """A faiss index, its bytes verified before; UserError where it is not what the plan says."""
     faiss = import_faiss()
     try:
@@ -125,6 +125,6 @@ def read(path: Path, plan: IndexPlan, dimension: int) -> Any:
         raise UserError(f"{path}: {version} cannot read it: build it again") from fault
     inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap) else index
     kind = {faiss.IndexHNSWSQ: "hnsw", faiss.IndexIVFPQ: "ivfpq"}.get(type(inner))
-    if kind != plan.kind or index.d != dimension:
+    if kind != plan.kind or index.d != dimension or not 0 < index.ntotal <= rows:
         raise UserError(f"{path}: holds another index than its manifest says: build it again")
     return index

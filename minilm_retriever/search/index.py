@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minilm_retriever.errors import UserError
 from minilm_retriever.search import exact
 from minilm_retriever.search.faiss_index import IndexPlan, import_faiss
 from minilm_retriever.types import FloatArray, IntArray
@@ -73,7 +74,7 @@ class Index:
         it, the longer it looks for the others."""
         faiss = import_faiss()
         parameters, total, alive = self.plan.parameters, self.engine.ntotal, len(self)
-        effort = -(-(self.effort or parameters["effort"]) * total // alive)
+        effort = min(-(-(self.effort or parameters["effort"]) * total // alive), total)
         selector = None
         if total > alive:
             selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(self.deleted))
@@ -87,7 +88,10 @@ class Index:
             settings = faiss.SearchParametersIVF(nprobe=effort, sel=selector)
         truncated = self.sources[0].truncate_queries(queries)
         vectors = np.ascontiguousarray(truncated, np.float32)
-        return self.engine.search(vectors, count, params=settings)[1]  # type: ignore[no-any-return]
+        rows: IntArray = self.engine.search(vectors, count, params=settings)[1]
+        if (rows >= self.starts[-1]).any() or (rows < -1).any():
+            raise UserError(f"{self.folder}: its index names rows that are not: build it again")
+        return rows
 
     def rows(self, numbers: Sequence[int]) -> list[tuple[str, str]]:
         """(id, text) of these rows."""

@@ -18,19 +18,49 @@ from typing import Any
 
 import numpy as np
 
-from minilm_retriever.errors import UserError
+from minilm_retriever.errors import UserError, first_line
 from minilm_retriever.progress import Progress, say
 from minilm_retriever.search import faiss_index
 from minilm_retriever.search.exact import NO_ROWS
 from minilm_retriever.search.faiss_index import EXACT, IndexPlan
 from minilm_retriever.search.index import Index
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest
+from minilm_retriever.storage.schema import (
+    BOOLEAN,
+    OBJECT,
+    check_fields,
+    integer,
+    list_of,
+    one_of,
+    text,
+)
 from minilm_retriever.types import IntArray
 from minilm_retriever.vectors.shards import manifest_path
 from minilm_retriever.vectors.vector_folder import VectorFolder, open_vectors
+from minilm_retriever.vectors.vector_folder import verify as verify_vectors
 
 FAISS, DELETED = "faiss.index", "deleted.npy"
 SHARED = ("model", "dimension", "unit", "similarity")  # what all folders of an index have in common
+
+
+SOURCE = {"folder": text(4096), "rows": integer(0, 1 << 40), "sha256": text(64)}
+FIELDS = {  # of what a manifest says under "index"
+    "kind": one_of(faiss_index.KINDS),
+    "parameters": OBJECT,
+    "bytes": integer(0, 1 << 50),
+    "model": text(200),
+    "dimension": integer(1, 1 << 16),
+    "unit": BOOLEAN,
+    "similarity": text(40),
+    "sources": list_of(OBJECT, 1, 1 << 16),
+    "deleted": integer(0, 1 << 40),
+}
+_COUNT = integer(1, 1 << 30)
+PARAMETERS = {
+    "exact": {},
+    "hnsw": {"links": _COUNT, "ef_construction": _COUNT, "effort": _COUNT},
+    "ivfpq": {"lists": _COUNT, "code_bytes": _COUNT, "effort": _COUNT},
+}
 
 
 # --- opening --------------------------------------------------------------------------------------
@@ -57,22 +87,62 @@ def open_index(path: Path, *, effort: int | None = None, finer: Path | None = No
 
 
 def read_index(path: Path, info: Mapping[str, Any]) -> Index:
-    manifest.verify_folder(path)
+    listed = manifest.verify_folder(path)
+    check_fields(f"{path}: index", info, FIELDS)
+    check_fields(f"{path}: parameters", info["parameters"], PARAMETERS[info["kind"]])
+    for name in [FAISS] * (info["kind"] != "exact") + [DELETED] * (info["deleted"] > 0):
+        if name not in listed:
+            raise UserError(f"{path}: its manifest does not list {name}: build it again")
     plan = IndexPlan(info["kind"], info["parameters"], info["bytes"])
     sources = [open_source(path, source) for source in info["sources"]]
-    deleted = np.load(path / DELETED, allow_pickle=False) if info["deleted"] else NO_ROWS
+    for source in sources:
+        if any(source.info[name] != info[name] for name in SHARED):
+            raise UserError(f"{path}: {source.folder} is of another {' or '.join(SHARED)}")
+    rows = sum(map(len, sources))
+    deleted = read_deleted(path / DELETED, info["deleted"], rows) if info["deleted"] else NO_ROWS
+    if len(deleted) >= rows:
+        raise UserError(f"{path}: holds no document: build it again")
     engine = None
     if plan.kind != "exact":
-        engine = faiss_index.read(path / FAISS, plan, info["dimension"])
+        engine = faiss_index.read(path / FAISS, plan, info["dimension"], rows)
     return Index(path, plan, sources, deleted, engine)
 
 
-def open_source(index: Path, info: Mapping[str, Any]) -> VectorFolder:
+def read_deleted(path: Path, count: int, rows: int) -> IntArray:
+    """So many rows, ascending, of an index of `rows`; UserError where the file holds others."""
+    try:
+        deleted: IntArray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as fault:
+        raise UserError(f"{path}: holds no rows that can be read: {first_line(fault)}") from None
+    if (getattr(deleted, "dtype", None), np.shape(deleted)) != (np.int64, (count,)):
+        raise UserError(f"{path}: holds no {count} row numbers: build the index again")
+    if deleted[0] < 0 or deleted[-1] >= rows or (np.diff(deleted) <= 0).any():
+        raise UserError(f"{path}: its rows are not ascending from 0 to {rows - 1}")
+    return deleted
+
+
+def verify(path: Path) -> str:
+    """Check every byte that search reads of a folder, a .npy or an index with the vectors behind
+    it; returns a line on what it holds. UserError about the first that has changed."""
+    line = verify_vectors(path)
+    content = manifest.read_manifest(path) if path.is_dir() else {}
+    if isinstance(content.get("index"), dict):
+        index = content["index"]
+        check_fields(f"{path}: index", index, FIELDS)
+        sources = [open_source(path, source, verify=True) for source in index["sources"]]
+        line += f", and {sum(map(len, sources)):,} vectors in {len(sources)} folders behind it"
+    return line
+
+
+def open_source(index: Path, info: Mapping[str, Any], *, verify: bool = False) -> VectorFolder:
     """A folder of vectors of an index; UserError where it is gone or has changed."""
+    check_fields(f"{index}: sources", info, SOURCE)
+    if Path(info["folder"]).is_absolute():
+        raise UserError(f"{index}: names {info['folder']}, which is not relative to it")
     path = Path(os.path.normpath(index / info["folder"]))
     if not path.exists():
         raise UserError(f"{index}: its vectors are not at {path} any more: put them back")
-    source = open_vectors(path, verify=False)
+    source = open_vectors(path, verify=verify)
     if manifest.sha256_file(manifest_path(path)) != info["sha256"]:
         raise UserError(f"{path}: not the vectors that {index} was built of: build it again")
     return source

@@ -76,7 +76,7 @@ def is_marked(path: Path) -> bool:
 def read_manifest(folder: StrPath, name: str = NAME) -> dict[str, Any]:
     """The manifest of a folder; UserError where it is missing, damaged, or lists the impossible."""
     path = Path(folder) / name
-    size = _size_of(Path(folder), name)
+    size = size_of(Path(folder), name)
     try:
         if size > MAX_BYTES:
             raise ValueError(f"{size:,} bytes are too many")
@@ -122,7 +122,7 @@ def verify_folder(folder: StrPath, name: str = NAME) -> list[str]:
     that has changed. Files that it does not list do no harm: people add notes."""
     files = read_manifest(folder, name)["files"]
     for inside, listed in files.items():
-        path, size = Path(folder) / inside, _size_of(Path(folder), inside)
+        path, size = Path(folder) / inside, size_of(Path(folder), inside)
         if size != listed["bytes"]:
             raise UserError(f"{path}: {size:,} bytes, but {listed['bytes']:,} in {name}: {REPAIR}")
         if sha256_file(path) != listed["sha256"]:
@@ -130,7 +130,7 @@ def verify_folder(folder: StrPath, name: str = NAME) -> list[str]:
     return list(files)
 
 
-def _size_of(folder: Path, name: str) -> int:
+def size_of(folder: Path, name: str) -> int:
     """Size of a regular file inside the folder; UserError where it is missing or anything else: a
     symbolic link could lead out of the folder, and a pipe would hang."""
     path = folder
@@ -159,7 +159,7 @@ def listed_files(folder: StrPath) -> list[str]:
         names += [(Path(where) / file).relative_to(folder).as_posix() for file in files + links]
     names = sorted(name for name in names if name != NAME)
     for name in names:
-        _size_of(Path(folder), name)
+        size_of(Path(folder), name)
     return names
 
 

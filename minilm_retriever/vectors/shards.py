@@ -28,6 +28,9 @@ from minilm_retriever.storage import atomic_files, manifest
 from minilm_retriever.types import Array, IntArray
 
 UNFINISHED = "unfinished"  # the folder inside OUT.run that tells it from a finished one
+FORMATS = ("npy", "safetensors", "parquet")
+# What readers raise for files that are not what they should be; pyarrow's errors are of them.
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, EOFError, NotImplementedError)
 SHARD_ROWS = 16384
 SHARD_CHARACTERS = 1 << 26  # a shard of very long texts ends earlier: its texts lie in memory
 
@@ -150,7 +153,7 @@ def open_shard(path: Path, dtype: npt.DTypeLike, shape: tuple[int, int]) -> Arra
     file does not hold vectors of that type and shape (rows, width)."""
     try:
         vectors: Array = map_vectors(path)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, SafetensorError) as fault:
+    except (OSError, *UNREADABLE, SafetensorError) as fault:
         raise UserError(f"{path}: holds no vectors that can be read: {fault}") from None
     if vectors.dtype != dtype or vectors.shape != shape:
         actual = f"{vectors.dtype} of shape {vectors.shape}"
@@ -169,14 +172,31 @@ def map_vectors(path: Path) -> Any:
     return column.values.to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
 
 
-def read_ids_texts(path: Path, rows: Sequence[int]) -> list[tuple[str, str]]:
-    """(id, text) of these rows out of a shard's file of them; "" where texts are not kept."""
+def read_ids_texts(
+    path: Path, rows: Sequence[int], count: int | None = None
+) -> list[tuple[str, str]]:
+    """(id, text) of these rows out of a shard's file of `count`; "" where texts are not kept.
+    UserError where the file holds others."""
+    try:
+        pairs = _read_ids_texts(path, rows, count)
+        if any(not isinstance(part, str) for pair in pairs for part in pair):
+            raise ValueError("an id or a text is no string")
+    except (OSError, RecursionError, *UNREADABLE) as fault:
+        raise UserError(f"{path}: holds no ids and texts that can be read: {fault}") from None
+    return pairs
+
+
+def _read_ids_texts(path: Path, rows: Sequence[int], count: int | None) -> list[tuple[str, str]]:
     status = path.stat()
     version = (status.st_ino, status.st_size, status.st_mtime_ns)
     if path.suffix == ".parquet":
         ids, texts = parquet_ids_texts(path, version)
+        if count not in (None, len(ids)):
+            raise ValueError(f"{len(ids)} rows, not {count}")
         return [(ids[row], texts[row]) for row in rows]
     starts, pairs = line_starts(path, version), []
+    if count not in (None, len(starts) - 1):
+        raise ValueError(f"{len(starts) - 1} lines, not {count}")
     with path.open("rb") as file:
         for row in rows:
             file.seek(starts[row])

@@ -17,9 +17,32 @@ from typing import Any
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.storage import atomic_folders, manifest
+from minilm_retriever.storage.schema import (
+    BOOLEAN,
+    FLOAT32,
+    OBJECT,
+    check_fields,
+    integer,
+    list_of,
+    one_of,
+    optional,
+    text,
+)
 from minilm_retriever.types import Array, FloatArray
 from minilm_retriever.vectors import quantization, shards
 from minilm_retriever.vectors.quantization import Ranges
+
+FIELDS = {  # of what a manifest says under "vectors"
+    "model": text(200),
+    "rows": integer(0, 1 << 40),
+    "dimension": integer(1, 1 << 16),
+    "dtype": one_of(quantization.DTYPES),
+    "ranges": optional(OBJECT),
+    "unit": BOOLEAN,
+    "similarity": text(40),
+    "shard_format": one_of(shards.FORMATS),
+    "shards": list_of(integer(1, 1 << 40), 0, 1 << 24),
+}
 
 
 class MappedShards(Sequence[Array]):
@@ -86,13 +109,14 @@ class VectorFolder:
             if not 0 <= number < len(self):
                 raise IndexError(f"row {number} of {len(self)}")
             shard = bisect_right(self.starts, number) - 1
-            pairs += shards.read_ids_texts(self.row_files[shard], [number - self.starts[shard]])
+            row, count = number - self.starts[shard], self.shards.rows[shard]
+            pairs += shards.read_ids_texts(self.row_files[shard], [row], count)
         return pairs
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         """(id, text) of every row, in order."""
         for path, rows in zip(self.row_files, self.shards.rows, strict=True):
-            yield from shards.read_ids_texts(path, range(rows))
+            yield from shards.read_ids_texts(path, range(rows), rows)
 
 
 def open_vectors(folder: Path, *, verify: bool = True) -> VectorFolder:
@@ -108,6 +132,7 @@ def open_vectors(folder: Path, *, verify: bool = True) -> VectorFolder:
     info = manifest.read_manifest(listing.parent, listing.name).get("vectors")
     if not isinstance(info, dict):
         raise UserError(f"{folder}: not a folder of vectors (its manifest says nothing of them)")
+    check_info(f"{listing}: vectors", info)
     if verify:
         manifest.verify_folder(listing.parent, listing.name)
     if folder.is_file():
@@ -115,8 +140,28 @@ def open_vectors(folder: Path, *, verify: bool = True) -> VectorFolder:
     else:
         files = [shards.file_names(n, info["shard_format"]) for n in range(len(info["shards"]))]
         paths, row_files = [folder / f[0] for f in files], [folder / f[-1] for f in files]
+    content = manifest.read_manifest(listing.parent, listing.name)
+    for path in dict.fromkeys([*paths, *row_files]):
+        if path.name not in content["files"]:
+            raise UserError(f"{listing}: does not list {path.name}: make the folder again")
+        manifest.size_of(path.parent, path.name)  # a plain file, and no link that leads elsewhere
     starts = [0, *accumulate(info["shards"])]
     return VectorFolder(folder, info, MappedShards(paths, info), starts, row_files)
+
+
+def check_info(where: str, info: Mapping[str, Any]) -> None:
+    """UserError for the first field that no folder of vectors can have."""
+    check_fields(where, info, FIELDS)
+    dimension = info["dimension"]
+    if sum(info["shards"]) != info["rows"]:
+        raise UserError(f"{where}: shards of {sum(info['shards'])} rows, not of {info['rows']}")
+    if info["dtype"] == "binary" and dimension % 8:
+        raise UserError(f"{where}: binary of {dimension} dimensions, not of a multiple of 8")
+    if info["dtype"] == "int8":
+        values = list_of(FLOAT32, dimension, dimension)
+        check_fields(f"{where}: ranges", info["ranges"], {"low": values, "high": values})
+    elif info["ranges"]:
+        raise UserError(f"{where}: ranges are of int8, not of {info['dtype']}")
 
 
 def verify(path: Path) -> str:

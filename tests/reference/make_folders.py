@@ -233,7 +233,10 @@ def into_folder(folder: Path) -> None:
     own = folder / "0_Transformer"
     own.mkdir()
     for path in list(folder.iterdir()):
-        if path.is_file() and path.name not in ("modules.json", "config_sentence_transformers.json"):
+        if path.is_file() and path.name not in (
+            "modules.json",
+            "config_sentence_transformers.json",
+        ):
             path.rename(own / path.name)
     path = folder / "modules.json"
     listed = json.loads(path.read_text("utf-8"))
