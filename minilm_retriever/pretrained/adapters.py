@@ -88,6 +88,8 @@ def merge(
                 raise UserError(f"{path}: {full_name} belongs to no weight of the model")
         elif name in tensors and tensors[name].shape == tensor.shape:
             merged[name] = tensor  # trained whole: a bias, or one of modules_to_save
+        elif name not in tensors and name.startswith("pooler."):
+            continue  # of a base without one; no vector has a part of it
         else:
             raise UserError(f"{path}: {full_name} belongs to no weight of the model")
     for module, pair in factors.items():

@@ -81,9 +81,9 @@ def draw_folder(draw: random.Random) -> Drawn:
     """One of each; what most folders have is drawn most often."""
 
     def often(plain: Any, *others: Any) -> Any:
-        return plain if draw.random() < 0.5 else draw.choice(others)
+        return plain if draw.random() < 0.6 else draw.choice(others)
 
-    heads = draw.choice([1, 2, 4])
+    heads = draw.choice([2, 3, 4])
     return {
         "size": {
             "num_hidden_layers": draw.choice([1, 2, 3]),
@@ -109,7 +109,7 @@ def draw_folder(draw: random.Random) -> Drawn:
         "dtype": often("float32", "float16", "bfloat16"),
         "shards": often(False, True),
         "layout": often("saved", "plain", "0_Transformer", "no tokenizer.json"),
-        "adapter": often(None, *ADAPTERS),
+        "adapter": often(None, None, *ADAPTERS),
         "stranger": None if draw.random() < 0.9 else draw.choice(STRANGERS),
     }
 
@@ -159,7 +159,7 @@ def spread(module: torch.nn.Module) -> None:
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if "Norm" not in name:
-                parameter += 0.2 * torch.randn_like(parameter)
+                parameter += 0.1 * torch.randn_like(parameter)
 
 
 def make_modules(drawn: Drawn, base: Path) -> list[torch.nn.Module]:
@@ -194,7 +194,7 @@ def add_adapter(kind: str, base: Path, beside: Path | None) -> None:
     model = get_peft_model(BertModel.from_pretrained(base).float(), LoraConfig(**options))
     for name, parameter in model.named_parameters():
         if "lora_" in name or "modules_to_save" in name or (kind == "biases" and "bias" in name):
-            parameter.data += 0.2 * torch.randn_like(parameter)
+            parameter.data.normal_(std=0.1)
     model.save_pretrained(beside or base)
 
 
