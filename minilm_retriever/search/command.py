@@ -11,7 +11,6 @@ from contextlib import nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 
-from minilm_retriever.data.readers import read_rows
 from minilm_retriever.data.texts import read_texts
 from minilm_retriever.encoder import Encoder, open_for_command, split_fingerprint
 from minilm_retriever.errors import UserError
@@ -27,7 +26,6 @@ from minilm_retriever.storage.schema import check_fields
 from minilm_retriever.storage.schema import text as text_field
 
 BATCH = 1024  # queries encoded and searched at a time
-ID_COLUMNS = ("id", "_id", "query_id", "qid")
 FORMAT_OF_ENDING = {".jsonl": "jsonl", ".trec": "trec", ".run": "trec"}
 
 
@@ -114,20 +112,12 @@ def read_queries(config: SearchConfig, documents: int) -> Iterator[list[tuple[st
     """Batches of (id, text): lines of standard input one by one, as they come."""
     queries: Iterator[tuple[str, str]] = ((str(n), text) for n, text in enumerate(config.queries))
     if config.file:
-        queries = read_query_file(config.file, config.text, config.id)
+        records = read_texts(config.file, text=config.text, id=config.id, queries=True)
+        queries = ((record.id, record.text) for record in records)
     elif not config.queries:
         yield from ([(str(n), line)] for n, line in enumerate(read_lines(documents)) if line)
     while batch := list(islice(queries, BATCH)):
         yield batch
-
-
-def read_query_file(path: str, text: str | None, id: str | None) -> Iterator[tuple[str, str]]:
-    """The id is a column called id, _id, query_id or qid, else the row's number, from 0."""
-    if id is None:
-        columns = next(iter(read_rows(path))).values if path != "-" else ()
-        id = next((name for name in ID_COLUMNS if name in columns), None)
-    for record in read_texts(path, text=text, id=id):
-        yield record.id, record.text
 
 
 def read_lines(documents: int) -> Iterator[str]:
