@@ -278,6 +278,11 @@ def check_precision(precision: str, device: torch.device) -> None:
         raise UserError(f"precision is {precision!r}; it can be {choices}")
     if precision != "fp32" and device.type != "cpu":
         raise UserError(f"precision {precision} is for a CPU, not for {device}")
+    check_instructions(precision)
+
+
+def check_instructions(precision: str) -> None:
+    """UserError where this processor would not be faster in that precision."""
     if missing := lacks_instructions(precision):
         slower = f"precision {precision} would be slower than fp32 on this processor"
         raise UserError(f"{slower}, which lacks {missing}: choose fp32")

@@ -19,7 +19,7 @@ from minilm_retriever.core.loop import loop
 from minilm_retriever.curation.duplicates import count_repeats
 from minilm_retriever.curation.inspect import summary
 from minilm_retriever.distributed import Ranks
-from minilm_retriever.encoder import out_of_memory
+from minilm_retriever.encoder import check_instructions, default_device, out_of_memory
 from minilm_retriever.errors import UserError
 from minilm_retriever.kernels.memory import keep_freed_memory
 from minilm_retriever.progress import Progress, duration, say
@@ -57,6 +57,7 @@ def train_on(ranks: Ranks, config: TrainConfig) -> int:
     """The run on one of several ranks: all train, rank 0 writes."""
     inputs = [*config.train, config.eval, config.model, config.guide]
     atomic_files.check_not_input(config.out, inputs)
+    check_autocast(config.precision, torch.device(config.device or default_device()))
     run = prepare(config, ranks)
     if run.trainer.device.type == "cpu":
         keep_freed_memory(KEPT_BYTES)
@@ -81,6 +82,15 @@ def train_on(ranks: Ranks, config: TrainConfig) -> int:
         if status == 0 and ranks.is_first:
             say(publish(run, position))
     return status
+
+
+def check_autocast(precision: str, device: torch.device) -> None:
+    """UserError where steps on this device would be slower in that precision."""
+    if device.type != "cpu":
+        return
+    if precision == "fp16":
+        raise UserError("precision fp16 is for a GPU; on a CPU choose fp32 or bf16")
+    check_instructions(precision)
 
 
 def describe(run: TrainingRun) -> None:
