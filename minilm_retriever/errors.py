@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from minilm_retriever.progress import say
@@ -21,6 +22,20 @@ class UserError(ValueError):
 def first_line(error: BaseException) -> str:
     """The first line of another library's error, or its type."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+@contextmanager
+def named_errors(where: str) -> Iterator[None]:
+    """UserError, beginning so, for whatever another library raises at a file that is not what it
+    should be: errors of its own kinds, of Python's parser, or a panic that is no Exception."""
+    try:
+        yield
+    except (UserError, MemoryError, KeyboardInterrupt):
+        raise
+    except BaseException as problem:  # noqa: BLE001 - a panic is no Exception
+        if not isinstance(problem, Exception) and type(problem).__name__ != "PanicException":
+            raise
+        raise UserError(f"{where}: {first_line(problem)}") from None
 
 
 def require(module: str, extra: str, purpose: str) -> Any:

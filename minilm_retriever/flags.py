@@ -114,7 +114,8 @@ def check_bounds(config: Any) -> None:
             bound = f"less than {bounds['below']}"
         else:
             for number in value if isinstance(value, tuple) else (value,):
-                if number != number or (isinstance(number, int) and abs(number) >= MAX_NUMBER):
+                is_number = isinstance(number, int | float)
+                if is_number and not abs(number) < MAX_NUMBER:
                     raise UserError(f"{flag_name(item)} {number}: no number that can be used")
             continue
         raise UserError(f"{flag_name(item)} must be {bound}, not {value}")

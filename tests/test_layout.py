@@ -22,7 +22,8 @@ ORDER = [
     "pretrained",
     "core data vectors",
     "storage reports distributed flags",
-    "kernels errors lazy types",
+    "kernels launcher",
+    "errors lazy types",
     "progress",
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms.split()}
@@ -150,7 +151,7 @@ def test_one_door_to_each_thing():
     } == {f"huggingface_hub.{name}" for name in ("EvalResult", "ModelCard", "ModelCardData")}
     assert only("jinja2") == {"reports/html_report"}
     assert not only("requests") | only("urllib") | only("http")
-    assert only("socket") == {"encoding/ray_engine"}  # whether a cluster answers
+    assert only("socket") == {"encoding/ray_engine", "launcher"}  # does it answer?
     assert only("torch.distributed") == {"distributed"}
     assert only("ray") == {"encoding/ray_engine"}
     assert only("bm25s") == {"evaluation/bm25"}
@@ -318,6 +319,15 @@ USED = [
     PATHS[m] for m in PATHS if m not in {"storage/atomic_files", "storage/atomic_folders", *STAGED}
 ]
 USED += [ROOT / "train.py", ROOT / "encode.py", *(ROOT / "examples").rglob("*.py")]
+
+
+def test_json_that_leaves_the_process_has_no_nan():
+    """Which is not JSON: either it is null (progress.json_text, json_line), or cannot be."""
+    for name in MODULES:
+        for node in ast.walk(tree(name)):
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if called in ("json.dumps", "json.dump") and name != "distributed":
+                assert "allow_nan=False" in ast.unparse(node), f"{name}:{node.lineno}"
 
 
 @pytest.mark.parametrize("path", USED, ids=lambda path: str(path.relative_to(ROOT)))

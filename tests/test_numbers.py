@@ -36,6 +36,7 @@ NEEDED = {
     "search": ["v", "nurse"],
     "index": ["v", "--out", "o"],
     "evaluate": ["t.csv"],
+    "mix": ["a", "b", "--out", "o"],
 }
 
 

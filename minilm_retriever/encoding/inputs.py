@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,6 +15,7 @@ from minilm_retriever.data.rows import BadRow
 from minilm_retriever.data.texts import Record, read_texts
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.errors import UserError, require
+from minilm_retriever.progress import json_line
 from minilm_retriever.storage import atomic_files
 from minilm_retriever.vectors.shards import Shard, make_shards
 
@@ -110,7 +110,7 @@ class RowReader:
                 limit = f"one more bad row than --max-bad {config.max_bad} allows"
                 raise UserError(f"{row}; and that is {limit} (the others are in {config.skip_bad})")
             assert bad_rows is not None
-            bad_rows.write((json.dumps(vars(row)) + "\n").encode())
+            bad_rows.write((json_line(vars(row)) + "\n").encode("utf-8", "backslashreplace"))
 
         return read_texts(
             self.paths,

@@ -11,7 +11,7 @@ import torch
 
 from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.data.texts import read_texts
-from minilm_retriever.encoder import check_finite, encode_tokens, open_for_command
+from minilm_retriever.encoder import encode_tokens, open_for_command
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.encoding.resumable_output import UnfinishedRun
 from minilm_retriever.encoding.vector_cache import VectorCache
@@ -20,6 +20,7 @@ from minilm_retriever.kernels.memory import give_back_memory
 from minilm_retriever.pretrained.prompts import DOCUMENT, find_prompt
 from minilm_retriever.types import FloatArray
 from minilm_retriever.vectors import quantization
+from minilm_retriever.vectors.checks import check_vectors
 from minilm_retriever.vectors.quantization import Ranges, calibrate
 from minilm_retriever.vectors.shards import Shard, make_shards
 
@@ -72,7 +73,8 @@ class ShardEncoder:
         """Encode a shard and write its files."""
         config = self.config
         vectors, counts = self.float_vectors(shard.texts, progress)
-        check_finite(vectors, lambda row: f"row {shard.ids[row]!r}")
+        unit = self.encoder.model.settings.normalize
+        check_vectors(vectors, lambda row: f"row {shard.ids[row]!r}", unit=unit)
         if self.needs_ranges:
             if shard.number:
                 ranges = "the int8 ranges of the first shard or --calibrate"

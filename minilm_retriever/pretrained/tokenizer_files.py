@@ -15,9 +15,9 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from minilm_retriever.errors import UserError
+from minilm_retriever.errors import UserError, named_errors
 from minilm_retriever.pretrained.settings import parse_json
-from minilm_retriever.pretrained.tokenizer import TextTokenizer, named_errors
+from minilm_retriever.pretrained.tokenizer import TextTokenizer
 from minilm_retriever.pretrained.tokenizer_parts import Template, check_parts, tokens, walk
 
 CONFIG, SPECIAL_MAP, TOKENIZER, VOCABULARY = TOKENIZER_FILES = (
@@ -67,7 +67,7 @@ def read_tokenizer(
     except (KeyError, TypeError, AttributeError, IndexError) as problem:
         problem_line = f"a setting of its tokenizer is missing or of another type ({problem})"
         raise UserError(f"{root}: {problem_line}") from None
-    data = json.dumps(parsed, ensure_ascii=False).encode()
+    data = json.dumps(parsed, ensure_ascii=False, allow_nan=False).encode()
     return TextTokenizer(data, max_length=max_length, lower_case=lower_case, **settings)
 
 
@@ -289,5 +289,7 @@ def canonical(parts: Mapping[str, Any], where: str) -> dict[str, Any]:
     whole |= dict.fromkeys(("truncation", "padding", "post_processor", "decoder"))
     whole |= {name: parts.get(name) for name in ("normalizer", "pre_tokenizer")}
     with named_errors(f"{where}: not a tokenizer of `tokenizers`"):
-        result: dict[str, Any] = json.loads(Tokenizer.from_str(json.dumps(whole)).to_str())
+        result: dict[str, Any] = json.loads(
+            Tokenizer.from_str(json.dumps(whole, allow_nan=False)).to_str()
+        )
     return result

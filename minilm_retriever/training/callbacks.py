@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import time
@@ -12,7 +11,7 @@ from types import FrameType
 
 from minilm_retriever.core.trainer import Batch, Step
 from minilm_retriever.errors import UserError, require
-from minilm_retriever.progress import Progress, say
+from minilm_retriever.progress import Progress, json_line, say
 from minilm_retriever.storage import atomic_files
 from minilm_retriever.training import checkpoint
 from minilm_retriever.training.checkpoint import LOG, Position
@@ -52,7 +51,7 @@ class Callbacks:
         if self.ranks.is_first:
             figures = {"eval": values} if kind == "eval" else values
             row = {"step": step, "epoch": epoch, **figures}
-            atomic_files.append_line(self.log_path, json.dumps(row))
+            atomic_files.append_line(self.log_path, json_line(row))
             self.position.log_lines += 1
         if self.events is not None:
             for name, value in {"epoch": epoch, **values}.items():
