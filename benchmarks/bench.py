@@ -40,15 +40,19 @@ from benchmarks.contestants import (  # noqa: E402
     environment,
     machine,
     make_peers,
+    more_peers,
     python_of,
     versions,
 )
+from benchmarks.quality import measure_quality, quality_task, task_texts  # noqa: E402
 from benchmarks.texts import distinct_texts, example_pairs, long_texts, repeated_rows, short_queries  # noqa: E402
 from minilm_retriever.data.pairs import read_pairs  # noqa: E402
+from minilm_retriever.kernels.processor import lacks_instructions  # noqa: E402
 from minilm_retriever.pretrained.tokenizer import TextTokenizer  # noqa: E402
 
 LAYERS, HIDDEN = 6, 384
-ENCODERS = ("ours", "sentence-transformers", "onnxruntime", "fastembed")
+PEERS = ("sentence-transformers", "onnxruntime", "fastembed")
+LOWER = [f"ours {name}" for name in ("bf16", "int8") if not lacks_instructions(name)]
 COLD = {
     "ours": "from minilm_retriever import Encoder\n"
     "Encoder.from_pretrained({model!r}).encode({text!r})",
@@ -106,14 +110,9 @@ def encoding(
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
     workers = [bench.start(name) for name in contestants]
     peaks = []
+    quality = measured_quality(bench, workers)  # warms up too
     for worker in workers:
-        worker.answer()
-        files[worker.name].write_text(json.dumps(texts[:64]), encoding="utf-8")
-        worker.ask(
-            texts=str(files[worker.name]), vectors=str(files[worker.name].with_suffix(".npy"))
-        )  # warms up too
         files[worker.name].write_text(json.dumps(shares[worker.name]), encoding="utf-8")
-    agreement = agree({name: np.load(file.with_suffix(".npy")) for name, file in files.items()})
     measurer = bench.start("ours")  # of its own: what it holds must not count for our memory
     measurer.answer()
     for number in range(bench.rounds):
@@ -125,7 +124,6 @@ def encoding(
     result: dict[str, Any] = {
         "peak_gflops": peaks,
         "rounds": rounds,
-        "cosine_to_ours": agreement,
         "summary": {},
     }
     for name in contestants:
@@ -143,6 +141,7 @@ def encoding(
             "texts_per_s": 1 / median(per_text),
             "tokens_per_s": median(rate),
             "share_of_peak": median(r * flop / 1e9 / p for r, p in zip(rate, peaks, strict=True)),
+            **quality[name],
             "memory_mb": rounds[name][-1]["memory"],
             "ours_is_faster": spread([p / b for p, b in zip(per_text, base, strict=True)]),
             "in_processor_time": processor_time(
@@ -157,8 +156,8 @@ def queries(bench: Bench, texts: list[str], contestants: list[str]) -> dict[str,
     file = bench.work / "queries.json"
     file.write_text(json.dumps(texts), encoding="utf-8")
     workers = [bench.start(name) for name in contestants]
+    quality = measured_quality(bench, workers)
     for worker in workers:
-        worker.answer()
         worker.ask(texts=str(file), one_by_one=True)
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
     for number in range(2 * bench.rounds):
@@ -174,6 +173,7 @@ def queries(bench: Bench, texts: list[str], contestants: list[str]) -> dict[str,
         name: {
             "p50_ms": 1e3 * median(r["p50"] for r in rounds[name]),
             "p95_ms": 1e3 * median(r["p95"] for r in rounds[name]),
+            **quality[name],
             "memory_mb": rounds[name][-1]["memory"],
             "ours_is_faster": spread(
                 [p["p50"] / o["p50"] for p, o in zip(rounds[name], rounds["ours"], strict=True)]
@@ -205,7 +205,7 @@ def training(
         * 2
         * batch_size
     )
-    contestants = bench.ours_and("sentence-transformers")
+    contestants = bench.ours_and(*(name for name in LOWER if "bf16" in name), PEERS[0])
     settings = {"pairs": str(path), "out": str(bench.work / "out"), "batch_size": batch_size}
     workers = [
         bench.start(name, steps=block * (blocks + 1) + 1, **settings) for name in contestants
@@ -247,7 +247,7 @@ def cold_start(bench: Bench) -> dict[str, Any]:
     torch."""
     fill = {"model": str(MODEL), "onnx": str(ONNX), "here": str(HERE), "threads": bench.threads}
     fill["text"] = "How do I repair a leaking kitchen tap?"
-    names = bench.ours_and(*ENCODERS[1:], "import torch")
+    names = bench.ours_and(*PEERS, "import torch")
     rounds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(bench.rounds + 1):
         for name in turned(names, number):
@@ -295,14 +295,16 @@ def processor_time(
     )
 
 
-def agree(vectors: dict[str, Any]) -> dict[str, float]:
-    """The least cosine between each contestant's vectors and ours; all must have done the same
-    work."""
-    least = {name: float((v * vectors["ours"]).sum(1).min()) for name, v in vectors.items()}
-    for name, value in least.items():
-        if value < 0.9999:
-            raise SystemExit(f"{name} gives other vectors: cosine {value}")
-    return least
+def measured_quality(bench: Bench, workers: list[Worker]) -> dict[str, dict[str, Any]]:
+    """What each contestant's vectors are worth; the first answer of each is read here."""
+    task, texts = quality_task(), bench.work / "quality.json"
+    texts.write_text(json.dumps(task_texts(task)), encoding="utf-8")
+    files = {}
+    for number, worker in enumerate(workers):
+        files[worker.name] = bench.work / f"quality-{number}.npy"
+        worker.answer()
+        worker.ask(texts=str(texts), vectors=str(files[worker.name]))
+    return measure_quality(task, files)
 
 
 # --- the whole ------------------------------------------------------------------------------------
@@ -316,7 +318,7 @@ def run(
     texts = distinct_texts(2000)[:: size * size]
     few = distinct_texts(376, seed=4)
     rows = repeated_rows(few, 100_000)
-    everyone = bench.ours_and(*ENCODERS[1:])
+    everyone = bench.ours_and(*LOWER, *PEERS, *more_peers())
     on = f"pairs of {data}" if data else "pairs of examples/job_skills (no DATA given)"
     steps = (lambda n: max(2, n // 5)) if bench.quick else (lambda n: n)
     workloads = {
@@ -378,6 +380,8 @@ def table(result: dict[str, Any]) -> str:
         "share_of_peak": ("of the peak", ".0%"),
         "memory_mb": ("peak MB", ".0f"),
         "loss": ("loss", ".4f"),
+        "worst_cosine": ("worst cosine", ".5f"),
+        "ndcg_change": ("nDCG@10 on the example", "+.4f"),
     }
     used = {key: head for key, head in heads.items() if key in result["summary"]["ours"]}
     lines = [

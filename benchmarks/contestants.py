@@ -14,6 +14,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 HERE, PEERS, ONNX = ROOT / "benchmarks", ROOT / ".peers" / "bench", ROOT / ".peers" / "onnx"
 PEER = PEERS / "bin" / "python"
+BACKENDS_PEERS = ROOT / ".peers" / "backends"  # their packages want other versions than peers.txt
+BACKENDS_PEER = BACKENDS_PEERS / "bin" / "python"
+BACKENDS = {
+    "sentence-transformers onnx": "optimum.onnxruntime",
+    "sentence-transformers openvino": "optimum.intel",
+}
 MODEL = ROOT / "checkpoints" / "all-MiniLM-L6-v2"
 
 
@@ -54,7 +60,9 @@ class Worker:
 
 
 def python_of(kind: str) -> str:
-    return sys.executable if kind in ("ours", "import torch") else str(PEER)
+    if kind.startswith("ours") or kind == "import torch":
+        return sys.executable
+    return str(BACKENDS_PEER if kind in BACKENDS else PEER)
 
 
 def environment(checkout: str = str(ROOT)) -> dict[str, str]:
@@ -105,19 +113,23 @@ print(json.dumps({{"python": platform.python_version(), **versions}}))"""
     return dict(json.loads(found))
 
 
+def make_environment(folder: Path, requirements: Path) -> None:
+    """An environment of these requirements, once."""
+    stamp, wanted = folder / ".installed", requirements.read_text("utf-8")
+    if stamp.exists() and stamp.read_text("utf-8") == wanted:
+        return
+    print(f"making {folder.relative_to(ROOT)} (a minute or two) ...", flush=True)
+    flags = os.environ.get("PIP_FLAGS", "").split()
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", *flags]
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    subprocess.run([*pip, "-r", str(requirements)], check=True)
+    stamp.write_text(wanted, encoding="utf-8")
+
+
 def make_peers() -> None:
     """The peers' environment and the exported model, once."""
-    stamp, wanted = PEERS / ".installed", (HERE / "peers.txt").read_text("utf-8")
-    if not stamp.exists() or stamp.read_text("utf-8") != wanted:
-        print("making .peers/bench (a minute or two) ...", flush=True)
-        flags = os.environ.get("PIP_FLAGS", "").split()
-        subprocess.run([sys.executable, "-m", "venv", str(PEERS)], check=True)
-        subprocess.run(
-            [str(PEER), "-m", "pip", "install", "-q", *flags, "-r", str(HERE / "peers.txt")],
-            check=True,
-        )
-        stamp.write_text(wanted, encoding="utf-8")
-    if not (ONNX / "tokenizer_config.json").exists():  # written last
+    make_environment(PEERS, HERE / "peers.txt")
+    if not (ONNX / "model_int8.onnx").exists() or not (ONNX / "tokenizer_config.json").exists():
         command = [str(PEER), str(HERE / "export_onnx.py"), str(MODEL), str(ONNX)]
         subprocess.run(
             command,
@@ -126,3 +138,24 @@ def make_peers() -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+
+
+def more_peers() -> list[str]:
+    """Contestants that are not float32 or not plain torch, as far as they can be had here."""
+    try:
+        make_environment(BACKENDS_PEERS, HERE / "backends.txt")
+    except subprocess.CalledProcessError:
+        print("sentence-transformers' onnx and openvino backends do not install here", flush=True)
+        return ["onnxruntime int8"]
+    works = {
+        name: subprocess.run(
+            [str(BACKENDS_PEER), "-c", f"import sentence_transformers, {module}"],
+            check=False,
+            capture_output=True,
+        ).returncode
+        == 0
+        for name, module in BACKENDS.items()
+    }
+    for name in (name for name, fine in works.items() if not fine):
+        print(f"{name} does not import here", flush=True)
+    return ["onnxruntime int8", *(name for name, fine in works.items() if fine)]

@@ -1,5 +1,5 @@
 """Write all-MiniLM-L6-v2 as ONNX for the peers: a plain padded BERT in opset 17 with dynamic batch
-and length.
+and length, in float32 and with its weights in int8 (dynamic quantisation by onnxruntime).
 
 Runs in the peers' environment: python export_onnx.py MODEL_FOLDER OUT_FOLDER. The file's output is
 compared with transformers' BertModel before it counts."""
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -84,6 +85,7 @@ def main(folder: Path, out: Path) -> None:
         output_names=["last_hidden_state"], dynamic_axes=axes, opset_version=17, dynamo=False,
     )  # fmt: skip
     check(folder, out)
+    quantize_dynamic(out / "model.onnx", out / "model_int8.onnx", weight_type=QuantType.QInt8)
     for name in ("config.json", "tokenizer.json", "special_tokens_map.json", "vocab.txt"):
         shutil.copyfile(folder / name, out / name)
     settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))

@@ -3,7 +3,7 @@ line.
 
     python worker.py KIND SETTINGS_JSON
 
-KIND is ours, sentence-transformers, onnxruntime or fastembed.
+KIND is a name of CONTESTANTS or TRAINERS.
 
 The driver (bench.py) runs each in the environment that has it, and lets one work at a time."""
 
@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +26,37 @@ Encode = Callable[[list[str]], Any]
 # --- encoding -------------------------------------------------------------------------------------
 
 
-def ours(settings: Settings) -> Encode:
+def ours(settings: Settings, precision: str = "fp32") -> Encode:
     import torch
 
     from minilm_retriever.encoder import open_for_command
 
     torch.set_num_threads(settings["threads"])
-    encoder = open_for_command(settings["model"], "cpu")
+    encoder = open_for_command(settings["model"], "cpu", precision)
     return lambda texts: encoder.encode(texts[0] if len(texts) == 1 else texts)
 
 
-def sentence_transformers(settings: Settings) -> Encode:
+def sentence_transformers(settings: Settings, backend: str = "torch") -> Encode:
     import torch
     from sentence_transformers import SentenceTransformer
 
     torch.set_num_threads(settings["threads"])
-    model = SentenceTransformer(settings["model"], device="cpu")
+    options: dict[str, Any] = {}
+    if backend == "onnx":
+        import onnxruntime as ort
+
+        session = ort.SessionOptions()
+        session.intra_op_num_threads = settings["threads"]
+        options = {"session_options": session, "provider": "CPUExecutionProvider", "export": True}
+    elif backend == "openvino":
+        options = {"ov_config": {"INFERENCE_NUM_THREADS": settings["threads"]}, "export": True}
+    model = SentenceTransformer(
+        settings["model"], device="cpu", backend=backend, model_kwargs=options
+    )
     return lambda texts: model.encode(texts, show_progress_bar=False)
 
 
-def onnxruntime(settings: Settings) -> Encode:
+def onnxruntime(settings: Settings, file: str = "model.onnx") -> Encode:
     """The usual few lines around a session, sorted by token count: batches of 32, mean pooling,
     unit length."""
     import numpy as np
@@ -54,7 +66,7 @@ def onnxruntime(settings: Settings) -> Encode:
     options = ort.SessionOptions()
     options.intra_op_num_threads = settings["threads"]
     session = ort.InferenceSession(
-        f"{settings['onnx']}/model.onnx", options, providers=["CPUExecutionProvider"]
+        f"{settings['onnx']}/{file}", options, providers=["CPUExecutionProvider"]
     )
     tokenizer = Tokenizer.from_file(f"{settings['onnx']}/tokenizer.json")
     tokenizer.enable_truncation(256)
@@ -99,8 +111,13 @@ def fastembed(settings: Settings) -> Encode:
 
 CONTESTANTS = {
     "ours": ours,
+    "ours bf16": partial(ours, precision="bf16"),
+    "ours int8": partial(ours, precision="int8"),
     "sentence-transformers": sentence_transformers,
+    "sentence-transformers onnx": partial(sentence_transformers, backend="onnx"),
+    "sentence-transformers openvino": partial(sentence_transformers, backend="openvino"),
     "onnxruntime": onnxruntime,
+    "onnxruntime int8": partial(onnxruntime, file="model_int8.onnx"),
     "fastembed": fastembed,
 }
 
@@ -108,7 +125,9 @@ CONTESTANTS = {
 # --- training -------------------------------------------------------------------------------------
 
 
-def train_ours(settings: Settings, next_block: Callable[[int, float], int]) -> None:
+def train_ours(
+    settings: Settings, next_block: Callable[[int, float], int], precision: str = "fp32"
+) -> None:
     """Our loop's steps: `next_block(done, loss)` is called after each block and says how many steps
     are next."""
     import torch
@@ -125,6 +144,7 @@ def train_ours(settings: Settings, next_block: Callable[[int, float], int]) -> N
         out=settings["out"],
         batch_size=settings["batch_size"],
         max_steps=settings["steps"],
+        precision=precision,
     )
     keep_freed_memory(KEPT_BYTES)
     run = prepare(config)
@@ -202,7 +222,11 @@ def train_sentence_transformers(
     trainer.train()
 
 
-TRAINERS = {"ours": train_ours, "sentence-transformers": train_sentence_transformers}
+TRAINERS = {
+    "ours": train_ours,
+    "ours bf16": partial(train_ours, precision="bf16"),
+    "sentence-transformers": train_sentence_transformers,
+}
 
 
 # --- what is measured -----------------------------------------------------------------------------

@@ -1,5 +1,5 @@
-"""bf16 on a CPU: its bound on the real weights, its refusal elsewhere, and what keeps vectors of
-different precisions apart."""
+"""bf16 and int8 on a CPU: their bounds on the real weights, their refusal elsewhere, and what keeps
+vectors of different precisions apart."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def needs(precision):
 
 
 # The least cosine to fp32, on the texts of tests/reference: of all, and on average.
-BOUNDS = {"bf16": (0.9999, 0.99995)}
+BOUNDS = {"bf16": (0.9999, 0.99995), "int8": (0.985, 0.997)}
 LOWER = [pytest.param(precision, marks=needs(precision)) for precision in BOUNDS]
 
 
@@ -92,10 +92,11 @@ def test_gradients_are_of_fp32(precision, fresh):
 
 
 FLAGS = {
-    "AMX": ("GenuineIntel", "avx512_bf16 avx512_vnni amx_bf16 amx_int8", {"bf16"}),
-    "Zen 4": ("AuthenticAMD", "avx512_bf16 avx512_vnni", {"bf16"}),
-    "Cooper Lake": ("GenuineIntel", "avx512_bf16 avx512_vnni", set()),
-    "Ice Lake": ("GenuineIntel", "avx512f avx512_vnni", set()),
+    "AMX": ("GenuineIntel", "avx512_bf16 avx512_vnni amx_bf16 amx_int8", {"bf16", "int8"}),
+    "Zen 4": ("AuthenticAMD", "avx512_bf16 avx512_vnni", {"bf16", "int8"}),
+    "Cooper Lake": ("GenuineIntel", "avx512_bf16 avx512_vnni", {"int8"}),
+    "Ice Lake": ("GenuineIntel", "avx512f avx512_vnni", {"int8"}),
+    "Alder Lake": ("GenuineIntel", "avx2 avx_vnni", {"int8"}),
     "AVX2": ("AuthenticAMD", "avx2", set()),
     "no such file": ("", "", set()),
 }
@@ -108,11 +109,15 @@ def processor_of(monkeypatch):
     def set_processor(vendor, flags):
         facts = f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: {flags}\nbugs\t\t: amx_bf16\n"
         monkeypatch.setattr(processor.Path, "read_text", lambda *_: facts)
+        clear()
+
+    def clear():
         processor.bf16_is_fast.cache_clear()
+        processor.int8_is_fast.cache_clear()
 
     yield set_processor
     monkeypatch.undo()
-    processor.bf16_is_fast.cache_clear()
+    clear()
 
 
 @pytest.mark.parametrize(("vendor", "flags", "fast"), FLAGS.values(), ids=FLAGS.keys())
@@ -125,7 +130,7 @@ def test_the_processor_decides_which_precisions_are_faster(vendor, flags, fast, 
 @pytest.mark.parametrize("precision", BOUNDS)
 def test_a_precision_that_would_be_slower_is_refused(precision, tiny_folder, processor_of):
     processor_of("GenuineIntel", "avx2")
-    slower = f"precision {precision} would be slower .* lacks AMX.*: choose fp32"
+    slower = f"precision {precision} would be slower .* lacks AMX-.*: choose fp32"
     with pytest.raises(UserError, match=slower):
         Encoder.from_pretrained(tiny_folder, device="cpu", precision=precision)
     with pytest.raises(UserError, match=slower):  # before a model is read
@@ -137,7 +142,7 @@ def test_a_precision_that_would_be_slower_is_refused(precision, tiny_folder, pro
 
 
 def test_another_word_for_a_precision_is_refused(fresh):
-    with pytest.raises(UserError, match="precision is 'float16'; it can be fp32, bf16"):
+    with pytest.raises(UserError, match="precision is 'float16'; it can be fp32, bf16, int8"):
         fresh.precision = "float16"
 
 

@@ -140,7 +140,8 @@ class Bert(nn.Module):
         self.embeddings = Embeddings(config)
         layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.encoder = nn.ModuleDict({"layer": layers})
-        self.packed = PackedLayers(layers, config.num_attention_heads, config.hidden_act)
+        heads, activation = config.num_attention_heads, config.hidden_act
+        self.packed = PackedLayers(layers, self.embeddings, heads, activation)
         # Not used: kept and saved unchanged, because other loaders expect it.
         pooler_layers = {"dense": Linear(config.hidden_size, config.hidden_size)}
         self.pooler = nn.ModuleDict(pooler_layers).requires_grad_(False) if pooler else None

@@ -1,37 +1,20 @@
-"""A BERT's layers for inference on a CPU: weights prepacked for oneDNN, one function over them all.
-
-Activations and residual sums need no second pass over memory, a few rows run 1.7 times as fast as
-plain torch, and a short query does not pay for forty calls of modules. In fp32 the results are the
-plain layers' to float32 rounding. In bf16 weights, products and attention are bfloat16, while the
-residual sums and LayerNorm stay float32. docs/performance.md says what each part brings."""
+"""The door to packed inference on a CPU: which precision runs, and when weights are packed anew."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from minilm_retriever.kernels.ops import ACTIVATIONS, activate, attention, onednn_can_run
+from minilm_retriever.kernels.float_layers import pack_layer, run_bf16, run_fp32
+from minilm_retriever.kernels.int8_layers import pack_int8, run_int8
+from minilm_retriever.kernels.ops import onednn_can_run
 from minilm_retriever.kernels.unpadding import Layout
 
 SAMPLED_NUMBERS = 16  # of each parameter, compared at every call
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-Linear = tuple[Tensor, Tensor]  # weight in oneDNN's own layout, bias
-Norm = tuple[tuple[int, ...], Tensor, Tensor, float]  # what torch.layer_norm takes
-
-
-class PackedLayer(NamedTuple):
-    """One layer, in order of use."""
-
-    query_key_value: Linear  # side by side
-    attention_output: Linear
-    attention_norm: Norm
-    intermediate: Linear
-    output: Linear
-    output_norm: Norm
+RUN: dict[str, Callable[..., Tensor]] = {"fp32": run_fp32, "bf16": run_bf16, "int8": run_int8}
 
 
 class PackedLayers:
@@ -45,14 +28,16 @@ class PackedLayers:
     def __init__(
         self,
         layers: nn.ModuleList,
+        embeddings: nn.Module,
         heads: int,
         activation: str,
         precision: str = "fp32",
     ) -> None:
-        self.layers, self.heads, self.activation = layers, heads, activation
+        self.layers, self.embeddings = layers, embeddings
+        self.heads, self.activation = heads, activation
         self.precision = precision  # of inference; see processor.lacks_instructions
         self.packed_precision = ""
-        self.packed: list[PackedLayer] = []
+        self.packed: list[Any] = []
         self.state: list[tuple[int, int]] = []  # address and count of writes of each parameter
         self.samples: list[Tensor] = []  # views: they also keep the addresses from being reused
         self.sampled = torch.empty(0)  # their numbers when the weights were packed
@@ -81,87 +66,30 @@ class PackedLayers:
         state = [(p.data_ptr(), p._version) for p in parameters]
         known = self.packed and state == self.state and self.precision == self.packed_precision
         if not known or not torch.cat(self.samples).equal(self.sampled):
-            self.packed = [pack_layer(layer, DTYPES[self.precision]) for layer in self.layers]
+            self.packed = self.pack()
             self.packed_precision = self.precision
             self.state, self.samples = state, [sample(p) for p in parameters]
             self.sampled = torch.cat(self.samples)
         return True
 
+    def pack(self) -> list[Any]:
+        if self.precision == "int8":
+            return pack_int8(self.layers, self.embeddings)
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        return [pack_layer(layer, dtype) for layer in self.layers]
+
     def __call__(self, x: Tensor, layout: Layout) -> Tensor:
         """(S, H) -> (S, H), where `can_run`; x may be overwritten."""
-        run = run_fp32 if self.packed_precision == "fp32" else run_bf16
+        run = RUN[self.packed_precision]
         return run(self.packed, x, layout, self.heads, self.activation)
 
     def __reduce__(self) -> tuple[type[PackedLayers], tuple[Any, ...]]:
-        """Copies and pickles hold the layers alone: packed weights are of this machine."""
-        return PackedLayers, (self.layers, self.heads, self.activation, self.precision)
-
-
-def run_fp32(
-    layers: list[PackedLayer], x: Tensor, layout: Layout, heads: int, activation: str
-) -> Tensor:
-    """(S, H) -> (S, H)."""
-    linear = torch.ops.mkldnn._linear_pointwise.default
-    linear_and_sum = torch.ops.mkldnn._linear_pointwise.binary
-    form = ACTIVATIONS[activation]
-    function, algorithm = ("relu", "") if form is None else ("gelu", form)
-    for layer in layers:
-        projected = linear(x, *layer.query_key_value, "none", [], "")  # (S, 3H)
-        mixed = attention(projected, layout, heads)
-        x = linear_and_sum(mixed, x, *layer.attention_output, "add")
-        x = torch.layer_norm(x, *layer.attention_norm)
-        inner = linear(x, *layer.intermediate, function, [], algorithm)
-        x = linear_and_sum(inner, x, *layer.output, "add")
-        x = torch.layer_norm(x, *layer.output_norm)
-    return x
-
-
-def run_bf16(
-    layers: list[PackedLayer], x: Tensor, layout: Layout, heads: int, activation: str
-) -> Tensor:
-    """(S, H) float32 -> (S, H) float32; x is overwritten.
-
-    GELU by itself: within oneDNN's product it takes twice as long."""
-    linear = torch.ops.mkldnn._linear_pointwise.default
-    for layer in layers:
-        projected = linear(x.bfloat16(), *layer.query_key_value, "none", [], "")  # (S, 3H)
-        mixed = attention(projected, layout, heads)
-        x.add_(linear(mixed, *layer.attention_output, "none", [], ""))
-        x = torch.layer_norm(x, *layer.attention_norm)
-        inner = linear(x.bfloat16(), *layer.intermediate, "none", [], "")
-        inner = activate(inner, activation)
-        x.add_(linear(inner, *layer.output, "none", [], ""))
-        x = torch.layer_norm(x, *layer.output_norm)
-    return x
+        """Copies and pickles hold the modules alone: packed weights are of this machine."""
+        parts = (self.layers, self.embeddings, self.heads, self.activation)
+        return PackedLayers, (*parts, self.precision)
 
 
 def sample(parameter: Tensor) -> Tensor:
     """A view of a parameter's first numbers, which lie side by side."""
     row = parameter.detach() if parameter.ndim == 1 else parameter.detach()[0]
     return row[:SAMPLED_NUMBERS]
-
-
-def pack_layer(layer: nn.Module, dtype: torch.dtype) -> PackedLayer:
-    """The weights of a layer with BertLayer's parameter names."""
-    part = layer.get_submodule
-    query_key_value = (part(f"attention.self.{name}") for name in ("query", "key", "value"))
-    return PackedLayer(
-        pack(*query_key_value, dtype=dtype),
-        pack(part("attention.output.dense"), dtype=dtype),
-        norm(part("attention.output.LayerNorm")),
-        pack(part("intermediate.dense"), dtype=dtype),
-        pack(part("output.dense"), dtype=dtype),
-        norm(part("output.LayerNorm")),
-    )
-
-
-def pack(*layers: nn.Module, dtype: torch.dtype) -> Linear:
-    """Linear layers side by side."""
-    weight = torch.cat([layer.get_parameter("weight") for layer in layers]).detach()
-    bias = torch.cat([layer.get_parameter("bias") for layer in layers]).detach()
-    return torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype)), bias.to(dtype)
-
-
-def norm(module: nn.Module) -> Norm:
-    assert isinstance(module, nn.LayerNorm)
-    return module.normalized_shape, module.weight, module.bias, module.eps

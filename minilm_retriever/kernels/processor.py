@@ -42,9 +42,32 @@ def bf16_is_fast() -> bool:
     return "amx_bf16" in flags or ("avx512_bf16" in flags and is_amd())
 
 
+@cache
+def int8_is_fast() -> bool:
+    """Whether int8 is multiplied faster than float32, and exactly: with AMX, or VNNI of either
+    width, unless oneDNN is kept from using it (ONEDNN_MAX_CPU_ISA)."""
+    instructions = {"amx_int8", "avx512_vnni", "avx_vnni"}
+    return not instructions.isdisjoint(cpu_field("flags").split()) and int8_is_exact()
+
+
+def int8_is_exact() -> bool:
+    """Whether the largest products are summed exactly: without VNNI two of them overflow 16 bits,
+    and oneDNN clips the sum."""
+    row = torch.full((1, 64), 255, dtype=torch.uint8)
+    weight = torch.ops.onednn.qlinear_prepack(torch.full((16, 64), 127, dtype=torch.int8), None)
+    scales, zeros = torch.ones(16), torch.zeros(16, dtype=torch.int64)
+    out = torch.ops.onednn.qlinear_pointwise(
+        row, 1.0, 0, weight, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+    return bool((out == 64 * 255 * 127).all())
+
+
 def lacks_instructions(precision: str) -> str:
     """The instructions without which `precision` would be slower than float32; empty where they
     are here, or none are needed."""
-    if precision == "bf16" and not (torch._C._has_mkldnn and bf16_is_fast()):
+    onednn = torch._C._has_mkldnn
+    if precision == "bf16" and not (onednn and bf16_is_fast()):
         return "AMX-BF16 or AMD's AVX512-BF16"
+    if precision == "int8" and not (onednn and int8_is_fast()):
+        return "AMX-INT8, AVX512-VNNI or AVX-VNNI"
     return ""

@@ -8,12 +8,12 @@ from typing import Literal
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import flag
 
-Precision = Literal["fp32", "bf16"]  # the numbers that a model computes with
+Precision = Literal["fp32", "bf16", "int8"]  # the numbers that a model computes with
 BASE_FOLDER = "checkpoints/all-MiniLM-L6-v2"
 MODEL_HELP = "a model folder or a hub name"
 DEVICE_HELP = "cpu, cuda, ... (default: a GPU where there is one)"
 THREADS_HELP = "CPU threads (default: all; another number changes the last bits)"
-PRECISION_HELP = "fp32; or bf16 on a CPU whose instructions make it faster"
+PRECISION_HELP = "fp32; or bf16 or int8 on a CPU whose instructions make it faster"
 DRY_RUN_HELP = "print the plan and an estimate, and do nothing else"
 
 
