@@ -11,12 +11,17 @@ from typing import Any
 
 from minilm_retriever.progress import say
 
+LONGEST_LINE = 1500  # characters
+
 
 class UserError(ValueError):
     """What is wrong, where (`path:line`, column, row), and how to correct it, in one line."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))  # a quoted path may hold line breaks
+        line = " ".join(message.splitlines())  # a quoted path may hold line breaks
+        if len(line) > LONGEST_LINE:  # a value of a stranger's file
+            line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
+        super().__init__(line)
 
 
 def first_line(error: BaseException) -> str:

@@ -108,7 +108,7 @@ def read_prompts(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: similarity {similarity!r} is none of {', '.join(SIMILARITIES)}")
     if not isinstance(prompts, dict) or not all(isinstance(p, str) for p in prompts.values()):
         raise UserError(f"{path}: prompts is not an object of strings")
-    if default is not None and default not in prompts:
+    if default is not None and not (isinstance(default, str) and default in prompts):
         known = ", ".join(prompts) or "none"
         raise UserError(f"{path}: default prompt {default!r} is not among the prompts ({known})")
     return {"similarity": similarity, "prompts": prompts, "default_prompt_name": default}

@@ -29,7 +29,8 @@ def check_vectors(vectors: FloatArray, name: Callable[[int], str], *, unit: bool
     if not is_unit.all():
         row = int(np.argmin(is_unit))
         length = math.sqrt(float(squares[row]))
-        raise UserError(f"the vector of {name(row)} has length {length:.3g}, not 1")
+        reason = "no token of it counts, or the weights are damaged"
+        raise UserError(f"the vector of {name(row)} has length {length:.3g}, not 1: {reason}")
 
 
 def check_scores(scores: FloatArray, queries: FloatArray, where: str, *, unit: bool) -> None:

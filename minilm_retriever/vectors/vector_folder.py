@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,11 @@ def check_stored(folder: VectorFolder) -> None:
     for path, shard in zip(folder.shards.paths, folder.shards, strict=True):
         for start in range(0, len(shard), CHECKED_ROWS):
             vectors = folder.floats(shard[start : start + CHECKED_ROWS])
-            check_vectors(vectors, lambda row, s=start, p=path: f"row {s + row} of {p}", unit=unit)
+            check_vectors(vectors, partial(_row_name, path, start), unit=unit)
+
+
+def _row_name(path: Path, start: int, row: int) -> str:
+    return f"row {start + row} of {path}"
 
 
 def save_vectors(
