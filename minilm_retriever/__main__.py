@@ -55,8 +55,13 @@ def inspect(config: InspectConfig) -> None:
     from minilm_retriever.curation.inspect import as_text, inspect
     from minilm_retriever.pretrained.model_folder import load_pretrained
 
+    bad_rows = config.bad_rows()
+    bad_rows.check(False, [config.pairs])
+    source = config.pair_source(config.pairs, config.columns)
     tokenizer = load_pretrained(config.model).tokenizer
-    result = inspect(config.pairs, tokenizer, config.columns, config.batch_size)
+    with bad_rows.open() as on_bad:
+        result = inspect(source, tokenizer, config.batch_size, on_bad)
+    say(source.note)
     print_result(json_text(result.as_json()) if config.json else as_text(result))
 
 
@@ -138,10 +143,22 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def parse(argv: Sequence[str] | None) -> dict[str, Any]:
+    """The flags that are given, and the command; search takes queries also after flags."""
+    top = parser()
+    known, rest = top.parse_known_args(argv)
+    flags = vars(known)
+    if rest and (flags["command"] != "search" or any(word.startswith("-") for word in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        flags["queries"] = [*flags.get("queries", ()), *rest]
+    return flags
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns its exit status."""
     fill_closed_streams()
-    flags = vars(parser().parse_args(argv))
+    flags = parse(argv)
     config, command = COMMANDS[flags.pop("command")]
     if config is TrainConfig:
         flags = with_recipe(flags)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar, Unpack, cast, get_args, overload
@@ -145,7 +145,7 @@ class Encoder:
             self.device = torch.device(device)
             self.model.encoder.to(self.device)
         prefix = find_prompt(self.model, prompt, prompt_name)
-        texts = [sentences] if isinstance(sentences, str) else list(sentences)
+        texts = [sentences] if isinstance(sentences, str) else list(check_list(sentences))
         job = show_progress if isinstance(show_progress, str) else "encoding"
         with Progress(job, len(texts), "texts") if show_progress else nullcontext() as progress:
             vectors = encode_texts(
@@ -190,7 +190,8 @@ class Encoder:
         text, such as the records of `data.read_texts`. Identical texts are computed once in each
         yield. The rest as in encode(), the default prompt as in encode_document()."""
         prompt = find_prompt(self.model, prompt, prompt_name, DOCUMENT).text
-        records = ((str(n), t) if isinstance(t, str) else t for n, t in enumerate(texts))
+        rows = enumerate(check_list(texts))
+        records = ((str(n), t) if isinstance(t, str) else t for n, t in rows)
         for shard in make_shards(records, shard_size):
             vectors = self.encode(
                 shard.texts, prompt=prompt, batch_size=batch_size, normalize=normalize
@@ -235,6 +236,17 @@ class Encoder:
             write_model(staging, self.model)
 
 
+def check_list(texts: Iterable[Any]) -> Iterable[Any]:
+    """UserError for what gives something else than its texts one by one, in their order."""
+    is_frame = hasattr(texts, "columns") or hasattr(texts, "column_names")
+    if is_frame or isinstance(texts, (bytes, Mapping, Set)) or not isinstance(texts, Iterable):
+        hint = "a list of str"
+        if is_frame or isinstance(texts, Mapping):
+            hint += ", such as one of its columns: data['text']"
+        raise UserError(f"texts of the type {type(texts).__name__}: pass {hint}")
+    return texts
+
+
 def open_for_command(
     model: str, device: str | None = None, precision: Precision = "fp32"
 ) -> Encoder:
@@ -259,6 +271,11 @@ def check_precision(precision: str, device: torch.device) -> None:
         raise UserError(f"precision is {precision!r}; it can be {choices}")
     if precision != "fp32" and device.type != "cpu":
         raise UserError(f"precision {precision} is for a CPU, not for {device}")
+    check_instructions(precision)
+
+
+def check_instructions(precision: str) -> None:
+    """UserError where this processor would not be faster in that precision."""
     if missing := lacks_instructions(precision):
         slower = f"precision {precision} would be slower than fp32 on this processor"
         raise UserError(f"{slower}, which lacks {missing}: choose fp32")

@@ -46,7 +46,8 @@ def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
     """Add the flags of a dataclass to a parser, which leaves out those that are not given."""
     hints = get_type_hints(config)
     group: argparse._ActionsContainer = parser
-    for item in fields(config):
+    own = config.__annotations__
+    for item in sorted(fields(config), key=lambda item: item.name not in own):  # inherited last
         if item.metadata["heading"]:
             group = parser.add_argument_group(item.metadata["heading"])
         name = flag_name(item)

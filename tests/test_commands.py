@@ -73,7 +73,8 @@ def test_bad_pairs_stop_training_with_their_place_and_leave_nothing(
     [
         (b'{"sentence_0": "x", "sentence_1": 5}', "pairs.jsonl:2"),
         (b'{"sentence_0": "x", "sentence_1": null}', "pairs.jsonl:2"),
-        (b'{"sentence_0": "x", "sentence_1": ["a", "b"]}', "pairs.jsonl:2"),
+        (b'{"sentence_0": ["a", "b"], "sentence_1": "x"}', "pairs.jsonl:2"),
+        (b'{"sentence_0": "x", "sentence_1": ["a", 5]}', "pairs.jsonl:2"),
         (b'{"sentence_0": "x"}', "pairs.jsonl:2"),
         (b"[1, 2]", "pairs.jsonl:2"),
         (b"{", "pairs.jsonl:2"),
@@ -150,10 +151,9 @@ def test_a_damaged_model_folder_stops_every_command(capsys, tmp_path, tiny_copy,
         ("evaluate", tmp_path / "pairs.csv"),
     ):
         status, printed, err = run(capsys, *command, "--model", tiny_copy)
-        assert status == 2 and printed == "" and len(err) == 1 and err[0].startswith("error: "), (
-            command,
-            err,
-        )
+        *columns, error = err
+        assert status == 2 and printed == "" and error.startswith("error: "), (command, err)
+        assert all("columns sentence_0 -> sentence_1" in line for line in columns)
     assert left_in(tmp_path) == ["model", "pairs.csv"]
 
 

@@ -12,7 +12,6 @@ import pytest
 
 from minilm_retriever import Encoder
 from minilm_retriever.__main__ import main
-from minilm_retriever.data.pairs import SCORED_COLUMNS
 from minilm_retriever.errors import UserError
 from minilm_retriever.evaluation import compare_precisions as module
 from minilm_retriever.evaluation.compare_precisions import RECALL, compare_precisions
@@ -84,7 +83,10 @@ def test_figures_of_a_retrieval_task(pairs, rotating):
 
 def test_figures_of_scored_pairs(tmp_path):
     path = tmp_path / "sts.jsonl"
-    rows = [dict(zip(SCORED_COLUMNS, (*pair, n % 5), strict=True)) for n, pair in enumerate(PAIRS)]
+    rows = [
+        dict(zip(("sentence1", "sentence2", "score"), (*pair, n % 5), strict=True))
+        for n, pair in enumerate(PAIRS)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     table = compare_precisions(CompareConfig(str(path), ("fp32", "int8", "bf16")))
     first, *others = table.as_json()["precisions"]

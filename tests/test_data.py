@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minilm_retriever.data import lines, readers
-from minilm_retriever.data.columns import pair_columns, text_column
+from minilm_retriever.data.columns import Column, pair_columns, text_column
 from minilm_retriever.data.pairs import read_pairs, read_scored_pairs
+from minilm_retriever.data.reading import Reading
 from minilm_retriever.data.rows import BadRow, NoValue
 from minilm_retriever.data.texts import read_texts
 from minilm_retriever.errors import UserError
@@ -56,6 +57,11 @@ def put(tmp_path: Path, raw: bytes | str, name: str = "data.csv") -> Path:
 
 def texts(*paths: object, **options: object) -> list[str]:
     return [record.text for record in read_texts(paths, **options)]  # type: ignore[arg-type]
+
+
+def of_text(names: str) -> list[Column]:
+    """Columns of these names that hold text."""
+    return [Column(name, "text", "a text", ("a text",), False) for name in names.split()]
 
 
 def mistake(read: object) -> str:
@@ -149,7 +155,7 @@ class TestRows:
             return size
 
         peak(10)
-        assert peak(10_000) < peak(1000) + 20_000
+        assert peak(30_000) < peak(10_000) + 20_000
 
     def test_standard_input_holds_text_lines_unless_it_is_said(self, tmp_path, monkeypatch):
         def stdin(raw: bytes) -> None:
@@ -243,16 +249,14 @@ class TestBadFiles:
             f"{tmp_path}/no.csv: cannot be read: No such file or directory"
         )
         assert "is a folder" in mistake(lambda: readers.read_rows(tmp_path))
-        assert "is a folder" in mistake(lambda: read_pairs(tmp_path))
+        assert "holds no file" in mistake(lambda: read_pairs(tmp_path))
         assert "name ending in .csv" in mistake(
             lambda: readers.read_rows(put(tmp_path, "x", "a.xlsx"))
         )
         assert "name ending in .csv" in mistake(
             lambda: readers.read_rows(put(tmp_path, "x", "a.parquet.gz"))
         )
-        assert "'xml' is not known" in mistake(
-            lambda: readers.read_rows(tmp_path / "a", format="xml")
-        )
+        assert "'xml' is not known" in mistake(lambda: read_texts(tmp_path / "a", format="xml"))
         assert "null" in mistake(lambda: readers.read_rows("a\0b.csv"))
 
     def test_what_the_system_refuses(self, tmp_path, monkeypatch):
@@ -286,13 +290,11 @@ class TestBadFiles:
 
     def test_utf_16(self, tmp_path):
         path = put(tmp_path, "a,b\n1,2\n".encode("utf-16"))
-        assert (
-            mistake(lambda: readers.read_rows(path))
-            == f"{path}:1: this is UTF-16: save the file as UTF-8"
-        )
-        assert ":1: a NUL character" in mistake(
-            lambda: readers.read_rows(put(tmp_path, "a,b\n1,2\n".encode("utf-16-le")))
-        )
+        assert [row.values for row in readers.read_rows(path)] == [{"a": "1", "b": "2"}]
+        odd = put(tmp_path, "a,b\n1,2\n".encode("utf-16-le") + b"x")
+        assert "cannot be read" in mistake(lambda: readers.read_rows(odd))
+        odd = put(tmp_path, b"a,b\n1,2\n3," + "4\n".encode("utf-16-le"))
+        assert ":3: a NUL character" in mistake(lambda: readers.read_rows(odd))
 
     @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "txt"])
     def test_damaged_gzip(self, tmp_path, kind):
@@ -334,13 +336,18 @@ class TestBadFiles:
 
     def test_a_quote_that_is_never_closed_is_named_where_it_opens(self, tmp_path):
         path = put(tmp_path, 'a,b\n1,"x\ny",\n2,"z"\n3,"x ""y"", \n' + "4,z\n" * 5)
-        message = "{}:{}: the quote that opens a field in this line is never closed"
+        message = (
+            "{}:{}: the quote that opens a field in this line is never closed; or are quotes text "
+            "here? (--quotes literal)"
+        )
         path = put(tmp_path, 'a,b\n1,2\n3,"x ""y"", \n4,z\n')
         assert mistake(lambda: readers.read_rows(path, on_bad=print)) == message.format(path, 3)
         path = put(tmp_path, 'a,b\n"3\n 5"" pipe","x ""y"", \n4,z\n')
         assert mistake(lambda: readers.read_rows(path)) == message.format(path, 3)
         path = put(tmp_path, 'a\tb\n5" pipe\t"\n', "a.tsv")
-        assert mistake(lambda: readers.read_rows(path)) == message.format(path, 2)
+        read = readers.read_rows(path, Reading(quotes="csv"))
+        assert mistake(lambda: read) == message.format(path, 2)
+        assert [row.values for row in readers.read_rows(path)] == [{"a": '5" pipe', "b": '"'}]
 
     def test_a_quote_closed_rows_later_leaves_doubt_and_stops(self, tmp_path):
         path = put(tmp_path, 'a,b\n1,"x\n2,y\n3,"z"\n4,w\n')
@@ -384,19 +391,18 @@ BAD_ROWS = {
     "too few fields, tabs": ("tsv", b"x", "1 field, but the header has 2"),
     "too many fields, tabs": ("tsv", b"x\ty\tz", "3 fields, but the header has 2: is there a tab"),
     "text after a quote": ("csv", b'"x" y,z', "text after the closing quote of a field"),
-    "text after a quote, tabs": ("tsv", b'"x" y\tz', "text after the closing quote of a field"),
     "carriage return": ("csv", b"x\ry,z", "a carriage return"),
     "carriage return, tabs": ("tsv", b"x\ry\tz", "a carriage return"),
     "carriage return, JSON": ("jsonl", b'{"text": "x"}\r{"text": "y"}', "a carriage return"),
     "carriage return, lines": ("txt", b"x\ry", "a carriage return"),
-    "Latin-1": ("csv", b"caf\xe9,x", "not UTF-8 (byte 0xe9, number 4 of the line)"),
-    "Latin-1, tabs": ("tsv", b"caf\xe9\tx", "not UTF-8 (byte 0xe9, number 4 of the line)"),
+    "Latin-1": ("csv", b"caf\xe9\xc3\xa9,x", "not UTF-8 (byte 0xe9, number 4 of the line)"),
+    "Latin-1, tabs": ("tsv", b"caf\xe9\xc3\xa9\tx", "not UTF-8 (byte 0xe9, number 4 of the line)"),
     "Latin-1, JSON": (
         "jsonl",
-        b'{"text": "caf\xe9"}',
+        b'{"text": "caf\xe9\xc3\xa9"}',
         "not UTF-8 (byte 0xe9, number 14 of the line)",
     ),
-    "Latin-1, lines": ("txt", b"caf\xe9", "not UTF-8 (byte 0xe9, number 4 of the line)"),
+    "Latin-1, lines": ("txt", b"caf\xe9\xc3\xa9", "not UTF-8 (byte 0xe9, number 4 of the line)"),
     "surrogate bytes": ("txt", b"\xed\xa0\x80", "not UTF-8"),
     "NUL": ("csv", b"x\0,y", "a NUL character"),
     "NUL, tabs": ("tsv", b"x\0\ty", "a NUL character"),
@@ -408,7 +414,7 @@ BAD_ROWS = {
         b'{"text": "x',
         "not JSON: Unterminated string starting at, character 10",
     ),
-    "JSON list": ("jsonl", b'["x"]', "list instead of an object"),
+    "JSON list": ("jsonl", b"[1, 2]", "list instead of an object"),
     "JSON text": ("jsonl", b'"x"', "str instead of an object"),
     "key twice": ("jsonl", b'{"text": "x", "text": "y"}', "the key 'text' stands twice"),
     "NaN": ("jsonl", b'{"text": "x", "score": NaN}', "NaN is not JSON"),
@@ -513,21 +519,31 @@ class TestTexts:
     @pytest.mark.parametrize(
         ("columns", "chosen"),
         [
-            (["only"], "only"),
-            (["id"], "id"),
-            (["title", "text"], "text"),
-            (["query", "body"], "body"),
-            (["sentence_1", "sentence_0"], "sentence_0"),
-            (["description", "skills"], "description"),
-            (["id", "description"], "description"),
-            (["doc_id", "_id", "x"], "x"),
+            ("only", "only"),
+            ("id", "id"),
+            ("title text", "text"),
+            ("Title TEXT summary", "TEXT"),
+            ("title body", "body"),
+            ("title skills", "skills"),
+            ("id description", "description"),
+            ("doc_id _id x", "x"),
+            ("query body", None),
+            ("sentence_1 sentence_0", None),
+            ("description skills", None),
+            ("question answer", None),
         ],
     )
     def test_text_column_where_none_is_named(self, columns, chosen):
-        assert text_column(columns) == chosen
+        if chosen:
+            assert text_column(of_text(columns), "a.csv:2")[0] == chosen
+        else:
+            assert "name it with --text" in mistake(lambda: text_column(of_text(columns), "a.csv"))
+
+    def test_queries_come_from_a_column_of_queries(self):
+        assert text_column(of_text("qid query text"), "a.csv:2", queries=True)[0] == "query"
 
     def test_the_id_column_is_not_the_text(self):
-        assert text_column(["text", "other"], id="text") == "other"
+        assert text_column(of_text("text other"), "a.csv:2", id="text")[0] == "other"
 
     def test_ids_are_row_numbers_over_all_inputs_or_a_column(self, tmp_path):
         a = put(tmp_path, "key,text\nk1,x\nk2,\n", "a.csv")
@@ -596,6 +612,25 @@ class TestPairs:
             ("x sentence_1 sentence_0", "sentence_0 sentence_1"),
             ("id positive anchor", "anchor positive"),
             ("query skills title", "query skills"),
+            ("description skills title", "description skills"),
+            ("skills description", "skills description"),
+            ("Answer Question", "Question Answer"),
+            ("passage qid pid query", "query passage"),
+            ("Sentence_A Sentence_B", "Sentence_A Sentence_B"),
+            ("text2 text1", "text1 text2"),
+            ("question1 question2 qid1 qid2", "question1 question2"),
+            ("query text title", "query text"),
+            ("query pos neg", "query pos neg"),
+            (
+                "query positive_passages negative_passages",
+                "query positive_passages negative_passages",
+            ),
+            ("anchor positive hard_negative", "anchor positive hard_negative"),
+            ("search_query passage_text distractor_1", "search_query passage_text distractor_1"),
+            ("column_1 column_2 column_3", "column_1 column_2 column_3"),
+            ("question context answer", None),
+            ("a b c", None),
+            ("query", None),
             (
                 "anchor positive negative_2 negative_1 negative_score",
                 "anchor positive negative_2 negative_1",
@@ -605,11 +640,16 @@ class TestPairs:
                 "sentence_0 sentence_1 sentence_2 sentence_10",
             ),
             ("query answer negative", "query answer negative"),
-            ("negative answer negative_2", "negative answer negative_2"),
+            ("negative answer negative_2", None),
         ],
     )
     def test_columns_where_none_are_named(self, columns, chosen):
-        assert pair_columns(columns.split(), "a.csv:1") == tuple(chosen.split())
+        if chosen is None:
+            message = mistake(lambda: pair_columns(of_text(columns), "a.csv:2").names)
+            assert message.startswith("a.csv:2: ") and "--columns QUERY DOCUMENT" in message
+            assert all(f"{name} 'a text'" in message for name in columns.split())
+        else:
+            assert pair_columns(of_text(columns), "a.csv:1").names == tuple(chosen.split())
 
     def test_named_columns_are_taken_in_their_order(self, tmp_path):
         path = put(tmp_path, "a,b,c\n1,2,3\n")
@@ -617,15 +657,15 @@ class TestPairs:
         assert (pairs.columns, pairs.texts) == (("c", "a", "b"), [["3"], ["1"], ["2"]])
 
     def test_what_cannot_be_trained_on(self, tmp_path):
-        path = put(tmp_path, "a,b\n1,2\n3, \t\n")
+        path = put(tmp_path, "a,b\none,two\nthree, \t\n")
         assert mistake(lambda: read_pairs(path)).startswith(f"{path}:3: column 'b' is empty")
         assert (
             mistake(lambda: read_pairs(path, ["a", "x"]))
             == f"{path}:1: no column 'x'; there are: a, b"
         )
-        for columns in (["a"], ["a", "a"], []):
-            assert "two different columns" in mistake(lambda c=columns: read_pairs(path, c))
-        assert "pairs need two columns, there is only text" in mistake(
+        for columns in (["a"], ["a", "a"]):
+            assert "two different names" in mistake(lambda c=columns: read_pairs(path, c))
+        assert "pairs need two columns of text: text 'x'" in mistake(
             lambda: read_pairs(put(tmp_path, "x\ny\n", "a.txt"))
         )
         path = put(tmp_path, '{"a": "x", "b": "y"}\n{"a": "x"}\n', "a.jsonl")
@@ -633,12 +673,11 @@ class TestPairs:
 
     def test_a_column_name_with_line_breaks_stays_in_one_line(self, tmp_path):
         path = put(tmp_path, '"one\ncolumn"\nx\n')
-        assert mistake(lambda: read_pairs(path)).endswith(
-            "pairs need two columns, there is only one column"
-        )
+        message = mistake(lambda: read_pairs(path, header=True))
+        assert "pairs need two columns of text: one column 'x'" in message
 
     def test_a_file_that_reads_like_a_table_but_is_ragged_late(self, tmp_path):
-        path = put(tmp_path, "a,b\n" + "1,2\n" * 500 + "1,2,3\n")
+        path = put(tmp_path, "a,b\n" + "one word,two words\n" * 500 + "1,2,3\n")
         assert mistake(lambda: read_pairs(path)).startswith(
             f"{path}:502: 3 fields, but the header has 2"
         )
@@ -668,6 +707,9 @@ class TestScoredPairs:
 
     def test_missing_columns_are_named(self, tmp_path):
         path = put(tmp_path, "sentence1,sentence2,label\na,b,1\n")
-        assert "no column 'score'; there are: sentence1, sentence2, label" in mistake(
-            lambda: read_scored_pairs(path)
+        assert read_scored_pairs(path) == (["a"], ["b"], [1.0])
+        path = put(tmp_path, "sentence1,sentence2,words\na,b,c d\n")
+        message = mistake(lambda: read_scored_pairs(path))
+        assert message == (
+            f"{path}:2: no column of scores; sentence1 'a', sentence2 'b', words 'c d'"
         )

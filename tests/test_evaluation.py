@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from minilm_retriever import Encoder
-from minilm_retriever.data.pairs import SCORED_COLUMNS
 from minilm_retriever.errors import UserError
 from minilm_retriever.evaluation.config import EvaluateConfig
 from minilm_retriever.evaluation.evaluate import (
@@ -80,7 +79,10 @@ def test_a_corpus_makes_it_harder_and_sts_files_are_known_by_their_columns(
     sts = tmp_path / "sts.jsonl"
     rows = [("a cook", "a chef", 4.5), ("a cook", "a stone", 0.5), ("glass", "glass", 5.0)]
     sts.write_text(
-        "".join(json.dumps(dict(zip(SCORED_COLUMNS, row, strict=True))) + "\n" for row in rows)
+        "".join(
+            json.dumps(dict(zip(("sentence1", "sentence2", "score"), row, strict=True))) + "\n"
+            for row in rows
+        )
     )
     found = measure(str(sts), [str(tiny_folder)] * 2).as_json()
     assert {"spearman", "pearson"} <= set(found) and found["intervals"]["spearman"]["low"] <= found[

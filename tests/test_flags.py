@@ -81,10 +81,10 @@ def test_flag_values_are_chosen_by_what_a_flag_means():
 
 def test_what_an_unfinished_run_may_change_and_what_the_card_does_not_show():
     train = TrainConfig(train=("x",), out="y")
-    free = "train eval model out overwrite dry_run keep save_steps save_minutes tensorboard"
-    free += " language license intended_use limits threads"
+    free = "train eval general model out overwrite dry_run keep save_steps save_minutes tensorboard"
+    free += " language license intended_use limits threads skip_bad max_bad"
     assert set(flag_values(train, may_change=True)) == set(free.split())
-    hidden = "overwrite dry_run intended_use limits language license out"
+    hidden = "overwrite dry_run intended_use limits language license out skip_bad max_bad"
     assert set(flag_values(train, on_card=False)) == set(hidden.split())
     free = "inputs model prompt_name device threads out skip_bad max_bad overwrite dry_run"
     assert set(flag_values(EncodeConfig(inputs=("x",), out="y"), may_change=True)) == {

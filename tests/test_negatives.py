@@ -24,6 +24,7 @@ from minilm_retriever.training.objective import Objective
 from minilm_retriever.training.prepare import prepare
 from minilm_retriever.training.run import train
 
+NEGATIVES = ["not wanted", "none of it", "a river"]
 JOBS = "cook nurse pilot baker judge tailor miner diver".split()
 
 
@@ -227,9 +228,42 @@ def test_a_mistake_is_one_line(tiny_folder, tmp_path, capsys, flags, message):
         main(["train", "--train", path, "--model", str(tiny_folder), "--out", str(out), *flags])
         == 2
     )
-    stderr = capsys.readouterr().err
-    assert stderr.count("\n") == 1 and message in stderr
+    *columns, error = capsys.readouterr().err.splitlines()
+    assert message in error and len(columns) < 2
     assert not out.exists() and not Path(f"{out}.run").exists()
+
+
+@pytest.mark.parametrize("flags", [{}, {"symmetric": True}, {"false_negatives": "mask"}])
+def test_a_row_with_fewer_negatives_has_as_many_candidates_fewer(config, tmp_path, flags):
+    """A batch's loss is that of a closed form over the documents that are there."""
+    rows = [
+        {"query": f"looks for a {job}", "pos": [f"{job} wanted"], "neg": NEGATIVES[: i % 4]}
+        for i, job in enumerate(JOBS)
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ready = prepare(config(train=(str(path),), dropout=0.0, **flags))
+    assert ready.data.text_ids[0].shape == (8, 5) and ready.data.absent >= 0
+    [batch] = next(ready.batches(0, 1))
+    vectors = ready.base.encoder.eval()(batch.input_ids, batch.attention_mask).detach()
+    loss = ready.objective.loss(vectors, batch.text_ids)
+    present = batch.text_ids[1:].reshape(-1) != ready.data.absent
+    q = torch.nn.functional.normalize(vectors[:8], dim=1)
+    d = torch.nn.functional.normalize(vectors[8:], dim=1)
+    scores = 20 * q @ d[torch.from_numpy(present)].T
+    expected = torch.nn.functional.cross_entropy(scores, torch.arange(8))
+    if flags.get("symmetric"):
+        back = torch.nn.functional.cross_entropy(20 * d[:8] @ q.T, torch.arange(8))
+        expected = (expected + back) / 2
+    torch.testing.assert_close(loss, expected)
+
+
+def test_batches_are_drawn_apart_though_rows_lack_negatives(config, tmp_path):
+    rows = [(f"looks for a {job}", f"{job} wanted", "") for job in JOBS]
+    rows[0] = (*rows[0][:2], "none of these")
+    path = write(tmp_path / "pairs.csv", rows, ("query", "document", "negative"))
+    ready = prepare(config(train=(path,), false_negatives="avoid"))
+    assert ready.sampler.left_out(0) == [0]
 
 
 def test_equal_texts_are_equal_whatever_white_space_stands_around_them(config, tmp_path):

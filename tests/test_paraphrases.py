@@ -91,7 +91,9 @@ def test_from_file_to_file(texts, tmp_path, tiny_folder, capsys, suffix):
         "7 texts, 4 distinct (3 copies: --duplicates shows them); 6 pairs"
         in capsys.readouterr().err
     )
-    pairs = read_pairs(out)
+    with pytest.raises(UserError, match="--min-score"):
+        read_pairs(out)
+    pairs = read_pairs(out, min_score=0)
     assert pairs.columns == ("sentence_0", "sentence_1")  # what train.py takes
     words = ["bread", "soup", "steel", "glass"]
     assert set(zip(*pairs.texts, strict=True)) == set(itertools.combinations(words, 2))

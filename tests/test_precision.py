@@ -11,10 +11,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from minilm_retriever import Encoder
 from minilm_retriever import encoder as encoder_module
 from minilm_retriever.__main__ import main
+from minilm_retriever.core.trainer import Batch, Hyperparameters, Trainer
 from minilm_retriever.errors import UserError
 from minilm_retriever.kernels import processor
 from minilm_retriever.kernels.processor import lacks_instructions
@@ -89,6 +91,30 @@ def test_gradients_are_of_fp32(precision, fresh):
     vectors = fresh.model.encoder(ids, mask)
     fresh.precision = "fp32"
     assert torch.equal(vectors, fresh.model.encoder(ids, mask)) and vectors.requires_grad
+
+
+@needs("bf16")
+def test_gradients_of_training_in_bf16_are_near_those_of_fp32(base_model, reference_texts):
+    model = Encoder.from_pretrained(base_model, device="cpu").model
+    ids, mask = model.tokenizer.tokenize(reference_texts[:32]).batch(range(32))
+    batch = Batch(None, ids, mask)
+    gradients, losses = {}, {}
+    for precision in ("fp32", "bf16"):
+        settings = Hyperparameters(1, precision=precision)
+        trainer = Trainer(model.encoder, halves_match, settings)  # without its step: no dropout
+        loss = trainer.batch_loss(batch)
+        parts = torch.autograd.grad(loss, trainer.parameters)
+        gradients[precision] = torch.cat([part.flatten() for part in parts])
+        losses[precision] = loss.item()
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.01)
+    assert losses["bf16"] != losses["fp32"]
+    assert float(torch.cosine_similarity(*gradients.values(), dim=0)) > 0.999
+
+
+def halves_match(vectors, _):
+    """The published loss where text i of the first half belongs to text i of the second."""
+    queries, documents = vectors.float().chunk(2)
+    return F.cross_entropy(20 * queries @ documents.T, torch.arange(len(queries)))
 
 
 FLAGS = {

@@ -126,15 +126,24 @@ def test_another_split_or_the_ones_there_are(tmp_path):
         read_beir(folder, "train")
 
 
-def test_a_header_is_needed_and_its_names_do_not_matter(tmp_path):
+def test_the_names_of_a_header_do_not_matter_and_trec_s_judgements_have_none(tmp_path, capsys):
     folder = beir(tmp_path / "set")
     qrels = folder / "qrels/test.tsv"
     qrels.write_text(
         "qid\tdocid\trelevance\nq1\td1\t1.0\nq1\td1\t2\n"
     )  # the later judgement of a pair holds
     assert read_beir(folder).judgements == {"q1": {"d1": 2}}
-    qrels.write_text("q1\td1\t1\nq1\td2\t1\n")
-    with pytest.raises(UserError, match=r"test\.tsv:1: not a header of"):
+    assert capsys.readouterr().err == ""
+    for text, what in {
+        "q1\td1\t1\nq1\td2\t0\n": "three columns, without a header",
+        "q1\t0\td1\t1\nq1\t0\td2\t0\n": "TREC's four columns, without a header",
+        "q1 0 d1 1\nq1 Q0 d2 0\n": "TREC's four columns, without a header",
+    }.items():
+        qrels.write_text(text)
+        assert read_beir(folder).judgements == {"q1": {"d1": 1, "d2": 0}}
+        assert capsys.readouterr().err == f"{qrels}: {what}\n"
+    qrels.write_text("query document\nq1 d1\n")
+    with pytest.raises(UserError, match=r"test\.tsv:2: 2 fields; .*TREC's four"):
         read_beir(folder)
 
 

@@ -22,6 +22,7 @@ from minilm_retriever.core.model import Embedding
 from minilm_retriever.core.trainer import Hyperparameters, Trainer, linear_schedule
 from minilm_retriever.distributed import Ranks
 from minilm_retriever.errors import UserError
+from minilm_retriever.kernels import processor
 from minilm_retriever.storage import tensors
 from minilm_retriever.training import checkpoint, prepare, run
 from minilm_retriever.training.config import TrainConfig
@@ -30,6 +31,7 @@ from minilm_retriever.training.sparse_embedding import SparseEmbedding
 from minilm_retriever.training.validation import Validation
 from tests.conftest import THREADS
 
+LACKS_BF16 = processor.lacks_instructions("bf16")
 NOUNS = "data nurse cook engine river soil music night bread glass horse code paper metal".split()
 NOUNS += ["forest", "child"]
 
@@ -522,12 +524,21 @@ def test_a_dry_run_writes_nothing(config, tmp_path, capsys):
     assert sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith(".")) == ["pairs.csv"]
 
 
-@pytest.mark.parametrize("precision", ["bf16"])
-def test_reduced_precision_trains(config, precision, tmp_path):
-    assert train(config(precision=precision, max_steps=2)) == 0
+@pytest.mark.skipif(bool(LACKS_BF16), reason=f"this processor lacks {LACKS_BF16}")
+def test_bf16_trains(config, tmp_path):
+    assert train(config(precision="bf16", max_steps=2)) == 0
     assert all(
         t.dtype == torch.float32 for t in load_file(tmp_path / "out/model.safetensors").values()
     )
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_precision_that_would_be_slower_is_refused(config, precision, monkeypatch, tmp_path):
+    monkeypatch.setattr(processor, "bf16_is_fast", lambda: False)
+    slower = "bf16 would be slower .* lacks AMX-BF16 .*: choose fp32|fp16 is for a GPU"
+    with pytest.raises(UserError, match=f"precision ({slower})"):
+        train(config(model="no such model", precision=precision))  # before a model is read
+    assert not (tmp_path / "out.run").exists()
 
 
 def test_what_is_published(config, tmp_path):

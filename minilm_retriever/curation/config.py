@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from minilm_retriever.data.config import PairFlags, ReadingFlags
+from minilm_retriever.data.names import check_pair_columns
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import check_bounds, flag
 from minilm_retriever.pretrained.config import BASE_FOLDER, DEVICE_HELP, MODEL_HELP
 
 
 @dataclass(frozen=True)
-class InspectConfig:
+class InspectConfig(PairFlags):
     """Describe pairs: lengths, repeats, the floor under the loss."""
 
-    pairs: str = flag("", "CSV, TSV, JSONL or Parquet", name="PAIRS")
+    pairs: str = flag("", "pairs: a file, or a folder (also BEIR's)", name="PAIRS")
     columns: tuple[str, ...] = flag((), "query, document and maybe hard negatives")
     batch_size: int = flag(16, "of training", at_least=1)
     model: str = flag(BASE_FOLDER, "whose tokens are counted")
@@ -21,16 +23,14 @@ class InspectConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self)
-        if len(self.columns) == 1 or len(set(self.columns)) < len(self.columns):
-            names = ", ".join(self.columns)
-            raise UserError(f"--columns needs two different names at least, not {names}")
+        check_pair_columns(self.columns)
 
 
 @dataclass(frozen=True)
-class MineConfig:
+class MineConfig(PairFlags):
     """Add hard negatives to pairs, chosen by a model."""
 
-    pairs: str = flag("", "pairs: CSV, TSV, JSONL or Parquet", "data", name="PAIRS")
+    pairs: str = flag("", "pairs: a file, or a folder (also BEIR's)", "data", name="PAIRS")
     columns: tuple[str, ...] = flag((), "the columns of query and document")
     corpus: str | None = flag(None, "more documents to choose from: a file of texts")
     out: str = flag("", "where to write the pairs with their negatives: .csv, .tsv or .jsonl")
@@ -62,7 +62,7 @@ class MineConfig:
 
 
 @dataclass(frozen=True)
-class ParaphrasesConfig:
+class ParaphrasesConfig(ReadingFlags):
     """Find the closest pairs of texts within one file."""
 
     file: str = flag("", "texts: lines, CSV, TSV, JSONL or Parquet", name="FILE")

@@ -17,12 +17,12 @@ import numpy as np
 
 from minilm_retriever.curation.config import MineConfig
 from minilm_retriever.data.distinct import deduplicate
-from minilm_retriever.data.pairs import read_pairs
+from minilm_retriever.data.pairs import collect
 from minilm_retriever.data.texts import read_texts
 from minilm_retriever.data.writer import check_table, write_table
 from minilm_retriever.encoder import open_for_command
 from minilm_retriever.errors import UserError
-from minilm_retriever.progress import Progress
+from minilm_retriever.progress import Progress, say
 from minilm_retriever.search.exact import top_k
 from minilm_retriever.types import FloatArray, IntArray
 
@@ -40,9 +40,14 @@ def mine(config: MineConfig) -> str:
     """Write the pairs with `negatives` further columns; returns a summary line."""
     out = Path(config.out)
     check_table(out, config.overwrite, (config.pairs, config.corpus))
-    pairs = read_pairs(config.pairs, config.columns or None)
+    bad_rows = config.bad_rows()
+    bad_rows.check(config.overwrite, (config.pairs, config.corpus))
+    with bad_rows.open() as on_bad:
+        pairs = collect(config.pair_source(config.pairs, config.columns), on_bad)
+    say(pairs.note)
     queries, query_of = deduplicate([text.strip() for text in pairs.texts[0]])
-    corpus = [record.text.strip() for record in read_texts(config.corpus)] if config.corpus else []
+    more = read_texts(config.corpus, on_choice=say) if config.corpus else ()
+    corpus = [record.text.strip() for record in more]
     documents, place = deduplicate([*map(str.strip, pairs.texts[1]), *filter(None, corpus)])
     own = place[: len(pairs)]
     known = known_documents(queries, query_of, documents, own)

@@ -1,27 +1,27 @@
 """What is in your pairs: lengths, truncation, repeats, and the floor that repeats put under the
 loss.
 
-The file is read once, a row at a time (and again up to the rows that are quoted). Of each text a
-64-bit hash is kept: 8 bytes a text, and among 10 million texts two share one with a probability of
-3 in a million. Token counts are those of a random sample of the rows where there are more than
-10,000."""
+The file is read once, a row at a time. Of each text a 64-bit hash is kept: 8 bytes a text, and
+among 10 million texts two share one with a probability of 3 in a million. A text that is quoted as
+repeated stands in one of 16,384 rows at least. Token counts are those of a random sample of the
+rows where there are more than 10,000."""
 
 from __future__ import annotations
 
 import math
 import random
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate, chain, islice, repeat
 from typing import Any
 
 import numpy as np
 
 from minilm_retriever.curation.duplicates import Repeats, count_repeats
-from minilm_retriever.data.columns import pair_columns
 from minilm_retriever.data.distinct import deduplicate
-from minilm_retriever.data.readers import read_rows
-from minilm_retriever.data.rows import BadRow
+from minilm_retriever.data.pair_source import PairSource
+from minilm_retriever.data.rows import BadRow, EmptyText, OnBad
 from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained.tokenizer import TextTokenizer
 from minilm_retriever.progress import escape
@@ -29,6 +29,7 @@ from minilm_retriever.types import IntArray
 
 SAMPLE = 10_000  # rows whose texts are tokenised
 BATCH_ROWS = 2048  # of them at a time
+KEPT = 1 << 14  # texts of a column that may be among the most repeated
 QUOTED = 3  # most repeated texts of a column
 PERCENTILES = (50, 90, 99)
 BARS = "▁▂▃▄▅▆▇█"
@@ -101,62 +102,80 @@ class Inspection:
 
 
 def inspect(
-    path: str, tokenizer: TextTokenizer, columns: Sequence[str] = (), batch_size: int = 16
+    source: PairSource,
+    tokenizer: TextTokenizer,
+    batch_size: int = 16,
+    on_bad: OnBad | None = None,
 ) -> Inspection:
-    """Read a file of pairs and count what is in it, with the model's tokenizer.
+    """Read pairs once and count what is in them, with the model's tokenizer.
 
-    Raises UserError where no row can be used, or a column is missing."""
-    scan, sample = Scan(path, tuple(columns)), Sample(tokenizer)
-    arrays: list[array[int]] = []
-    for row, texts in enumerate(scan.texts()):
-        arrays = arrays or [array("q") for _ in texts]
-        for column, text in zip(arrays, texts, strict=True):
-            column.append(hash(text))
-        sample.add(row, texts)
-    if not arrays:
-        raise UserError(scan.unreadable.first or scan.empty.first)
-    hashes = [np.frombuffer(column, dtype=np.int64) for column in arrays]
-    queries, documents = hashes[:2]
+    Raises UserError where no row can be used, or the columns are not clear."""
+    unreadable, empty = BadRows(), BadRows()
+    sample, hashes = Sample(tokenizer), (array("q"), array("q"), array("q"))
+    frequent = [Frequent() for _ in hashes]
+    rows = own_negatives = 0
+    for row in source.rows():
+        if isinstance(row, BadRow):
+            (empty if isinstance(row, EmptyText) else unreadable).add(row)
+            if on_bad:
+                on_bad(row)
+            continue
+        texts = [text.strip() for text in (row.query, row.document, *row.negatives)]
+        for text, column in zip(texts, chain((0, 1), repeat(2)), strict=False):
+            hashes[column].append(hash(text))
+            frequent[column].add(text)
+        own_negatives += texts[2:].count(texts[1])
+        sample.add(rows, texts)
+        rows += 1
+    if not rows or not source.pair:
+        raise UserError(unreadable.first or empty.first or f"{source.name}: there are no pairs")
+    names = [source.pair.query, source.pair.document]
+    names += [" ".join(source.pair.negatives)] if hashes[2] else []
+    numbers = [np.frombuffer(column, dtype=np.int64) for column in hashes]
+    queries, documents, _ = numbers
     identical = queries == documents
     swapped = np.isin(queries, documents) & np.isin(documents, queries) & ~identical
-    lengths = sample.token_counts()
-    limit = tokenizer.max_length
+    lengths, limit = sample.token_counts(), tokenizer.max_length
+    most = [texts.most(column) for texts, column in zip(frequent, numbers, strict=True)]
     return Inspection(
-        path=path,
-        columns=scan.columns,
+        path=source.name,
+        columns=tuple(names),
         limit=limit,
         repeats=count_repeats(queries, documents, batch_size),
-        tokens={name: Tokens.of(lengths[:, i], limit) for i, name in enumerate(scan.columns)},
-        sampled_rows=len(lengths),
-        most_repeated=quote(Scan(path, scan.columns), [most_frequent(column) for column in hashes]),
-        unreadable=scan.unreadable,
-        empty=scan.empty,
+        tokens={name: Tokens.of(c, limit) for name, c in zip(names, lengths, strict=True)},
+        sampled_rows=len(lengths[0]),
+        most_repeated=dict(zip(names, most, strict=False)),
+        unreadable=unreadable,
+        empty=empty,
         identical=int(identical.sum()),
         swapped=int(swapped.sum()),
-        own_negatives=int(sum((column == documents).sum() for column in hashes[2:])),
+        own_negatives=own_negatives,
     )
 
 
-class Scan:
-    """One pass over a file of pairs."""
+class Frequent:
+    """The texts that may be the most frequent of a column, few of them in memory.
 
-    def __init__(self, path: str, columns: tuple[str, ...]) -> None:
-        self.path, self.columns = path, columns
-        self.unreadable, self.empty = BadRows(), BadRows()
+    Source: J. Misra and D. Gries, Finding repeated elements, 1982. Every text that stands in more
+    than one of KEPT rows is among them."""
 
-    def texts(self) -> Iterator[list[str]]:
-        """The texts of each row that training takes, without the white space around them."""
-        for row in read_rows(self.path, need=self.columns, on_bad=self.unreadable.add):
-            self.columns = self.columns or pair_columns(list(row.values), row.where)
-            try:
-                texts = [row.text(column).strip() for column in self.columns]
-            except BadRow as bad:
-                self.unreadable.add(bad)
-                continue
-            if all(texts):
-                yield texts
-            else:
-                self.empty.add(row.bad(f"column {self.columns[texts.index('')]!r} is empty"))
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+
+    def add(self, text: str) -> None:
+        if text in self.counts or len(self.counts) < KEPT:
+            self.counts[text] = self.counts.get(text, 0) + 1
+        else:
+            self.counts = {text: count - 1 for text, count in self.counts.items() if count > 1}
+
+    def most(self, hashes: IntArray) -> list[tuple[int, str]]:
+        """How often, and the text, of those that stand there twice at least; ties by their first
+        rows. hashes (N,) of all texts."""
+        values, first, counts = np.unique(hashes, return_index=True, return_counts=True)
+        kept = {hash(text): text for text in self.counts}
+        order = np.lexsort((first, -counts))
+        known = (i for i in order.tolist() if int(values[i]) in kept and counts[i] > 1)
+        return [(int(counts[i]), kept[int(values[i])]) for i in islice(known, QUOTED)]
 
 
 class Sample:
@@ -177,40 +196,22 @@ class Sample:
             if len(self.waiting) == BATCH_ROWS:
                 self._tokenize()
 
-    def token_counts(self) -> IntArray:
-        """(rows, columns)"""
+    def token_counts(self) -> list[IntArray]:
+        """Of queries, of documents, and of hard negatives if there are any."""
         self._tokenize()
-        return np.array(list(self.lengths.values()))
+        rows = list(self.lengths.values())
+        columns = [row[0] for row in rows], [row[1] for row in rows]
+        negatives = [length for row in rows for length in row[2:]]
+        return [np.array(lengths) for lengths in (*columns, negatives) if lengths]
 
     def _tokenize(self) -> None:
         if self.waiting:
             texts, inverse = deduplicate([text for row in self.waiting.values() for text in row])
             lengths = self.tokenizer.tokenize(texts).lengths[inverse]
-            rows = lengths.reshape(len(self.waiting), -1).tolist()
-            self.lengths.update(zip(self.waiting, rows, strict=True))
+            ends = list(accumulate(map(len, self.waiting.values())))
+            for place, row in zip(self.waiting, np.split(lengths, ends[:-1]), strict=True):
+                self.lengths[place] = row.tolist()
             self.waiting = {}
-
-
-def most_frequent(hashes: IntArray) -> dict[int, int]:
-    """The most frequent hashes that stand there twice at least, with how often."""
-    values, counts = np.unique(hashes, return_counts=True)
-    top = np.argsort(-counts, kind="stable")[:QUOTED]
-    return {int(values[i]): int(counts[i]) for i in top if counts[i] > 1}
-
-
-def quote(scan: Scan, wanted: list[dict[int, int]]) -> dict[str, list[tuple[int, str]]]:
-    """Counts and texts by column, of hashes with their counts; reads on to the last of them."""
-    quotes: list[dict[int, str]] = [{} for _ in wanted]
-    for texts in scan.texts():
-        if [*map(len, quotes)] == [*map(len, wanted)]:
-            break
-        for text, known, counts in zip(texts, quotes, wanted, strict=True):
-            if hash(text) in counts:
-                known[hash(text)] = text
-    return {
-        name: [(count, known.get(number, "")) for number, count in counts.items()]
-        for name, counts, known in zip(scan.columns, wanted, quotes, strict=True)
-    }
 
 
 # --- as text --------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from minilm_retriever.data.texts import Record, read_texts
 from minilm_retriever.data.writer import check_table, write_table
 from minilm_retriever.encoder import open_for_command
 from minilm_retriever.errors import UserError
-from minilm_retriever.progress import Progress
+from minilm_retriever.progress import Progress, say
 from minilm_retriever.types import FloatArray, IntArray
 
 # The last two are what train.py reads as a pair.
@@ -50,7 +50,18 @@ def paraphrases(config: ParaphrasesConfig) -> tuple[list[tuple[object, ...]], st
         raise UserError(f"--threshold is a cosine, between -1 and 1, not {threshold:g}")
     if out is not None:
         check_table(Path(out), config.overwrite, [config.file])
-    records = list(read_texts(config.file, text=config.text, id=config.id))
+    bad_rows = config.bad_rows()
+    bad_rows.check(config.overwrite, [config.file])
+    with bad_rows.open() as on_bad:
+        texts = read_texts(
+            config.file,
+            text=config.text,
+            id=config.id,
+            on_bad=on_bad,
+            on_choice=say,
+            **config.reading(),
+        )
+        records = list(texts)
     distinct, inverse = deduplicate([record.text.strip() for record in records])
     copies = len(records) - len(distinct)
     if len(distinct) < 2 and not (config.duplicates and copies):

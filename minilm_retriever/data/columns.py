@@ -1,55 +1,261 @@
-"""Which columns of a file hold what, where none are named."""
+"""Which columns are read, and why: those that somebody names, else those whose names are known,
+else the only ones that hold text. What stays ambiguous is an error that shows the columns.
+
+Columns of ids, numbers, dates, scores and labels are never taken unless they are named."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 
+from minilm_retriever.data import names, values
+from minilm_retriever.data.rows import BadRow, Row
 from minilm_retriever.errors import UserError
 
-PAIR_COLUMNS = (("sentence_0", "sentence_1"), ("anchor", "positive"))
-TEXT_COLUMNS = ("text", "sentence", "body", "sentence_0", "query")
-_NEGATIVE = re.compile(r"negative(_?[0-9]+)?|sentence_([2-9]|[1-9][0-9]+)")
-_ID = re.compile(r"_?id|.+_id", re.IGNORECASE)
+SAMPLE_ROWS, SAMPLE_CELLS = 200, 40_000
+SAMPLE_SIZE = 1 << 18  # characters
 
 
-def check_header(header: Sequence[str], need: Sequence[str], where: str) -> None:
-    """UserError where a column is there twice, or one that is needed is not."""
-    columns = set[str]()
-    for name in header:
-        if name in columns:
-            raise UserError(f"{where}: the column {name!r} is there twice")
-        columns.add(name)
-    for name in need:
-        if name not in columns:
-            raise UserError(f"{where}: no column {name!r}; there are: {', '.join(header)}")
+@dataclass(frozen=True)
+class Column:
+    """A column by a sample of its values."""
+
+    name: str
+    kind: str
+    example: object  # the first value that is there
+    distinct: tuple[str, ...]  # of its values, sorted, a few
+    asks: bool  # most of its values end in a question mark
+
+    @cached_property
+    def key(self) -> str:
+        """Its name as names.py compares it."""
+        return names.plain(self.name)
+
+    @cached_property
+    def is_text(self) -> bool:
+        """Whether it may be taken though nobody names it."""
+        return self.kind == values.TEXT and not names.is_id(self.name) and not self.is_judgement
+
+    @property
+    def may_be_text(self) -> bool:
+        """Whether it may be taken for its name: lists too, and where the sample has no value."""
+        return self.is_text or self.kind in (values.LISTS, values.NOTHING)
+
+    @cached_property
+    def is_judgement(self) -> bool:
+        """Whether it says of each row whether its texts belong together, or how much."""
+        small = self.kind in (values.WHOLE, values.NUMBERS, values.TRUTH, values.LABELS)
+        short = self.kind == values.TEXT and all(len(v.split()) < 3 for v in self.distinct)
+        if names.is_label(self.name):
+            return small or short
+        return self.kind in (values.WHOLE, values.TRUTH) and self.distinct in BINARY
+
+    @property
+    def role(self) -> str:
+        """What it is, for people."""
+        if self.kind == values.TEXT and names.is_id(self.name):
+            return values.IDS
+        return "labels" if self.kind == values.TEXT and self.is_judgement else self.kind
 
 
-def text_column(columns: Sequence[str], id: str | None = None) -> str:
-    """The column that holds the text: the only one, one of TEXT_COLUMNS, else the first.
-
-    Neither the id column nor one that is called id (`id`, `_id`, `doc_id`, ...) is chosen while
-    there is another."""
-    known = [name for name in TEXT_COLUMNS if name in columns and name != id]
-    others = [name for name in columns if name != id and not _ID.fullmatch(name)]
-    return [*known, *others, *columns, TEXT_COLUMNS[0]][0]
+BINARY = (("0", "1"), ("-1", "1"), ("False", "True"), ("false", "true"))
+Rows = Iterator[Row | BadRow]
 
 
-def pair_columns(columns: Sequence[str], where: str) -> tuple[str, ...]:
-    """sentence_0 and sentence_1, else anchor and positive, else the first two; then hard negatives.
-
-    Hard negatives are the columns negative, negative_1, ... and sentence_2, sentence_3, ... in the
-    order of the file."""
-    pair = next((known for known in PAIR_COLUMNS if set(known) <= set(columns)), tuple(columns[:2]))
-    if len(pair) < 2:
-        there = ", ".join(columns) or "none"
-        raise UserError(f"{where}: pairs need two columns, there is only {there}")
-    return (*pair, *(name for name in columns if _NEGATIVE.fullmatch(name) and name not in pair))
+def quoted(value: object, length: int = 40) -> str:
+    """The beginning of a value, in one line."""
+    text = " ".join((value if isinstance(value, str) else repr(value))[: 4 * length].split())
+    return f"'{text if len(text) <= length else text[: length - 1] + '…'}'"
 
 
-def check_pair_columns(columns: Sequence[str] | None) -> tuple[str, ...]:
-    """The columns that were named, or none; UserError where they cannot hold pairs."""
-    if columns is not None and (len(columns) < 2 or len(set(columns)) < len(columns)):
-        names = ", ".join(columns) or "none"
-        raise UserError(f"pairs need two different columns or more, not {names}")
-    return tuple(columns or ())
+def sampled(rows: Rows) -> tuple[list[Row], Rows]:
+    """Some rows from the beginning, and all of them again; what goes wrong there comes later."""
+    first: list[Row | BadRow] = []
+
+    def end(fault: UserError) -> Rows:
+        raise fault
+        yield first[0]
+
+    cells = size = 0
+    try:
+        while cells < SAMPLE_CELLS and size < SAMPLE_SIZE and len(first) < SAMPLE_ROWS:
+            row = next(rows, None)
+            if row is None:
+                break
+            first.append(row)
+            cells += len(row.values) if isinstance(row, Row) else 1
+            size += row.size
+    except UserError as fault:
+        rows = end(fault)
+    return [row for row in first if isinstance(row, Row)], chain(first, rows)
+
+
+def columns_of(rows: Sequence[Row]) -> list[Column]:
+    """All columns of these rows, in their order."""
+    cells: dict[str, list[object]] = {}
+    for row in rows:
+        for name, value in row.values.items():
+            cells.setdefault(name, []).append(value)
+    return [_column(name, held) for name, held in cells.items()]
+
+
+def _column(name: str, held: Sequence[object]) -> Column:
+    present = [value for value in held if not values.is_empty(value)]
+    distinct = sorted({str(value)[:40] for value in present if not isinstance(value, (list, dict))})
+    asking = sum(isinstance(value, str) and value.rstrip().endswith("?") for value in present)
+    first = present[0] if present else None
+    few = tuple(distinct[:6])
+    return Column(name, values.kind_of(held), first, few, 2 * asking > len(present))
+
+
+# --- pairs ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PairColumns:
+    """The columns that a pair is read from."""
+
+    query: str
+    document: str
+    negatives: tuple[str, ...]
+    why: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.query, self.document, *self.negatives)
+
+
+def named_pair(columns: Sequence[str]) -> PairColumns:
+    """Columns that somebody named: query, document, hard negatives."""
+    return PairColumns(columns[0], columns[1], tuple(columns[2:]), "named")
+
+
+def pair_columns(columns: Sequence[Column], where: str) -> PairColumns:
+    """The columns of query, document and hard negatives; UserError where they are not clear."""
+    named = [column for column in columns if column.may_be_text]
+    negatives = [column.name for column in named if names.NEGATIVE.fullmatch(column.key)]
+    named = [column for column in named if column.name not in negatives]
+    free = [column for column in named if column.is_text]
+    families = names.numbered([column.name for column in named])
+    if len(families) == 1 and not ranked(named, names.DOCUMENT):
+        query, document, *more = families[0]
+        return PairColumns(query, document, (*more, *negatives), "known names")
+    if names.are_positions([column.name for column in columns]) and len(free) > 1:
+        query, document, *more = (column.name for column in free)
+        return PairColumns(query, document, tuple(more), "by position")
+    queries, documents = ranked(named, names.QUERY), ranked(named, names.DOCUMENT)
+    why = "known names"
+    if len(queries) + len(documents) < 2:
+        queries, documents, why = only_texts(columns, free, queries, documents)
+    if len(queries) == len(documents) == 1:
+        return PairColumns(queries[0].name, documents[0].name, tuple(negatives), why)
+    what = f"which column is the query, and which the document? {table(columns)}"
+    if len(free) < 2:
+        what = f"pairs need two columns of text: {table(columns)}"
+    raise UserError(f"{where}: {what}; name them with --columns QUERY DOCUMENT")
+
+
+def ranked(columns: Sequence[Column], patterns: Sequence[re.Pattern[str]]) -> list[Column]:
+    """Those whose names match the first of the patterns that any matches."""
+    for pattern in patterns:
+        if known := [column for column in columns if pattern.fullmatch(column.key)]:
+            return known
+    return []
+
+
+def only_texts(
+    columns: Sequence[Column],
+    free: Sequence[Column],
+    queries: list[Column],
+    documents: list[Column],
+) -> tuple[list[Column], list[Column], str]:
+    """Query, document and why, where names tell one of them at most and no other text is there,
+    but for texts about texts, such as titles. As they were where that is not clear."""
+    known = (names.QUERY[0], names.DOCUMENT[0])
+    others = [column for column in columns if not column.may_be_text]
+    if any(ranked(others, [pattern]) for pattern in known):
+        return queries, documents, ""  # what should hold texts holds ids
+    rest = [column for column in free if column not in (*queries, *documents)]
+    missing = 2 - len(queries) - len(documents)
+    why = "the only texts"
+    if len(rest) > missing:
+        aside = [column.name for column in rest if names.is_beside(column.name)]
+        rest = [column for column in rest if column.name not in aside]
+        why += f" beside {names.listed(aside)}"
+    if len(rest) != missing or (missing == 2 and rest[1].asks and not rest[0].asks):
+        return queries, documents, ""
+    return queries or rest[:1], documents or rest[-1:], why
+
+
+def table(columns: Sequence[Column]) -> str:
+    """Columns with an example of each, for a message."""
+    shown = [
+        f"{column.name[:60]} {quoted(column.example)}"
+        + ("" if column.is_text else f" ({column.role})")
+        for column in columns[:8]
+    ]
+    more = [f"and {len(columns) - 8:,} more"] if len(columns) > 8 else []
+    return ", ".join([*shown, *more]) or "there are none"
+
+
+def judgement_column(columns: Sequence[Column], taken: Sequence[str]) -> Column | None:
+    """The column of labels or scores, if there is one; else one that is called so."""
+    free = [column for column in columns if column.name not in taken]
+    named = (column for column in free if names.is_label(column.name))
+    return next((column for column in free if column.is_judgement), next(named, None))
+
+
+def refuse_judgement(judged: Column, pair: PairColumns, where: str) -> None:
+    """UserError: labels or scores say that not every row is a pair that belongs together."""
+    is_score = judged.kind in (values.NUMBERS, values.WHOLE) and judged.distinct not in BINARY
+    kind = "scores" if is_score else "labels"
+    take = f"--positives-where {judged.name}={judged.distinct[-1]}"
+    if is_score:
+        take = "--min-score X, or learn the scores with --loss cosent"
+    raise UserError(
+        f"{where}: the column {judged.name!r} holds {kind} ({', '.join(judged.distinct)}), so not "
+        f"every row is a pair: take some with {take}; all with --columns {' '.join(pair.names)}"
+    )
+
+
+# --- texts ----------------------------------------------------------------------------------------
+
+
+def text_column(
+    columns: Sequence[Column], where: str, id: str | None = None, *, queries: bool = False
+) -> tuple[str, str]:
+    """The column that holds the text, and why; UserError where it is not clear.
+
+    queries: the texts are queries, so that a column of them comes first."""
+    if len(columns) == 1:
+        return columns[0].name, "the only column"
+    texts = [column for column in columns if column.is_text and column.name != id]
+    known = [column for column in texts if names.TEXT.fullmatch(column.key)]
+    query_texts = ranked(texts, names.QUERY)
+    if queries and len(query_texts) == 1:
+        return query_texts[0].name, "known name"
+    plainly = [column for column in known if column.key == "text"]
+    if plainly or (len(known) == 1 and not query_texts):
+        return (plainly or known)[0].name, "known name"
+    aside = [column.name for column in texts if names.is_beside(column.name)]
+    if len(texts) == 1:
+        return texts[0].name, "the only text"
+    if len(texts) - len(aside) == 1:
+        chosen = next(column.name for column in texts if column.name not in aside)
+        return chosen, f"the only text beside {names.listed(aside)}"
+    what = "which column holds the text?" if texts else "no column holds texts:"
+    raise UserError(f"{where}: {what} {table(columns)}; name it with --text")
+
+
+# --- what is said ---------------------------------------------------------------------------------
+
+
+def left_out(columns: Sequence[Column], taken: Sequence[str]) -> str:
+    """The columns that are not read, and what they hold."""
+    rest = [c for c in columns if c.name not in taken and c.kind != values.NOTHING]
+    shown = [f"{c.name[:60]} ({c.role})" for c in rest[:6]]
+    more = [f"{len(rest) - 6:,} more"] if len(rest) > 6 else []
+    return f"; not read: {', '.join([*shown, *more])}" if rest else ""

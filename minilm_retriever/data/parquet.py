@@ -1,13 +1,19 @@
-"""Rows of Parquet files."""
+"""Rows of Parquet files, in bounded memory whatever they unpack to."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from minilm_retriever.data.columns import check_header
+from minilm_retriever.data.names import DOCUMENT, NEGATIVE, check_header, plain
 from minilm_retriever.data.rows import BadRow, NoValue, Row
 from minilm_retriever.errors import UserError, require
+
+BATCH_ROWS = 64
+# A part of a column that unpacks to RATIO times its size may repeat a large text: row by row, then.
+# One that unpacks to BOMB_RATIO times its size and BOMB_BYTES is no data.
+RATIO, RATIO_BYTES = 20, 1 << 20
+BOMB_RATIO, BOMB_BYTES = 400, 1 << 28
 
 
 def parquet_rows(path: str, need: Sequence[str]) -> Iterator[Row | BadRow]:
@@ -19,9 +25,10 @@ def parquet_rows(path: str, need: Sequence[str]) -> Iterator[Row | BadRow]:
             schema = file.schema_arrow
             check_header(schema.names, need, path)
             # Vectors and dates beside the text are not unpacked: that costs time, and can fail.
-            plain = [field.name for field in schema if _is_plain(arrow.types, field.type)]
+            columns = [field.name for field in schema if _is_read(arrow.types, field, need)]
             empty = {field.name: NoValue(str(field.type)) for field in schema}
-            for batch in file.iter_batches(batch_size=1024, columns=plain):
+            size = _batch_rows(file.metadata, set(columns), path)
+            for batch in file.iter_batches(batch_size=size, columns=columns):
                 for values in _unpack(batch, unreadable):
                     number += 1
                     if isinstance(values, dict):
@@ -36,13 +43,38 @@ def parquet_rows(path: str, need: Sequence[str]) -> Iterator[Row | BadRow]:
         raise UserError(f"{path}: {what}: {reason}") from fault
 
 
-def _is_plain(types: Any, kind: Any) -> bool:
-    """Text, numbers, truth values, also as a dictionary of them."""
+def _is_read(types: Any, field: Any, need: Sequence[str]) -> bool:
+    """Text, numbers, truth values, also as a dictionary of them; lists where texts are expected."""
+    kind, name = field.type, plain(field.name)
+    if types.is_list(kind) or types.is_large_list(kind):
+        expected = any(pattern.fullmatch(name) for pattern in (DOCUMENT[0], NEGATIVE))
+        texts = _is_text(types, kind.value_type) or types.is_struct(kind.value_type)
+        return texts and (expected or field.name in need)
     if types.is_dictionary(kind):
         kind = kind.value_type
-    text = (types.is_string, types.is_large_string, types.is_string_view)
     others = (types.is_integer, types.is_floating, types.is_boolean)
-    return any(is_one(kind) for is_one in (*text, *others))
+    return _is_text(types, kind) or any(is_one(kind) for is_one in others)
+
+
+def _is_text(types: Any, kind: Any) -> bool:
+    return any(
+        is_one(kind) for is_one in (types.is_string, types.is_large_string, types.is_string_view)
+    )
+
+
+def _batch_rows(metadata: Any, columns: set[str], path: str) -> int:
+    """Rows to unpack at a time; UserError for a file that is made to fill the memory."""
+    rows = BATCH_ROWS
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for part in map(group.column, range(group.num_columns)):
+            packed, size = max(1, part.total_compressed_size), part.total_uncompressed_size
+            if part.path_in_schema.partition(".")[0] not in columns or size <= RATIO * packed:
+                continue
+            if size > BOMB_BYTES and size > BOMB_RATIO * packed:
+                what = f"{packed:,} bytes that unpack to {size:,}"
+                raise UserError(f"{path}: the column {part.path_in_schema!r} has {what}: no data?")
+            rows = 1 if size > RATIO_BYTES else rows
+    return rows
 
 
 def _unpack(batch: Any, unreadable: tuple[type[Exception], ...]) -> list[Any]:

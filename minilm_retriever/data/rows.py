@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+from minilm_retriever.data.names import listed, position_names
+from minilm_retriever.data.values import is_empty
 from minilm_retriever.errors import UserError
 
 
@@ -19,8 +21,17 @@ class BadRow(UserError):
         super().__init__(f"{where}: {reason}")
         self.where, self.reason, self.raw = where, reason, raw.rstrip("\r\n")
 
+    @property
+    def size(self) -> int:
+        """In characters."""
+        return len(self.raw)
+
     def __reduce__(self) -> tuple[type[BadRow], tuple[str, str, str]]:
         return BadRow, (self.where, self.reason, self.raw)
+
+
+class EmptyText(BadRow):
+    """A row without a text where one is needed."""
 
 
 OnBad = Callable[[BadRow], object]
@@ -47,31 +58,61 @@ class Row(NamedTuple):
         """`path:line`, for a message about this row."""
         return f"{self.path}:{self.line}"
 
+    @property
+    def size(self) -> int:
+        """In characters, about."""
+        return len(self.raw) or sum(len(v) for v in self.values.values() if isinstance(v, str))
+
     def bad(self, reason: str) -> BadRow:
         return BadRow(self.where, reason, self.raw or repr(self.values))
 
     def value(self, column: str) -> object:
         if column not in self.values:
-            columns = ", ".join(self.values) or "none"
-            raise self.bad(f"no column {column!r}; there are: {columns}")
+            raise self.bad(f"no column {column!r}; there are: {listed(self.values)}")
         return self.values[column]
 
     def text(self, column: str) -> str:
         """Text that UTF-8 can hold, maybe empty."""
-        value = self.value(column)
+        return self._checked(column, self.value(column))
+
+    def _checked(self, column: str, value: object) -> str:
         if not isinstance(value, str):
             what = f"column {column!r} holds {describe_type(value)} instead of text"
-            raise self.bad(f"{what}: put it in quotes or leave the row out")
+            is_nested = isinstance(value, (list, tuple, Mapping, NoValue))
+            mend = "spread it into columns or rows" if is_nested else "put it in quotes"
+            mend = "fill it in" if value is None else mend
+            raise self.bad(f"{what}: {mend} or leave the row out")
         if (place := lone_surrogate(value)) is not None:
             half = f"half a character (\\u{ord(value[place]):04x}, a lone surrogate)"
             raise self.bad(f"column {column!r} holds {half}: correct it")
         return value
 
     def filled_text(self, column: str) -> str:
-        value = self.text(column)
-        if not value or value.isspace():
-            raise self.bad(f"column {column!r} is empty: fill it in or leave the row out")
-        return value
+        return self._filled(column, self.value(column))
+
+    def _filled(self, column: str, value: object) -> str:
+        text = self._checked(column, value)
+        if not text or text.isspace():
+            reason = f"column {column!r} is empty: fill it in or leave the row out"
+            raise EmptyText(self.where, reason, self.raw or repr(self.values))
+        return text
+
+    def texts(self, column: str) -> list[str]:
+        """The texts of a column that holds a text, a list of them, or nothing.
+
+        An element may be an object with a text and maybe a title, as Tevatron has passages."""
+        value = self.values.get(column)
+        if is_empty(value):
+            return []
+        if not isinstance(value, (list, tuple)):
+            return [self.text(column)]
+        return [self._filled(column, self._passage(column, element)) for element in value]
+
+    def _passage(self, column: str, value: object) -> object:
+        if not isinstance(value, Mapping):
+            return value
+        parts = [self._checked(column, value[key]) for key in ("title", "text") if value.get(key)]
+        return " ".join(parts)
 
     def id(self, column: str) -> str:
         """Text that is not empty, or a whole number."""
@@ -93,6 +134,11 @@ class Row(NamedTuple):
         return number
 
 
+def by_position(values: Sequence[object]) -> dict[str, object]:
+    """The values of a row whose columns have no names."""
+    return dict(zip(position_names(len(values)), values, strict=True))
+
+
 def lone_surrogate(text: str) -> int | None:
     """Index of the first lone surrogate, which UTF-8 cannot hold; None where there is none."""
     if not text.isascii():
@@ -104,9 +150,10 @@ def lone_surrogate(text: str) -> int | None:
 
 
 _TYPES = {type(None): "nothing (null)", dict: "an object", list: "a list", bool: "true or false"}
+_TYPES |= {int: "a number", float: "a number"}
 
 
 def describe_type(value: object) -> str:
     if isinstance(value, NoValue):
         return f"a value of the type {value.type}"
-    return _TYPES.get(type(value), "a number")
+    return _TYPES.get(type(value), f"a value of the type {type(value).__name__}")

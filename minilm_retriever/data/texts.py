@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import string
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Unpack
 
-from minilm_retriever.data.columns import text_column
+from minilm_retriever.data.columns import columns_of, left_out, quoted, sampled, text_column
 from minilm_retriever.data.lines import STDIN
-from minilm_retriever.data.readers import format_by_name, read_rows
+from minilm_retriever.data.objects import is_object
+from minilm_retriever.data.readers import RowSource, format_by_name
+from minilm_retriever.data.reading import Reading, ReadingOptions
 from minilm_retriever.data.rows import BadRow, OnBad, Row
 from minilm_retriever.errors import UserError
-from minilm_retriever.types import StrPath
 
+QUERY_IDS = ("id", "_id", "query_id", "qid")
 Template = list[tuple[str, str | None]]  # pieces of text, each with the column that follows it
 
 
@@ -27,20 +30,24 @@ class Record(NamedTuple):
 
 
 def read_texts(
-    paths: StrPath | Iterable[StrPath],
+    sources: object,
     *,
     text: str | None = None,
     id: str | None = None,
     template: str | None = None,
-    format: str | None = None,
+    queries: bool = False,
     on_bad: OnBad | None = None,
+    on_choice: Callable[[str], object] | None = None,
+    **reading: Unpack[ReadingOptions],
 ) -> Iterator[Record]:
-    """Yield the texts of files, of the files in folders, or of standard input ("-"), in that order.
+    """Yield the texts of files, of the files in folders, of standard input ("-"), or of a list of
+    dicts, a data frame or a datasets.Dataset, in that order.
 
     The text is the column `text`, or a `template` such as "{title} {body}", or what `text_column`
     chooses for each file. The id is the column `id` (text or whole numbers), else the number of the
     row over all inputs, from 0; bad rows are counted, so that it tells the row whatever is skipped.
-    Texts may be empty.
+    Texts may be empty. queries: the texts are queries: prefer a column of them, and take ids from a
+    column called id, query_id or qid. on_choice: takes a line on which columns are read, and why.
 
     Raises UserError that says `path:line`. What is wrong with a single row goes to `on_bad`, if
     there is one, and that row is left out."""
@@ -50,30 +57,69 @@ def read_texts(
     if template is not None:
         named = _parse_template(template)
     need = [column for _, column in named if column] + ([] if id is None else [id])
-    number = 0
-
-    def skip(bad: BadRow) -> None:
-        nonlocal number
-        number += 1
-        if on_bad is None:
-            raise bad
-        on_bad(bad)
-
-    for path in input_files(paths, format):
-        pieces = named
-        for row in read_rows(path, format=format, need=need, on_bad=skip):
-            pieces = pieces or [("", text_column(list(row.values), id))]
+    how, number, said = Reading(**reading), 0, ""
+    for one in sources_of(sources, how):
+        source = RowSource(one, how)
+        sample, rows = sampled(source.rows(need))
+        choice: Choice | None = None
+        for row in rows:
             try:
-                row_id = str(number) if id is None else row.id(id)
-                record = Record(row_id, _fill(pieces, row), row.where)
+                if isinstance(row, BadRow):
+                    raise row
+                if choice is None:
+                    choice = _choose(source, sample or [row], named, id, queries)
+                    if on_choice and choice.why != said:
+                        on_choice(f"{source.name}: {choice.why}; {choice.example}")
+                    said = choice.why
+                row_id = str(number) if choice.id is None else row.id(choice.id)
+                record = Record(row_id, _fill(choice.pieces, row), row.where)
             except BadRow as bad:
-                skip(bad)
+                number += 1
+                if on_bad is None:
+                    raise
+                on_bad(bad)
             else:
                 number += 1
                 yield record
 
 
-def input_files(paths: StrPath | Iterable[StrPath], format: str | None = None) -> list[str]:
+class Choice(NamedTuple):
+    """What the texts of a file are made of."""
+
+    pieces: Template
+    id: str | None
+    why: str
+    example: str
+
+
+def _choose(
+    source: RowSource, sample: Sequence[Row], named: Template, id: str | None, queries: bool
+) -> Choice:
+    columns, first = columns_of(sample), sample[0]
+    pieces, why = named, "named"
+    if not named:
+        name, why = text_column(columns, first.where, id, queries=queries)
+        pieces = [("", name)]
+    if id is None and queries:
+        id = next((name for name in QUERY_IDS if name in first.values), None)
+    taken = [column for _, column in pieces if column]
+    ids = f", ids of {id}" if id else ""
+    line = f"text column {' + '.join(taken)}{ids} ({'; '.join([why, *source.notes])})"
+    line += left_out(columns, [*taken, id or ""])
+    example = quoted(first.values.get(taken[0]))
+    return Choice(pieces, id, line, f"row {first.line}: {example}")
+
+
+def sources_of(source: Any, reading: Reading) -> list[Any]:
+    """The files behind paths, or the one object."""
+    if isinstance(source, Iterator):  # of paths, or of rows
+        first = list(islice(source, 1))
+        is_paths = not is_object(first)
+        source = [*first, *source] if is_paths else chain(first, source)
+    return [source] if is_object(source) else list(input_files(source, reading.format))
+
+
+def input_files(paths: Any, format: str | None = None) -> list[str]:
     """The files behind paths, in order; of a folder all that can be read, sorted, hidden names left
     out.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from minilm_retriever.data.config import ReadingFlags
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import check_bounds, flag
 from minilm_retriever.pretrained import config as shared
 
 
 @dataclass(frozen=True)
-class EncodeConfig:
+class EncodeConfig(ReadingFlags):
     """Encode files of texts (encode.py)."""
 
     inputs: tuple[str, ...] = flag(
@@ -24,11 +25,6 @@ class EncodeConfig:
     text: str | None = flag(None, "the column that holds the text")
     id: str | None = flag(None, "the column that holds the id (default: the row's number, from 0)")
     template: str | None = flag(None, "a text of several columns, such as '{title} {body}'")
-    format: Literal["csv", "tsv", "jsonl", "txt", "parquet"] | None = flag(
-        None, "format of stdin (default txt), or of odd suffixes"
-    )
-    skip_bad: str | None = flag(None, "set unusable rows aside in this file", may_change=True)
-    max_bad: int = flag(1000, "stop at more bad rows than this", at_least=0, may_change=True)
 
     model: str = flag(shared.BASE_FOLDER, shared.MODEL_HELP, "model", may_change=True)
     prompt: str | None = flag(None, "prefix of each text (default: the model's for documents)")

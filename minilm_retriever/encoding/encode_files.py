@@ -13,6 +13,7 @@ import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def _encode(
     if ranks.is_first:
         run.remove_leftovers(*sidecar_paths(run.out))
         run.check_not_finished(config.overwrite)  # before the model is loaded
-        check_bad_rows_file(config, run)
+        config.bad_rows().check(run.folder.exists() or config.overwrite, config.inputs)
     job = EncodingJob(config, paths, run)
     settings = job.run_settings()
     if ranks.world_size > 1:
@@ -85,7 +86,7 @@ def _encode(
                 run.let_inputs_change(settings)
             raise
         if not count:
-            bad = f"all {job.reader.bad_rows} rows are bad, see {config.skip_bad}"
+            bad = f"all {job.reader.bad_rows.count} rows are bad, see {config.skip_bad}"
             raise UserError(f"nothing to encode: {bad}")
         if ranks.is_first:
             run.check_end(count)
@@ -186,6 +187,7 @@ class EncodingJob:
         shards = [record["shard"] for record in self.run.records()]
         return {
             "model": encoder.fingerprint,
+            "model_name": config.model,
             "precision": config.precision,
             "rows": sum(shard["rows"] for shard in shards),
             "dimension": encoder.dimension,
@@ -208,7 +210,7 @@ class EncodingJob:
             "shards": [shard["rows"] for shard in shards],
             "distinct": sum(shard["distinct"] for shard in shards),
             "clipped": sum(shard["clipped"] for shard in shards),
-            "bad_rows": self.reader.bad_rows,
+            "bad_rows": self.reader.bad_rows.count,
             # Vectors from the cache, of other batches, are equal within 1e-6 and not to the bit.
             "cache": bool(config.cache),
             "asked": dict(settings),
@@ -235,9 +237,10 @@ class EncodingJob:
     def estimate(self) -> str:
         """The plan, and how long it may take, from the first rows."""
         config, encoder = self.config, self.encoder
-        sample = [*itertools.islice(self.reader.rows(io.BytesIO()), SAMPLE_ROWS)]
+        on_bad = partial(self.reader.bad_rows.add, io.BytesIO())
+        sample = [*itertools.islice(self.reader.rows(on_bad, say), SAMPLE_ROWS)]
         if not sample:
-            raise UserError(f"nothing to encode: all {self.reader.bad_rows} rows are bad")
+            raise UserError(f"nothing to encode: all {self.reader.bad_rows.count} rows are bad")
         ids, texts = [record.id for record in sample], [record.text for record in sample]
         encoder.float_vectors(texts[:8])  # the first call is slower
         start_time = time.monotonic()
@@ -264,14 +267,3 @@ def check_outputs_outside_inputs(config: EncodeConfig) -> None:
         for folder in filter(Path.is_dir, map(Path, config.inputs)):
             if output and Path(output).resolve().is_relative_to(folder.resolve()):
                 raise UserError(f"{flag} {output} lies inside the input {folder}: choose another")
-
-
-def check_bad_rows_file(config: EncodeConfig, run: UnfinishedRun) -> None:
-    """UserError where the file of --skip-bad exists, unless an unfinished run has written it."""
-    if config.skip_bad:
-        path = Path(config.skip_bad)
-        atomic_files.clean_stale(path.parent, path.name)
-        if path.exists() and not (run.folder.exists() or config.overwrite):
-            raise UserError(
-                f"{path}: exists; name another file for bad rows, or replace it with --overwrite"
-            )

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 from minilm_retriever.data.readers import file_format
-from minilm_retriever.data.rows import BadRow
+from minilm_retriever.data.rows import OnBad
 from minilm_retriever.data.texts import Record, read_texts
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.errors import UserError, require
-from minilm_retriever.progress import json_line
-from minilm_retriever.storage import atomic_files
+from minilm_retriever.progress import say
 from minilm_retriever.vectors.shards import Shard, make_shards
 
 BLOCK_BYTES = 1 << 20
@@ -84,39 +81,31 @@ class RowReader:
 
     def __init__(self, config: EncodeConfig, paths: Sequence[str]) -> None:
         self.config, self.paths = config, paths
-        self.bad_rows = 0
+        self.bad_rows = config.bad_rows()
         self.stopped = False  # by a bad row
 
     def shards(self, *, write_bad_rows: bool) -> Iterator[Shard]:
         """The rows as shards. Bad rows go to the file of --skip-bad; where there is none, or there
         are too many of them, the UserError is raised after the shards and bad rows before it."""
-        path = self.config.skip_bad
-        bad_rows = nullcontext(io.BytesIO() if path else None)
-        with atomic_files.writing(path) if path and write_bad_rows else bad_rows as stream:
-            try:
-                yield from make_shards(self.rows(stream), self.config.shard_size)
-                return
-            except UserError as fault:
-                self.stopped, error = True, fault
-        raise error
+        try:
+            with self.bad_rows.open(write=write_bad_rows) as on_bad:
+                rows = self.rows(on_bad, say if write_bad_rows else None)
+                yield from make_shards(rows, self.config.shard_size)
+        except UserError:
+            self.stopped = True
+            raise
 
-    def rows(self, bad_rows: BinaryIO | None) -> Iterator[Record]:
-        """The rows of all inputs; bad ones are written to `bad_rows`, or raised without it."""
+    def rows(
+        self, on_bad: OnBad | None, on_choice: Callable[[str], object] | None = None
+    ) -> Iterator[Record]:
+        """The rows of all inputs; see `read_texts`."""
         config = self.config
-
-        def write(row: BadRow) -> None:
-            self.bad_rows += 1
-            if self.bad_rows > config.max_bad:
-                limit = f"one more bad row than --max-bad {config.max_bad} allows"
-                raise UserError(f"{row}; and that is {limit} (the others are in {config.skip_bad})")
-            assert bad_rows is not None
-            bad_rows.write((json_line(vars(row)) + "\n").encode("utf-8", "backslashreplace"))
-
         return read_texts(
             self.paths,
             text=config.text,
             id=config.id,
             template=config.template,
-            format=config.format,
-            on_bad=None if bad_rows is None else write,
+            on_bad=on_bad,
+            on_choice=on_choice,
+            **config.reading(),
         )

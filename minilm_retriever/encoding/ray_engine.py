@@ -89,7 +89,7 @@ def run_pass(ray: Any, job: EncodingJob, *, only_first: bool) -> int:
             if "failed" in result:
                 raise UserError(result["failed"])
             if "end" in result:  # raised below: the shards before it are made
-                error, job.reader.stopped, job.reader.bad_rows = result["end"]
+                error, job.reader.stopped, job.reader.bad_rows.count = result["end"]
                 continue
             count, rows = count + 1, rows + result["rows"]
             job.counts += Counts(result["counts"])
@@ -144,7 +144,7 @@ def read_shards(
                 return
     except UserError as fault:
         error = str(fault)
-    yield as_table({"end": [error, reader.stopped, reader.bad_rows]})
+    yield as_table({"end": [error, reader.stopped, reader.bad_rows.count]})
 
 
 def as_table(content: object) -> Any:

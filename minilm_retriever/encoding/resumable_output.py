@@ -165,6 +165,8 @@ class UnfinishedRun(RunFolder):
             self.discard()
             return info
         atomic_folders.discard(self.state)
+        if info["shard_format"] == "parquet" and (self.folder / manifest.NAME).exists():
+            shards.move_manifest_to_parquet(self.folder)
         atomic_files.clean_stale(self.folder)
         with atomic_files.user_errors(self.folder):
             # What was removed must not be back in the output after a power loss.

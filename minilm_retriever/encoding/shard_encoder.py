@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,9 +62,8 @@ class ShardEncoder:
         config = self.config
         self.ranges = run.read_ranges()
         if config.calibrate and self.needs_ranges:
-            records = read_texts(
-                [config.calibrate], text=config.text, template=config.template, format=config.format
-            )
+            columns: dict[str, Any] = {"text": config.text, "template": config.template}
+            records = read_texts([config.calibrate], **columns, **config.reading())
             sample = next(make_shards(records, config.shard_size))
             self.ranges = calibrate(self.float_vectors(sample.texts)[0])
 

@@ -16,7 +16,6 @@ from typing import Any, cast, get_args
 import numpy as np
 import torch
 
-from minilm_retriever.data.pairs import read_scored_pairs
 from minilm_retriever.encoder import check_precision, default_device, open_for_command
 from minilm_retriever.errors import UserError
 from minilm_retriever.evaluation import bootstrap
@@ -32,6 +31,7 @@ from minilm_retriever.evaluation.evaluate import (
 )
 from minilm_retriever.evaluation.metrics import KS
 from minilm_retriever.evaluation.ranking import Encode, Run, rank_documents
+from minilm_retriever.evaluation.tasks import RetrievalTask
 from minilm_retriever.kernels.processor import lacks_instructions
 from minilm_retriever.pretrained.config import Precision
 from minilm_retriever.types import Float64Array, FloatArray
@@ -124,7 +124,7 @@ class PrecisionTable:
 def compare_precisions(config: CompareConfig) -> PrecisionTable:
     """Measure a model on pairs, a BEIR-style folder or an STS file, in each precision."""
     bootstrap.scipy_stats()  # if it is missing, the user should know before the model runs
-    task = read_task(config.data, config.columns, config.corpus, config.split)
+    task = read_task(config)
     device = torch.device(default_device())
     encoder, scores, measurements = None, None, list[Measurement]()
     for precision in chosen_precisions(config.precision, device):
@@ -132,13 +132,13 @@ def compare_precisions(config: CompareConfig) -> PrecisionTable:
         encoder.precision = precision
         encoder.encode(WARM_UP)
         last = Measurement(precision)
-        if task:
+        if isinstance(task, RetrievalTask):
             queries, documents = map(last.recorded, encode_functions(encoder, config.model, task))
             last.run = rank_documents(task, queries, documents, max(KS))
             measured = measure_run(task, last.run)
             last.values, last.metrics = measured.per_query, measured.metrics
         else:
-            left, right, scores = read_scored_pairs(config.data)
+            (left, right), scores = task.texts[:2], task.scores or []
             encode = last.recorded(encoder.encode)
             cosines = row_cosines(encode(left), encode(right))
             last.values = dict.fromkeys(CORRELATIONS, cosines)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
+from minilm_retriever.data.config import PairFlags
 from minilm_retriever.flags import flag
 from minilm_retriever.pretrained.config import BASE_FOLDER, MODEL_HELP, PRECISION_HELP, Precision
 
 
 @dataclass(frozen=True)
-class CompareConfig:
+class CompareConfig(PairFlags):
     """State what lower precisions cost a model on your data, and what they bring."""
 
     data: str = flag("", "pairs, a BEIR-style folder, or an STS file", name="DATA", nargs="?")
@@ -33,7 +34,7 @@ class CompareConfig:
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(PairFlags):
     """Measure retrieval, or similarity, of models side by side."""
 
     data: str = flag("", "pairs, a BEIR-style folder, or an STS file", name="DATA")

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from minilm_retriever.data.pairs import SCORED_COLUMNS, read_pairs, read_scored_pairs
-from minilm_retriever.data.readers import read_rows
+from minilm_retriever.data.beir import is_beir
+from minilm_retriever.data.pairs import Pairs, collect
 from minilm_retriever.data.texts import read_texts
 from minilm_retriever.encoder import Encoder, open_for_command
 from minilm_retriever.errors import UserError
@@ -28,12 +28,13 @@ from minilm_retriever.evaluation.comparison_table import (
     ModelResult,
     short_name,
 )
-from minilm_retriever.evaluation.config import EvaluateConfig
+from minilm_retriever.evaluation.config import CompareConfig, EvaluateConfig
 from minilm_retriever.evaluation.metrics import KS, run_metrics
 from minilm_retriever.evaluation.ranking import PORTION_DOCUMENTS, Encode, Run, rank_documents
 from minilm_retriever.evaluation.tasks import RetrievalTask, read_beir, retrieval_from_pairs
 from minilm_retriever.pretrained.config import BASE_FOLDER, Precision
 from minilm_retriever.pretrained.prompts import DOCUMENT, find_prompt
+from minilm_retriever.progress import say
 from minilm_retriever.search.trec_run import check_trec_fields, trec_line
 from minilm_retriever.storage import atomic_files
 from minilm_retriever.types import Float64Array, FloatArray
@@ -45,11 +46,11 @@ def evaluate_models(config: EvaluateConfig) -> ComparisonTable:
     """Measure models on pairs, a BEIR-style folder or an STS file, each beside the one before."""
     bootstrap.scipy_stats()  # if it is missing, the user should know before models run
     data, models, runs = config.data, config.model or (BASE_FOLDER,), config.run
-    task = read_task(data, config.columns, config.corpus, config.split)
-    if task is None and runs:
-        raise UserError(f"--run: {data} has scored pairs, so there is no ranking to write")
-    if task is None:
-        return similarity_table(data, models, config.precision)
+    task = read_task(config)
+    if isinstance(task, Pairs):
+        if runs:
+            raise UserError(f"--run: {data} has scored pairs, so there is no ranking to write")
+        return similarity_table(data, task, models, config.precision)
     if runs:
         for path in runs:
             atomic_files.check_not_input(path, (data, config.corpus), "--run")
@@ -63,15 +64,16 @@ def evaluate_models(config: EvaluateConfig) -> ComparisonTable:
     return retrieval_table(models, results)
 
 
-def read_task(
-    data: str, columns: Sequence[str], corpus: str | None, split: str
-) -> RetrievalTask | None:
-    """The retrieval task of a BEIR-style folder or a pairs file; None for an STS file."""
-    if Path(data).is_dir():
-        return read_beir(Path(data), split)
-    if columns or not has_scored_pairs(data):
-        return task_of_pairs(data, columns or None, corpus)
-    return None
+def read_task(config: EvaluateConfig | CompareConfig) -> RetrievalTask | Pairs:
+    """The retrieval task of a BEIR-style folder or of pairs; scored pairs as they are."""
+    if is_beir(Path(config.data)):
+        return read_beir(Path(config.data), config.split)
+    bad_rows = config.bad_rows()
+    bad_rows.check(isinstance(config, EvaluateConfig) and config.overwrite, [config.data])
+    with bad_rows.open() as on_bad:
+        pairs = collect(config.pair_source(config.data, config.columns, scores=None), on_bad)
+    say(pairs.note)
+    return pairs if pairs.scores else task_of_pairs(config.data, pairs, config.corpus)
 
 
 @dataclass(frozen=True)
@@ -135,10 +137,11 @@ def encode_functions(encoder: Encoder, name: str, task: RetrievalTask) -> tuple[
     return partial(encoder.encode_query, normalize=normalize), encode_documents
 
 
-def task_of_pairs(data: str, columns: Sequence[str] | None, corpus: str | None) -> RetrievalTask:
+def task_of_pairs(data: str, pairs: Pairs, corpus: str | None) -> RetrievalTask:
     """The task of a pairs file; the corpus's text column is the pairs' document column."""
-    pairs = read_pairs(data, columns)
-    documents = [r.text for r in read_texts(corpus, text=pairs.columns[1])] if corpus else None
+    documents = None
+    if corpus:
+        documents = [r.text for r in read_texts(corpus, text=pairs.columns[1], on_choice=say)]
     return retrieval_from_pairs(pairs.texts[0], pairs.texts[1], documents, Path(data).name)
 
 
@@ -184,17 +187,13 @@ def most_changed(result: RetrievalResult, gains: Float64Array) -> list[tuple[flo
     return [(float(gains[i]), texts[result.query_ids[i]]) for i in losses + rises]
 
 
-def has_scored_pairs(path: str) -> bool:
-    """Whether the first row has two sentences and a score."""
-    row = next(iter(read_rows(path)), None)
-    return row is not None and set(SCORED_COLUMNS) <= set(row.values)
-
-
-def similarity_table(data: str, models: Sequence[str], precision: Precision) -> ComparisonTable:
+def similarity_table(
+    data: str, pairs: Pairs, models: Sequence[str], precision: Precision
+) -> ComparisonTable:
     """Correlations of each model's cosines with people's scores, with intervals over the pairs."""
     if bm25.NAME in models:
         raise UserError(f"{data} has scored pairs, and {bm25.NAME} has no similarity to correlate")
-    left, right, scores = read_scored_pairs(data)
+    left, right, scores = pairs.texts[0], pairs.texts[1], pairs.scores or []
     columns, before, interval = list[ModelResult](), None, bootstrap.correlation_interval
     for model in models:
         encoder = open_for_command(model, precision=precision)

@@ -17,6 +17,7 @@ Shapes: Q queries, K ranks."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -91,3 +92,19 @@ def _ratio(part: Array, whole: Float64Array) -> Float64Array:
     """part / whole (Q,), 0 where there is nothing to find."""
     ratio: Float64Array = np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0)
     return ratio
+
+
+def rank_correlation(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
+    """Spearman's correlation of two series (N,); equal values share their mean rank. NaN where one
+    does not vary."""
+    x, y = (mean_ranks(np.asarray(values)) for values in (a, b))
+    x, y = x - x.mean(), y - y.mean()
+    norm = float(np.sqrt((x @ x) * (y @ y)))
+    return float(x @ y) / norm if norm else float("nan")
+
+
+def mean_ranks(values: npt.NDArray[Any]) -> Float64Array:
+    """The rank of each of N values, from 1; equal values share the mean of theirs."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: Float64Array = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return ranks

@@ -1,4 +1,5 @@
-"""Charts as data: what chart_template.html draws as SVG. Lines over steps, and a histogram."""
+"""Charts as data: what chart_template.html draws as SVG. Lines over steps or shares, and a
+histogram."""
 
 from __future__ import annotations
 
@@ -56,18 +57,21 @@ class Chart:
     lines: Sequence[Line] = ()
     bars: Sequence[Bar] = ()
     floor: float | None = None  # a dashed line
+    marked: float | None = None  # an x, with a dashed line
     remarks: list[str] = field(default_factory=list)
 
 
 def line_chart(
     title: str,
     lines: Sequence[Line],
-    last_step: int,
+    last_step: float,
     *,
     from_zero: bool = True,
     floor: float | None = None,
+    x_name: str = "step",
+    marked: float | None = None,
 ) -> Chart:
-    """One or more lines over steps 0 to `last_step`."""
+    """One or more lines over steps 0 to `last_step`, or over another x."""
     finite = {line.name: list(filter(is_drawable, line.points)) for line in lines}
     dropped = sum(len(line.points) - len(finite[line.name]) for line in lines)
     group = max(1, *(math.ceil(len(points) / MOST_POINTS) for points in finite.values()))
@@ -77,12 +81,12 @@ def line_chart(
     drawn = [Line(name, list(group_means(points, group))) for name, points in finite.items()]
     steps, values = ([point[i] for line in drawn for point in line.points] for i in (0, 1))
     if not values:
-        return Chart(title, "step", remarks=remarks)
+        return Chart(title, x_name, remarks=remarks)
     values += [0.0] if from_zero else []
     values += [] if floor is None else [floor]
     x = Axis(min(0.0, *steps), max(last_step, *steps))
     y = Axis(min(values), max(values), ends_at_ticks=True)
-    return Chart(title, "step", x, y, lines=drawn, floor=floor, remarks=remarks)
+    return Chart(title, x_name, x, y, lines=drawn, floor=floor, marked=marked, remarks=remarks)
 
 
 def histogram(title: str, lengths: Sequence[int], unit: str, remarks: list[str]) -> Chart:

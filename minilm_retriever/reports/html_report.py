@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 from minilm_retriever.progress import duration
 from minilm_retriever.reports import charts
 from minilm_retriever.reports.charts import Chart, Line, Point, line_chart
-from minilm_retriever.reports.run_record import Column, MetricRow, RunRecord, map_texts, shorten
+from minilm_retriever.reports.run_record import (
+    Column,
+    MetricRow,
+    RunRecord,
+    SharePoint,
+    map_texts,
+    shorten,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -70,10 +77,42 @@ def curves(record: RunRecord, metrics: Sequence[MetricRow]) -> list[Chart]:
     if shown := [Line(name, evaluated[name]) for name in names[: charts.COLOURS]]:
         title = "Held-out metrics" if len(shown) > 1 else shown[0].name
         figures.append(line_chart(title, shown, last, from_zero=False))
+    figures += forgetting_charts(record, metrics, evaluated)
     rest = {"Learning rate": "learning_rate", "Tokens a second": "tokens_per_second"}
     for title, key in rest.items():
         figures.append(line_chart(title, [Line(title.lower(), points(metrics, key))], last))
     return figures
+
+
+def forgetting_charts(
+    record: RunRecord, metrics: Sequence[MetricRow], evaluated: Mapping[str, Sequence[Point]]
+) -> Iterator[Chart]:
+    """What was learned and what was kept: over the steps, and over the share of the weights."""
+    if record.general is None:
+        return
+    kept = f"general {record.general.name}"
+    own = next(iter(record.evaluation.after), "") if record.evaluation else ""
+    values = [
+        (row["step"], row["general"][record.general.name]) for row in metrics if "general" in row
+    ]
+    lines = [Line(own, evaluated.get(own, ())), Line(kept, values)]
+    drawn = [line for line in lines if line.points]
+    yield line_chart("Learned and kept", drawn, record.steps, from_zero=False)
+    if record.mix:
+        yield share_chart(record.mix.points, own, kept, record.mix.share)
+
+
+def share_chart(
+    points: Sequence[SharePoint], own: str, kept: str, taken: float | None = None
+) -> Chart:
+    """An own metric and general ability on the line from the base model to the fine-tuned one."""
+    lines = [
+        Line(own, [(p.share, p.own) for p in points if p.own is not None]),
+        Line(kept, [(p.share, p.general) for p in points if p.general is not None]),
+    ]
+    drawn = [line for line in lines if line.points]
+    title = "From the base model to the fine-tuned one"
+    return line_chart(title, drawn, 1, from_zero=False, x_name="share", marked=taken)
 
 
 def points(metrics: Sequence[MetricRow], name: str) -> list[Point]:

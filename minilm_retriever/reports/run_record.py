@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 LONGEST_SAMPLE = 1000  # characters of a text that is shown
 
@@ -29,6 +29,33 @@ class Evaluation:
     after: Mapping[str, float]  # the metric that decides comes first
     before: Mapping[str, float] = field(default_factory=dict)  # the same metrics, or none
     also_in_training: int = 0  # held-out rows that are training rows too
+
+
+@dataclass(frozen=True)
+class General:
+    """General ability before training and of the published weights."""
+
+    data: str  # name of what it was measured on
+    name: str  # of the measure
+    before: float
+    after: float
+
+
+class SharePoint(NamedTuple):
+    """The weights base + share * (fine-tuned - base), measured."""
+
+    share: float
+    own: float | None  # the metric that decides, on the held-out data
+    general: float | None
+
+
+@dataclass(frozen=True)
+class Mix:
+    """The share of the fine-tuned weights that is published, and others that were measured."""
+
+    share: float
+    points: Sequence[SharePoint]  # by share
+    reason: str  # a sentence
 
 
 @dataclass(frozen=True)
@@ -59,6 +86,8 @@ class RunRecord:
     log: Sequence[tuple[float, int, float]]  # epoch, step, mean loss since the row before
 
     evaluation: Evaluation | None = None
+    general: General | None = None
+    mix: Mix | None = None
     base_revision: str | None = None  # at the hub; None: `base` is no hub name
     architecture: Mapping[str, object] = field(default_factory=dict)  # layers, attention heads, ...
     similarity: str = "cosine"

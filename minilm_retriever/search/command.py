@@ -10,19 +10,18 @@ from contextlib import nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 
-from minilm_retriever.data.readers import read_rows
 from minilm_retriever.data.texts import read_texts
 from minilm_retriever.encoder import open_for_command, split_fingerprint
 from minilm_retriever.errors import UserError
+from minilm_retriever.pretrained.config import BASE_FOLDER
 from minilm_retriever.progress import escape, json_line, print_result, say
 from minilm_retriever.search.config import IndexConfig, SearchConfig
-from minilm_retriever.search.index import Hit, find
+from minilm_retriever.search.index import Hit, Index, find
 from minilm_retriever.search.index_folder import make_index, open_index
 from minilm_retriever.search.trec_run import trec_line
 from minilm_retriever.storage import atomic_files
 
 BATCH = 1024  # queries encoded and searched at a time
-ID_COLUMNS = ("id", "_id", "query_id", "qid")
 FORMAT_OF_ENDING = {".jsonl": "jsonl", ".trec": "trec", ".run": "trec"}
 
 
@@ -62,9 +61,10 @@ def run_search(config: SearchConfig) -> None:
     finer = Path(config.rescore) if config.rescore else None
     index = open_index(Path(config.folder), effort=config.effort, finer=finer)
     fingerprint, precision = split_fingerprint(index.info["model"])
-    encoder = open_for_command(config.model, precision=config.precision or precision)
+    model = config.model or recorded_model(index)
+    encoder = open_for_command(model, precision=config.precision or precision)
     if encoder.model.fingerprint() != fingerprint:
-        other = f"another model than {config.model}"
+        other = f"another model than {model}"
         raise UserError(f"{config.folder} was encoded with {other}: name that with --model")
     format = config.format or FORMAT_OF_ENDING.get(Path(config.out or "").suffix, "text")
     count = 0
@@ -83,24 +83,22 @@ def run_search(config: SearchConfig) -> None:
         say(f"{config.out}: {count:,} queries")
 
 
+def recorded_model(index: Index) -> str:
+    """The model folder that the vectors were made with, if it is still there; else the base."""
+    name = index.info.get("model_name")
+    return name if isinstance(name, str) and Path(name).is_dir() else BASE_FOLDER
+
+
 def read_queries(config: SearchConfig, documents: int) -> Iterator[list[tuple[str, str]]]:
     """Batches of (id, text): lines of standard input one by one, as they come."""
     queries: Iterator[tuple[str, str]] = ((str(n), text) for n, text in enumerate(config.queries))
     if config.file:
-        queries = read_query_file(config.file, config.text, config.id)
+        records = read_texts(config.file, text=config.text, id=config.id, queries=True)
+        queries = ((record.id, record.text) for record in records)
     elif not config.queries:
         yield from ([(str(n), line)] for n, line in enumerate(read_lines(documents)) if line)
     while batch := list(islice(queries, BATCH)):
         yield batch
-
-
-def read_query_file(path: str, text: str | None, id: str | None) -> Iterator[tuple[str, str]]:
-    """The id is a column called id, _id, query_id or qid, else the row's number, from 0."""
-    if id is None:
-        columns = next(iter(read_rows(path))).values if path != "-" else ()
-        id = next((name for name in ID_COLUMNS if name in columns), None)
-    for record in read_texts(path, text=text, id=id):
-        yield record.id, record.text
 
 
 def read_lines(documents: int) -> Iterator[str]:

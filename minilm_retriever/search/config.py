@@ -36,7 +36,9 @@ class SearchConfig:
     text: str | None = flag(None, "its column of texts")
     id: str | None = flag(None, "its column of ids")
     k: int = flag(10, "results a query", at_least=1)
-    model: str = flag(BASE_FOLDER, "the model it was encoded with")
+    model: str | None = flag(
+        None, f"the model it was encoded with (default: as its manifest says, or {BASE_FOLDER})"
+    )
     precision: Precision | None = flag(
         None, "of the queries (default: the one that the vectors were encoded in)"
     )

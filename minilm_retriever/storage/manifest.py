@@ -11,10 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from minilm_retriever.errors import UserError
+from minilm_retriever.errors import UserError, require
 from minilm_retriever.types import StrPath
 
 NAME = "manifest.json"
+# Of a folder that holds Parquet alone, for the tools that read all its files: a Parquet file of no
+# rows, with the same bytes in its footer.
+PARQUET_NAME = "manifest.parquet"
+NAMES = (NAME, PARQUET_NAME)
 FORMAT = 1
 MARK = b'{\n "format": '
 # A million files are half of it, and a foreign file must not fill the memory.
@@ -61,7 +65,13 @@ def kind(content: Mapping[str, Any]) -> str:
 
 def has_manifest(folder: StrPath) -> bool:
     """Whether there is a manifest, intact or not."""
-    return os.path.lexists(Path(folder) / NAME)
+    return os.path.lexists(Path(folder) / name_in(folder))
+
+
+def name_in(folder: StrPath) -> str:
+    """What the manifest of a folder is called."""
+    names = [name for name in NAMES if os.path.lexists(Path(folder) / name)]
+    return names[0] if names else NAME
 
 
 def is_marked(path: Path) -> bool:
@@ -73,14 +83,15 @@ def is_marked(path: Path) -> bool:
         return False
 
 
-def read_manifest(folder: StrPath, name: str = NAME) -> dict[str, Any]:
+def read_manifest(folder: StrPath, name: str | None = None) -> dict[str, Any]:
     """The manifest of a folder; UserError where it is missing, damaged, or lists the impossible."""
+    name = name or name_in(folder)
     path = Path(folder) / name
     size = size_of(Path(folder), name)
     try:
         if size > MAX_BYTES:
             raise ValueError(f"{size:,} bytes are too many")
-        content = _parse(path.read_bytes())
+        content = _parse(_read(path))
     except OSError as fault:
         raise UserError(f"{path}: {fault.strerror or fault}") from fault
     except (ValueError, RecursionError) as fault:
@@ -88,6 +99,14 @@ def read_manifest(folder: StrPath, name: str = NAME) -> dict[str, Any]:
     if (version := content.get("format")) != FORMAT:
         raise UserError(f"{path}: of format {version!r}, this program reads {FORMAT}: update it")
     return content
+
+
+def _read(path: Path) -> bytes:
+    if path.suffix != ".parquet":
+        return path.read_bytes()
+    arrow = require("pyarrow.parquet", "parquet", f"{path}: Parquet")
+    held: dict[bytes, bytes] = arrow.parquet.read_metadata(path).metadata or {}
+    return held.get(b"manifest", b"")
 
 
 def _parse(raw: bytes) -> dict[str, Any]:
@@ -109,7 +128,7 @@ def _check_entries(files: object) -> None:
     if not isinstance(files, dict):
         raise ValueError("it lists no files")
     for name, listed in files.items():
-        if {"", ".", ".."} & set(name.split("/")) or "\0" in name or name == NAME:
+        if {"", ".", ".."} & set(name.split("/")) or "\0" in name or name in NAMES:
             raise ValueError(f"it lists {name!r}, which no file inside the folder can be called")
         fields = listed if isinstance(listed, dict) else {}
         size, digest = fields.get("bytes"), fields.get("sha256")
@@ -117,9 +136,10 @@ def _check_entries(files: object) -> None:
             raise ValueError(f"its entry for {name!r} holds no size and sum")
 
 
-def verify_folder(folder: StrPath, name: str = NAME) -> list[str]:
+def verify_folder(folder: StrPath, name: str | None = None) -> list[str]:
     """Check every file that the manifest lists, and return their names; UserError about the first
     that has changed. Files that it does not list do no harm: people add notes."""
+    name = name or name_in(folder)
     files = read_manifest(folder, name)["files"]
     for inside, listed in files.items():
         path, size = Path(folder) / inside, size_of(Path(folder), inside)
@@ -157,7 +177,7 @@ def listed_files(folder: StrPath) -> list[str]:
         # os.walk has links to folders among the folders, and does not follow them.
         links = [inner for inner in folders if (Path(where) / inner).is_symlink()]
         names += [(Path(where) / file).relative_to(folder).as_posix() for file in files + links]
-    names = sorted(name for name in names if name != NAME)
+    names = sorted(name for name in names if name not in NAMES)
     for name in names:
         size_of(Path(folder), name)
     return names

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import FrameType
+from functools import partial
+from types import FrameType, MappingProxyType
+from typing import Any
 
 from minilm_retriever.core.trainer import Batch, Step
+from minilm_retriever.encoder import encode_texts
 from minilm_retriever.errors import UserError, require
 from minilm_retriever.progress import Progress, json_line, say
 from minilm_retriever.storage import atomic_files
 from minilm_retriever.training import checkpoint
 from minilm_retriever.training.checkpoint import LOG, Position
 from minilm_retriever.training.prepare import TrainingRun
+
+NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
 class Callbacks:
@@ -44,18 +50,23 @@ class Callbacks:
             writer, folder = torch.utils.tensorboard.SummaryWriter, self.run.folder / "tensorboard"
             self.events = writer(str(folder), purge_step=self.position.step + 1)
 
-    def write_log(self, kind: str, values: Mapping[str, float]) -> float:
+    def write_log(
+        self, kind: str, values: Mapping[str, float], general: Mapping[str, float] = NOTHING
+    ) -> float:
         """One line, also as events; returns the epoch, to the four places of the published card."""
         step = self.position.step
         epoch = round(step / self.run.sampler.steps_per_epoch, 4)
         if self.ranks.is_first:
-            figures = {"eval": values} if kind == "eval" else values
+            figures: Mapping[str, Any] = {"eval": values} if kind == "eval" else values
             row = {"step": step, "epoch": epoch, **figures}
+            row |= {"general": general} if general else {}
             atomic_files.append_line(self.log_path, json_line(row))
             self.position.log_lines += 1
         if self.events is not None:
             for name, value in {"epoch": epoch, **values}.items():
                 self.events.add_scalar(f"{kind}/{name}", value, step)
+            for name, value in general.items():
+                self.events.add_scalar(f"general/{name}", value, step)
             self.events.flush()
         return epoch
 
@@ -101,18 +112,43 @@ class Callbacks:
         return self.signal, by_steps or minutes > self.config.save_minutes
 
     def evaluate(self, done: int) -> tuple[bool, bool]:
-        validation, metric = self.run.validation, self.config.metric
-        every = self.config.eval_steps or self.run.sampler.steps_per_epoch
-        if validation is None or not (done % every == 0 or done == self.run.total):
+        run, metric = self.run, self.config.metric
+        every = self.config.eval_steps or run.sampler.steps_per_epoch
+        is_due = done % every == 0 or done == run.total
+        if not is_due or (run.validation is None and run.general is None):
             return False, False
         self.read_losses()
-        values = validation.evaluate(self.run.base.encoder, self.ranks)
-        self.write_log("eval", values)
-        loss = f", held-out loss {values['loss']:.4f}" if "loss" in values else ""
-        say(f"step {done}: {metric} {values[metric]:.4f}{loss}")
-        is_best = done > 0 and validation.is_best(values, self.position)
+        values = run.validation.evaluate(run.base.encoder, self.ranks) if run.validation else {}
+        general = self.measure_general()
+        self.write_log("eval", values, general)
+        shown = [f"{metric} {values[metric]:.4f}"] if run.validation else []
+        shown += [f"held-out loss {values['loss']:.4f}"] if "loss" in values else []
+        shown += [f"general {name} {value:.4f}" for name, value in general.items()]
+        say(f"step {done}: {', '.join(shown)}")
+        if run.validation is None:
+            return False, False
+        is_best = done > 0 and run.validation.is_best(values, self.position)
         patience = self.config.patience or math.inf
         return is_best, self.position.stale_evaluations >= patience
+
+    def measure_general(self) -> dict[str, float]:
+        """The measure of general ability by its name; the first time that it is low, a warning."""
+        general, position = self.run.general, self.position
+        if general is None:
+            return {}
+        encode_own = partial(encode_texts, self.run.base.encoder, self.run.base.tokenizer)
+        value = general.measure(partial(self.ranks.split_work, encode_own))
+        value = float(self.ranks.broadcast_json(value))
+        if position.general_before is None:
+            position.general_before = value
+        if not general.is_within(position.general_before, value) and not position.warned:
+            position.warned = True
+            say(
+                f"warning: {general.name} on {general.data} fell from "
+                f"{position.general_before:.4f} to {value:.4f}: the model is losing what its base "
+                "could do for other texts; --mix auto gives some of it back"
+            )
+        return {general.name: value}
 
     def save(self, done: int) -> None:
         self.read_losses()
@@ -128,7 +164,8 @@ class Callbacks:
                 raise KeyboardInterrupt
             self.signal = number
 
-        numbers = (signal.SIGINT, signal.SIGTERM)
+        is_main = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGINT, signal.SIGTERM) if is_main else ()  # others cannot take them
         before = [signal.signal(number, receive) for number in numbers]
         try:
             yield

@@ -39,6 +39,8 @@ class Position:
     best_step: int | None = None
     best_metric: float | None = None
     stale_evaluations: int = 0  # since the best
+    general_before: float | None = None  # the general measure of the base model
+    warned: bool = False  # that it is low
     loss_scale: float | None = None  # fp16 only
     scale_growth: int = 0
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+from minilm_retriever.data.config import PairFlags
+from minilm_retriever.data.names import check_pair_columns
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import check_bounds, flag
 from minilm_retriever.pretrained import config as shared
@@ -16,20 +18,25 @@ unlisted = partial(flag, may_change=True, on_card=False)  # no part of what a ca
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(PairFlags):
     """Fine-tune a model on pairs (train.py). The defaults are those of the published recipe."""
 
     train: tuple[str, ...] = flag(
         (), "pairs: CSV, TSV, JSONL or Parquet; several are taken in turn", "data", may_change=True
     )
     columns: tuple[str, ...] = flag((), "columns to read: query, document, maybe hard negatives")
+    max_negatives: int | None = flag(
+        None, "hard negatives a row, at most (default: all columns, 7 of a list)", at_least=0
+    )
     eval: str | None = flag(None, "held-out pairs, or a BEIR-style folder", may_change=True)
     model: str = flag(shared.BASE_FOLDER, "base model: a folder or a hub name", may_change=True)
     out: str = unlisted("", "folder to publish the model in")
 
-    recipe: Literal["printed", "fit"] = flag(
+    recipe: Literal["printed", "fit", "robust"] = flag(
         "printed",
-        "printed: what the published card says; fit: what sentence-transformers' fit() runs",
+        "printed: what the published card says; fit: what sentence-transformers' fit() runs; "
+        "robust: few passes over distinct pairs, then a mix with the base model that keeps what it "
+        "could do",
         "recipe",
     )
     epochs: int = flag(3, "passes over the data", at_least=1)
@@ -79,15 +86,30 @@ class TrainConfig:
         None, "gradient caching: texts encoded at a time, whatever the batch size", at_least=1
     )
     gradient_checkpointing: bool = flag(False, "recompute activations: less memory, a third slower")
-    precision: Literal["fp32", "bf16", "fp16"] = flag("fp32", "autocast of the forward pass")
+    precision: Literal["fp32", "bf16", "fp16"] = flag(
+        "fp32", "autocast of the forward pass: bf16 also on a CPU that is faster at it"
+    )
     device: str | None = flag(None, shared.DEVICE_HELP)
     threads: int | None = flag(None, shared.THREADS_HELP, at_least=1, below=1025, may_change=True)
 
     eval_steps: int | None = flag(
         None, "evaluate every so many steps (default: each epoch's end)", "evaluation", at_least=1
     )
+    general: str | None = flag(
+        None,
+        "what general ability is measured on, beside --eval: pairs with scores, sentences, or a "
+        "BEIR-style folder (default: agreement with the base model over 300 sentences)",
+        may_change=True,
+    )
     metric: str = flag("mrr@10", "the metric that decides which weights are published")
     patience: int | None = flag(None, "evaluations without a better metric, then stop", at_least=1)
+
+    mix: str | None = flag(
+        None,
+        "publish base + SHARE x (fine-tuned - base); auto: the share with the best --metric among "
+        "those that keep enough general ability",
+        metavar="SHARE|auto",
+    )
 
     log_steps: int | None = flag(
         None, "steps between logged mean losses (default 500, or a tenth)", "output", at_least=1
@@ -113,20 +135,41 @@ class TrainConfig:
             raise UserError(f"--matryoshka needs different lengths of at least 1, not {shown}")
         if self.guide_margin and not self.guide:
             raise UserError("--guide-margin needs --guide")
-        if len(self.columns) == 1:
-            raise UserError("--columns needs two names at least: query and document")
+        check_pair_columns(self.columns)
         if self.patience and not self.eval:
             raise UserError("--patience needs --eval: it watches a metric on held-out data")
+        if self.mix not in (None, "auto"):
+            self.check_mix(str(self.mix))
         if not self.train:
             raise UserError("--train is missing: the pairs to train on")
         if not self.out:
             raise UserError("--out is missing: the folder to publish the fine-tuned model in")
 
+    @staticmethod
+    def check_mix(share: str) -> None:
+        try:
+            if 0 <= float(share) <= 1:
+                return
+        except ValueError:
+            pass
+        raise UserError(f"--mix is a share from 0 to 1, or auto, not {share}")
+
 
 RECIPES: dict[str, dict[str, Any]] = {  # what differs from the defaults above
     "printed": {},
     "fit": {"learning_rate": 2e-5, "weight_decay": 0.01, "warmup_steps": 10_000},
+    "robust": {  # docs/forgetting.md says why
+        "distinct": True,
+        "false_negatives": "avoid",
+        "symmetric": True,
+        "batch_size": 64,
+        "learning_rate": 1e-4,
+        "warmup_steps": 5,
+        "epochs": 8,
+        "mix": "auto",
+    },
 }
+EARLY_STOPPING = {"robust": {"patience": 3}}  # where --eval is given
 EXAMPLE = {
     "train": ["examples/job_skills/train.csv"],
     "eval": "examples/job_skills/unseen_wordings.csv",
@@ -135,8 +178,9 @@ EXAMPLE = {
 
 def with_recipe(flags: Mapping[str, Any]) -> dict[str, Any]:
     """The flags that were given over those of their recipe; without --train, the example's."""
-    values = {**RECIPES[flags.get("recipe", "printed")], **flags}
     if not flags.keys() & {"train", "eval", "columns"}:
         say("no --train given: fine-tuning on examples/job_skills with the recipe's defaults")
-        values = {"out": "checkpoints/job-skills", **values, **EXAMPLE}
-    return values
+        flags = {"out": "checkpoints/job-skills", **flags, **EXAMPLE}
+    recipe = flags.get("recipe", "printed")
+    stopping = EARLY_STOPPING.get(recipe, {}) if flags.get("eval") else {}
+    return {**RECIPES[recipe], **stopping, **flags}

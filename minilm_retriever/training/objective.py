@@ -26,6 +26,7 @@ class Objective:
     config: TrainConfig
     ranks: Ranks
     guide: Tensor | None = None  # (N, G) unit vectors of the distinct texts by a frozen model
+    absent: int = -1  # the text in place of a negative that a row does not have: no candidate
 
     def loss(self, vectors: Tensor, text_ids: IntArray) -> Tensor:
         """The mean loss; vectors ((1 + C) * B, H): all queries, then each further column.
@@ -69,6 +70,8 @@ class Objective:
     ) -> Tensor | None:
         """The mask (b, D) of one direction: labelled false negatives, and the guide's."""
         masks = []
+        if (absent := torch.from_numpy(candidates == self.absent).to(device)).any():
+            masks.append(absent.expand(len(anchors[own]), -1))
         if self.config.false_negatives == "mask":
             labelled = false_negative_mask(anchors, candidates, own)
             masks.append(torch.from_numpy(labelled).to(device))
@@ -89,6 +92,11 @@ def check_negatives(config: TrainConfig, dimension: int, text_ids: Sequence[IntA
     """UserError where the texts (N, 1 + C) of a file, or the flags, leave nothing to learn from."""
     masked = config.false_negatives != "keep"
     for path, texts in zip(config.train, text_ids, strict=True):
+        if config.batch_size == 1 and texts.shape[1] == 2:
+            raise UserError(
+                "--batch-size 1 has no negatives, so there is nothing to learn: take at least 2, "
+                "or pairs with hard negatives"
+            )
         if len(np.unique(texts[:, 1:])) < 2:
             same = "document, so there is no negative"
         elif masked and texts.shape[1] == 2 and len(np.unique(texts[:, 0])) < 2:

@@ -15,15 +15,17 @@ from torch import Tensor, nn
 from minilm_retriever.core.model import SentenceEncoder
 from minilm_retriever.core.trainer import Batch, Hyperparameters, Trainer
 from minilm_retriever.data.distinct import deduplicate
-from minilm_retriever.data.pairs import Pairs, read_pairs
+from minilm_retriever.data.pairs import Pairs, collect
 from minilm_retriever.distributed import Ranks
 from minilm_retriever.encoder import default_device, encode_texts
 from minilm_retriever.errors import UserError
+from minilm_retriever.evaluation.general import GeneralMeasure, read_general
 from minilm_retriever.flags import flag_values
 from minilm_retriever.pretrained.model_folder import LoadedModel, load_pretrained
 from minilm_retriever.pretrained.tokenizer import TextTokenizer, TokenizedTexts
-from minilm_retriever.progress import Progress
+from minilm_retriever.progress import Progress, say
 from minilm_retriever.storage import manifest
+from minilm_retriever.storage.resume import RunFolder
 from minilm_retriever.training.batches import BatchSampler
 from minilm_retriever.training.config import TrainConfig
 from minilm_retriever.training.gradient_caching import encode_in_pieces
@@ -41,6 +43,7 @@ class TrainingData:
     texts: Sequence[str]  # distinct, without surrounding white space, which no tokenizer sees
     tokens: TokenizedTexts  # of `texts`
     text_ids: Sequence[IntArray]  # (N, C) of each source: row i's text of column c
+    absent: int  # the empty text, in place of a negative that a row does not have; -1: none
 
     @staticmethod
     def tokenize(sources: Sequence[Pairs], tokenizer: TextTokenizer) -> TrainingData:
@@ -49,7 +52,12 @@ class TrainingData:
         ends = np.cumsum([len(pairs.texts) * len(pairs) for pairs in sources])
         parts = zip(sources, np.split(numbers, ends[:-1]), strict=True)
         text_ids = [part.reshape(len(pairs.texts), len(pairs)).T for pairs, part in parts]
-        return TrainingData(sources, distinct, tokenizer.tokenize(distinct), text_ids)
+        absent = distinct.index("") if "" in distinct else -1
+        return TrainingData(sources, distinct, tokenizer.tokenize(distinct), text_ids, absent)
+
+    def without_absent(self, text_ids: IntArray) -> IntArray:
+        """(N, C) with the row's own document in place of each absent negative."""
+        return np.where(text_ids == self.absent, text_ids[:, 1:2], text_ids)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -69,6 +77,7 @@ class TrainingRun(NamedTuple):
     base: LoadedModel
     data: TrainingData
     validation: Validation | None
+    general: GeneralMeasure | None
     sampler: BatchSampler
     objective: Objective
     trainer: Trainer
@@ -100,17 +109,20 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None) -> TrainingRun:
     base = open_base(config)
     if ranks.world_size > 1:
         ranks.check_same({**asdict(config), **run_settings(config, base)})
-    sources = [read_pairs(path, config.columns or None) for path in config.train]
-    sources = [pairs.distinct() for pairs in sources] if config.distinct else sources
+    sources, validation = read_data(config, base, write=ranks.is_first and not config.dry_run)
+    if ranks.world_size > 1:
+        ranks.check_same(data_sums(config, sources))
     data = TrainingData.tokenize(sources, base.tokenizer)
     check_negatives(config, base.encoder.bert.config.hidden_size, data.text_ids)
-    validation = Validation.read(config, base.tokenizer)
-    avoided = tuple(data.text_ids) if config.false_negatives == "avoid" else None
+    avoid = config.false_negatives == "avoid"
+    avoided = tuple(map(data.without_absent, data.text_ids)) if avoid else None
     accumulation = config.gradient_accumulation_steps
     sampler = BatchSampler(data.sizes, config.batch_size, accumulation, config.seed, avoided)
     total = config.max_steps or sampler.steps_per_epoch * config.epochs
-    objective = Objective(config, ranks, guide_vectors(config, base, data, ranks))
+    guide = guide_vectors(config, base, data, ranks)
+    objective = Objective(config, ranks, guide, data.absent)
     encoder = base.encoder.to(torch.device(config.device or default_device()))
+    general = general_measure(config, base, ranks)
     encoder.bert.checkpoint_layers = config.gradient_checkpointing
     encode = partial(encode_in_pieces, encoder, size=config.cache_batch)
     sparse = train_used_words(encoder, data.tokens, config)
@@ -118,7 +130,27 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None) -> TrainingRun:
     trainer = Trainer(encoder, objective.loss, settings, encode=encode, ranks=ranks)
     if sparse is not None:
         trainer.optimizer.register_step_post_hook(sparse.update_table)
-    return TrainingRun(config, base, data, validation, sampler, objective, trainer, total)
+    return TrainingRun(config, base, data, validation, general, sampler, objective, trainer, total)
+
+
+def read_data(
+    config: TrainConfig, base: LoadedModel, *, write: bool
+) -> tuple[list[Pairs], Validation | None]:
+    """The pairs of each --train and the data of --eval, with a line on their columns; bad rows are
+    set aside, in a file if `write`."""
+    bad_rows = config.bad_rows()
+    may_replace = config.overwrite or RunFolder(Path(config.out)).folder.exists()
+    bad_rows.check(may_replace, [*config.train, config.eval])
+    sources = []
+    with bad_rows.open(write=write) as on_bad:
+        for path in config.train:
+            source = config.pair_source(path, config.columns, max_negatives=config.max_negatives)
+            sources.append(collect(source, on_bad))
+            say(sources[-1].note)
+        validation = Validation.read(config, base.tokenizer, on_bad)
+    if bad_rows.count:
+        say(f"{bad_rows.count:,} bad rows{f' in {config.skip_bad}' if write else ''}")
+    return [pairs.distinct() for pairs in sources] if config.distinct else sources, validation
 
 
 def open_base(config: TrainConfig) -> LoadedModel:
@@ -135,6 +167,14 @@ def open_base(config: TrainConfig) -> LoadedModel:
         raise UserError(f"--max-length {limit}: the model has positions for only {positions}")
     settings = replace(base.settings, max_length=limit)
     return replace(base, tokenizer=base.tokenizer.with_max_length(limit), settings=settings)
+
+
+def general_measure(config: TrainConfig, base: LoadedModel, ranks: Ranks) -> GeneralMeasure | None:
+    """What is measured of general ability, if anything is evaluated."""
+    if config.eval is None and config.general is None and config.mix != "auto":
+        return None
+    encode_own = partial(encode_texts, base.encoder, base.tokenizer)
+    return read_general(config.general, partial(ranks.split_work, encode_own))
 
 
 def guide_vectors(
@@ -172,11 +212,17 @@ def hyperparameters(config: TrainConfig, sampler: BatchSampler, steps: int) -> H
     return Hyperparameters(steps, *(getattr(config, name) for name in names))
 
 
+def data_sums(config: TrainConfig, sources: Sequence[Pairs]) -> dict[str, Any]:
+    """What tells whether the data are the same: by their texts, for a pipe is read only once."""
+    pairs = zip(config.train, sources, strict=True)
+    return {f"data {path}": source.digest() for path, source in pairs}
+
+
 def run_settings(config: TrainConfig, base: LoadedModel) -> dict[str, Any]:
-    """Settings that determine a run's numbers; a resumed run must have the same."""
+    """Settings that determine a run's numbers; a resumed run must have the same, and data_sums."""
     flags = flag_values(config, may_change=False)
-    held_out = [config.eval] if config.eval and not Path(config.eval).is_dir() else []
-    data = {f"data {path}": manifest.sha256_file(path) for path in [*config.train, *held_out]}
+    measured = [path for path in (config.eval, config.general) if path and Path(path).is_file()]
+    data = {f"data {path}": manifest.sha256_file(path) for path in measured}
     models = {"base model": base.fingerprint()}
     if config.guide not in (None, "base"):
         models["guide"] = load_pretrained(str(config.guide)).fingerprint()

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 from contextlib import suppress
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,18 +21,26 @@ from minilm_retriever.pretrained import hub
 from minilm_retriever.pretrained.model_folder import write_model
 from minilm_retriever.reports.html_report import report_html
 from minilm_retriever.reports.model_card import model_card
-from minilm_retriever.reports.run_record import Column, Evaluation, RunRecord, map_texts, shorten
+from minilm_retriever.reports.run_record import (
+    Column,
+    Evaluation,
+    General,
+    RunRecord,
+    map_texts,
+    shorten,
+)
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest, tensors
 from minilm_retriever.storage.resume import RunFolder
 from minilm_retriever.training.checkpoint import LOG, Position
 from minilm_retriever.training.config import TrainConfig
 from minilm_retriever.training.prepare import TrainingRun
+from minilm_retriever.training.share import mix_with_base
 
 PACKAGES = ("minilm_retriever", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 COUNTED_ROWS = 1000  # rows whose tokens are counted for the card
 STATED = ("language", "license", "intended_use", "limits")  # by the user, about the model
 SHOWN_SETTINGS = ("max_length", "pooling", "normalize", "similarity")  # of the model
-PATHS = ("train", "eval", "model", "guide")
+PATHS = ("train", "eval", "general", "model", "guide")
 FIXED = {"optimizer": "AdamW", "lr_schedule": "linear"}  # what no flag changes
 METRICS = ("accuracy@1", "mrr@10", "recall@10", "ndcg@10", "loss")  # in the order of the card
 
@@ -49,8 +58,13 @@ def publish(run: TrainingRun, position: Position) -> str:
         notes = [f"The weights are of step {position.best_step}, the best by {config.metric}."]
     if position.step < run.total:
         notes += [f"Training stopped early, after {position.step} of {run.total} steps."]
-    settings, defaults = settings_and_defaults(run)
     log = [json.loads(line) for line in (run.folder / LOG).read_text("utf-8").splitlines()]
+    measured = evaluations(position, log)
+    mix = None
+    if config.mix is not None:
+        mix, measured["after"] = mix_with_base(run, measured)
+        notes += [f"The weights are base + {mix.share:g} x (fine-tuned - base). {mix.reason}"]
+    settings, defaults = settings_and_defaults(run)
     losses = [row for row in log if "loss" in row]
     floors = [row["loss_floor"] for row in losses]
     record = RunRecord(
@@ -64,7 +78,9 @@ def publish(run: TrainingRun, position: Position) -> str:
         defaults=without_paths(defaults) | FIXED,
         log=[(row["epoch"], row["step"], row["loss"]) for row in losses],
         loss_floor=sum(floors) / len(floors) if any(floors) else None,
-        evaluation=evaluation(run, position, log),
+        evaluation=evaluation(run, measured),
+        general=general(run, measured),
+        mix=mix,
         **about_model(run),
         **about_data(run),
         **{name: getattr(config, name) for name in STATED},
@@ -74,6 +90,7 @@ def publish(run: TrainingRun, position: Position) -> str:
         write_model(staged, model, card=model_card(record))
         atomic_files.write_text(staged / "report.html", report_html(record, log))
         training = {"settings": settings, "versions": record.versions}
+        training |= {"mix": asdict(mix)} if mix else {}
         atomic_files.write_json(staged / "training.json", training)
         events = (run.folder / "tensorboard").iterdir() if config.tensorboard else ()
         for file in (run.folder / LOG, *events):
@@ -169,18 +186,33 @@ def about_data(run: TrainingRun) -> dict[str, Any]:
     }
 
 
-def evaluation(run: TrainingRun, position: Position, log: list[Any]) -> Evaluation | None:
+def evaluations(position: Position, log: list[Any]) -> dict[str, Any]:
+    """The log's rows of the base model ("before") and of the best or last weights ("after")."""
+    rows = {row["step"]: row for row in log if "eval" in row}
+    steps = {"before": 0, "after": position.best_step or position.step}
+    return {name: rows[step] for name, step in steps.items() if step in rows}
+
+
+def evaluation(run: TrainingRun, measured: dict[str, Any]) -> Evaluation | None:
     """Results on the held-out data before training and of the published weights."""
     if run.validation is None:
         return None
-    results = {row["step"]: row["eval"] for row in log if "eval" in row}
-    after = results[position.best_step or position.step]
+    before, after = (measured.get(name, {}).get("eval", {}) for name in ("before", "after"))
     shown = [name for name in dict.fromkeys((run.config.metric, *METRICS)) if name in after]
     return Evaluation(
         data=public_name(str(run.config.eval)),
         queries=len(run.validation.task.queries),
         documents=len(run.validation.task.documents),
-        before={name: results[0][name] for name in shown if 0 in results},
+        before={name: before[name] for name in shown if before},
         after={name: after[name] for name in shown},
         also_in_training=run.validation.count_in(run.data.sources),
     )
+
+
+def general(run: TrainingRun, measured: dict[str, Any]) -> General | None:
+    """General ability before training and of the published weights."""
+    if run.general is None or not measured.keys() >= {"before", "after"}:
+        return None
+    name = run.general.name
+    values = (measured[when]["general"][name] for when in ("before", "after"))
+    return General(run.general.data, name, *values)

@@ -19,7 +19,7 @@ from minilm_retriever.core.loop import loop
 from minilm_retriever.curation.duplicates import count_repeats
 from minilm_retriever.curation.inspect import summary
 from minilm_retriever.distributed import Ranks
-from minilm_retriever.encoder import out_of_memory
+from minilm_retriever.encoder import check_instructions, default_device, out_of_memory
 from minilm_retriever.errors import UserError
 from minilm_retriever.kernels.memory import keep_freed_memory
 from minilm_retriever.progress import Progress, duration, say
@@ -29,10 +29,12 @@ from minilm_retriever.training import checkpoint
 from minilm_retriever.training.callbacks import Callbacks, read_loss
 from minilm_retriever.training.checkpoint import Position
 from minilm_retriever.training.config import TrainConfig
-from minilm_retriever.training.prepare import TrainingRun, prepare, run_settings
+from minilm_retriever.training.prepare import TrainingRun, data_sums, prepare, run_settings
 from minilm_retriever.training.publish import publish
 
 KEPT_BYTES = (1 << 31) - 1  # of freed memory, for the next step: its backward pass frees most
+
+MOST_PASSES = 16  # over distinct pairs: what more of them do is in docs/forgetting.md
 
 
 def train(config: TrainConfig) -> int:
@@ -55,12 +57,14 @@ def train_on(ranks: Ranks, config: TrainConfig) -> int:
     """The run on one of several ranks: all train, rank 0 writes."""
     inputs = [*config.train, config.eval, config.model, config.guide]
     atomic_files.check_not_input(config.out, inputs)
+    check_autocast(config.precision, torch.device(config.device or default_device()))
     run = prepare(config, ranks)
     if run.trainer.device.type == "cpu":
         keep_freed_memory(KEPT_BYTES)
     describe(run)
     if config.dry_run:
-        say(f"estimate: {estimate(run)}; nothing was written")
+        findings = [f"{s.path}: {', '.join(s.findings)}" for s in run.data.sources if s.findings]
+        say("; ".join([f"estimate: {estimate(run)}; nothing was written", *findings]))
         ranks.finish()
         return 0
     files = RunFolder(Path(config.out))
@@ -78,6 +82,15 @@ def train_on(ranks: Ranks, config: TrainConfig) -> int:
         if status == 0 and ranks.is_first:
             say(publish(run, position))
     return status
+
+
+def check_autocast(precision: str, device: torch.device) -> None:
+    """UserError where steps on this device would be slower in that precision."""
+    if device.type != "cpu":
+        return
+    if precision == "fp16":
+        raise UserError("precision fp16 is for a GPU; on a CPU choose fp32 or bf16")
+    check_instructions(precision)
 
 
 def describe(run: TrainingRun) -> None:
@@ -98,9 +111,15 @@ def describe(run: TrainingRun) -> None:
     )
     left_out = run.sampler.left_out(0)
     for path, ids, count in zip(config.train, data.text_ids, left_out, strict=True):
-        repeats = summary(count_repeats(ids[:, 0], ids[:, 1], config.batch_size))
-        for line in f"{path}: {repeats}".splitlines():
+        repeats = count_repeats(ids[:, 0], ids[:, 1], config.batch_size)
+        for line in f"{path}: {summary(repeats)}".splitlines():
             say(line)
+        if (passes := epochs * repeats.rows / repeats.distinct_pairs) > MOST_PASSES:
+            say(
+                f"warning: {path}: each distinct pair is shown {passes:,.0f} times; past "
+                f"{MOST_PASSES} such runs got no better at their own queries, and the longest lost "
+                "a third of what the base model could do for others: see --recipe robust"
+            )
         if count:
             reason = "their texts repeat too often"
             say(f"warning: {count} rows of {path} find no batch in the first epoch: {reason}")
@@ -134,7 +153,8 @@ def begin_or_resume(run: TrainingRun, files: RunFolder) -> Path | None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    record = files.begin_or_resume(run_settings(config, run.base), **last_bits)
+    settings = {**run_settings(config, run.base), **data_sums(config, run.data.sources)}
+    record = files.begin_or_resume(settings, **last_bits)
     if record is None:
         return None
     newest = checkpoint.latest(files.folder)

@@ -11,13 +11,15 @@ import torch
 
 from minilm_retriever.core.loss import info_nce_loss
 from minilm_retriever.core.model import SentenceEncoder
-from minilm_retriever.data.pairs import Pairs, read_pairs
+from minilm_retriever.data.pairs import Pairs, collect
+from minilm_retriever.data.rows import OnBad
 from minilm_retriever.distributed import Ranks
 from minilm_retriever.encoder import encode_texts
 from minilm_retriever.errors import UserError
 from minilm_retriever.evaluation.evaluate import evaluate_retrieval
 from minilm_retriever.evaluation.tasks import RetrievalTask, read_beir, retrieval_from_pairs
 from minilm_retriever.pretrained.tokenizer import TextTokenizer
+from minilm_retriever.progress import say
 from minilm_retriever.training.checkpoint import Position
 from minilm_retriever.training.config import TrainConfig
 from minilm_retriever.types import FloatArray
@@ -31,12 +33,16 @@ class Validation:
     config: TrainConfig
 
     @staticmethod
-    def read(config: TrainConfig, tokenizer: TextTokenizer) -> Validation | None:
+    def read(
+        config: TrainConfig, tokenizer: TextTokenizer, on_bad: OnBad | None = None
+    ) -> Validation | None:
         if config.eval is None:
             return None
         if Path(config.eval).is_dir():
             return Validation(read_beir(Path(config.eval)), None, tokenizer, config)
-        pairs = read_pairs(config.eval, config.columns[:2] or None)  # no hard negatives
+        source = config.pair_source(config.eval, config.columns[:2])  # no hard negatives
+        pairs = collect(source, on_bad)
+        say(pairs.note)
         task = retrieval_from_pairs(pairs.texts[0], pairs.texts[1])
         return Validation(task, pairs, tokenizer, config)
 

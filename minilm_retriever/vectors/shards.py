@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from minilm_retriever.errors import UserError, named_errors, require
-from minilm_retriever.storage import atomic_files, manifest
+from minilm_retriever.storage import atomic_files, atomic_folders, manifest
 from minilm_retriever.types import Array, IntArray
 
 UNFINISHED = "unfinished"  # the folder inside OUT.run that tells it from a finished one
@@ -109,7 +109,7 @@ def sidecar_paths(path: Path) -> tuple[Path, Path]:
 
 def manifest_path(vectors: Path) -> Path:
     """The manifest of a folder of vectors, or of an .npy."""
-    return sidecar_paths(vectors)[1] if vectors.is_file() else vectors / manifest.NAME
+    return sidecar_paths(vectors)[1] if vectors.is_file() else vectors / manifest.name_in(vectors)
 
 
 def row_lines(ids: Sequence[str], texts: Sequence[str] | None) -> str:
@@ -141,6 +141,19 @@ def write_parquet(
     arrow.parquet.write_table(
         arrow.table(columns), stream, use_dictionary=list(strings), compression=compression
     )
+
+
+def move_manifest_to_parquet(folder: Path) -> None:
+    """So that the folder holds Parquet alone, and opens by its name in the tools that read it."""
+    parquet = require("pyarrow.parquet", "parquet", "Parquet").parquet
+    schema = parquet.read_schema(folder / file_names(0, "parquet")[0])
+    raw = (folder / manifest.NAME).read_bytes()
+    with (
+        atomic_files.writing(folder / manifest.PARQUET_NAME) as stream,
+        parquet.ParquetWriter(stream, schema) as writer,  # without a row group
+    ):
+        writer.add_key_value_metadata({"manifest": raw})
+    atomic_folders.discard(folder / manifest.NAME)
 
 
 # --- reading --------------------------------------------------------------------------------------

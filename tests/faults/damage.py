@@ -246,7 +246,7 @@ def mend(path: Path, good: bytes) -> None:
 def sizes_alone() -> object:
     """Mutation: the sums are not compared."""
 
-    def believing(folder: Path, name: str = manifest.NAME) -> list[str]:
+    def believing(folder: Path, name: str | None = None) -> list[str]:
         listed = manifest.read_manifest(folder, name)["files"]
         for inner, what in listed.items():
             if (Path(folder) / inner).stat().st_size != what["bytes"]:
@@ -259,11 +259,12 @@ def sizes_alone() -> object:
 def manifest_unchecked() -> object:
     """Mutation: the manifest's sum over itself is not compared."""
 
-    def believing(folder: Path, name: str = manifest.NAME) -> object:
+    def believing(folder: Path, name: str | None = None) -> object:
+        path = Path(folder) / (name or manifest.name_in(folder))
         try:
-            return json.loads((Path(folder) / name).read_bytes())
+            return json.loads(manifest._read(path))
         except ValueError as fault:
-            raise UserError(f"{Path(folder) / name}: {fault}") from None
+            raise UserError(f"{path}: {fault}") from None
 
     return patched((manifest, "read_manifest", believing))
 
@@ -451,7 +452,8 @@ def open_foreign(model: Path) -> str:
 
 def read_users(path: Path) -> str:
     """Read as texts and, but for lines of text, as pairs."""
-    count = sum(1 for _ in texts.read_texts(path))
+    is_text = ".txt" in path.name
+    count = sum(1 for _ in texts.read_texts(path, text="text" if is_text else "sentence_0"))
     return (
         f"{count} texts"
         if path.suffix == ".txt"

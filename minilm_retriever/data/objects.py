@@ -1,0 +1,75 @@
+"""Rows of Python objects: lists of dicts or tuples, data frames, datasets. None of their packages
+is imported: what counts is what an object can do."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from minilm_retriever.data.names import check_header
+from minilm_retriever.data.rows import Row, by_position
+from minilm_retriever.errors import UserError
+
+WHAT = "a path, a list of dicts or tuples, a data frame or a datasets.Dataset"
+
+
+def is_object(source: object) -> bool:
+    """Whether a source is no path, nor several."""
+    if isinstance(source, (str, os.PathLike)):
+        return False
+    if isinstance(source, (list, tuple)):
+        return bool(source) and not isinstance(source[0], (str, os.PathLike))
+    return True
+
+
+def object_name(source: object) -> str:
+    return "<iterator>" if isinstance(source, Iterator) else f"<{type(source).__name__}>"
+
+
+def object_rows(source: Any, need: Sequence[str]) -> Iterator[Row]:
+    """The rows of an object, numbered from 1; UserError for one that has none."""
+    name = object_name(source)
+    for count, values in enumerate(_records(source, name), 1):
+        if isinstance(values, Mapping):
+            row = {str(key): _plain(value) for key, value in values.items()}
+        elif isinstance(values, (tuple, list)):
+            row = by_position([_plain(value) for value in values])
+        else:
+            raise UserError(f"{name}:{count}: {type(values).__name__} is no row: pass {WHAT}")
+        if count == 1:
+            check_header(list(row), need, name)
+        yield Row(row, name, count, "")
+
+
+def _records(source: Any, name: str) -> Iterable[object]:
+    if isinstance(source, Mapping):
+        lists = all(isinstance(held, (list, tuple)) for held in source.values())
+        if not source or not lists:
+            raise UserError(f"{name}: a dict must hold a list for each column; pass {WHAT}")
+        names = list(source)
+    elif hasattr(source, "to_pylist"):  # an Arrow table
+        names = list(getattr(source, "column_names", ()))
+    elif hasattr(source, "column_names") or not hasattr(source, "columns"):
+        if isinstance(source, (bytes, set, frozenset)) or not isinstance(source, Iterable):
+            raise UserError(f"{name} has no rows: pass {WHAT}")
+        return source
+    else:
+        names = list(source.columns)
+    header = [str(column) for column in names]
+    check_header(header, (), name)
+    columns = [source[column] for column in names]
+    if len({len(column) for column in columns}) > 1:
+        raise UserError(f"{name}: its columns are not equally long")
+    return (dict(zip(header, row, strict=True)) for row in zip(*columns, strict=True))
+
+
+def _plain(value: Any) -> object:
+    """A value as Python's own type; None for what stands for a missing one."""
+    for method in ("as_py", "tolist"):  # of Arrow, of NumPy
+        if hasattr(value, method):
+            value = getattr(value, method)()
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return None
+    return None if isinstance(value, float) and math.isnan(value) else value

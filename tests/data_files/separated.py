@@ -1,0 +1,148 @@
+"""CSV, TSV and their like."""
+
+from __future__ import annotations
+
+import gzip
+
+from tests.data_files.making import (
+    ANSWERS,
+    ASKED,
+    FRENCH,
+    PAIRS,
+    QD,
+    RUSSIAN,
+    File,
+    dicts,
+    objects,
+    parquet,
+    table,
+)
+
+FILES = [
+    File("semicolons", "a.csv", table(QD, PAIRS, ";"), QD, says="separated by semicolons"),
+    File("tabs in a .csv", "a.csv", table(QD, PAIRS, "\t"), QD, says="separated by tabs"),
+    File("vertical bars", "a.csv", table(QD, PAIRS, "|"), QD, says="separated by vertical bars"),
+    File(
+        "another separator, with `--separator ~`",
+        "a.csv",
+        table(QD, PAIRS, "~"),
+        QD,
+        options={"separator": "~"},
+    ),
+    File(
+        "a separator of two characters",
+        "a.csv",
+        table(QD, PAIRS),
+        "--separator",
+        options={"separator": "::"},
+    ),
+    File(
+        "Excel's sep= line",
+        "a.csv",
+        b"sep=;\r\n" + table(QD, PAIRS, ";"),
+        QD,
+        says="separated by semicolons",
+    ),
+    File("a byte order mark", "a.csv", b"\xef\xbb\xbf" + table(QD, PAIRS), QD),
+    File(
+        "Windows' Western encoding",
+        "a.csv",
+        table(QD, FRENCH).decode().encode("cp1252"),
+        QD,
+        2,
+        says="read as cp1252 (--encoding",
+    ),
+    File(
+        "Excel's Unicode text",
+        "a.csv",
+        table(QD, FRENCH, "\t").decode().encode("utf-16"),
+        QD,
+        2,
+        says="utf-16 by its byte order mark; separated by tabs",
+    ),
+    File(
+        "UTF-16 without a mark",
+        "a.csv",
+        table(QD, PAIRS).decode().encode("utf-16-be"),
+        QD,
+        says="utf-16-be by its NULs",
+    ),
+    File(
+        "a Cyrillic encoding",
+        "a.csv",
+        table(QD, RUSSIAN).decode().encode("cp1251"),
+        "give its --encoding",
+    ),
+    File(
+        "the same, with `--encoding cp1251`",
+        "a.csv",
+        table(QD, RUSSIAN).decode().encode("cp1251"),
+        QD,
+        2,
+        options={"encoding": "cp1251"},
+    ),
+    File(
+        "UTF-8 and Latin-1 mixed",
+        "a.csv",
+        table(QD, [*FRENCH, *PAIRS]) + b"caf\xe9,noir\n",
+        "a.csv:8: not UTF-8",
+    ),
+    File(
+        "an encoding that does not exist",
+        "a.csv",
+        table(QD, PAIRS),
+        "--encoding 'latin-9000'",
+        options={"encoding": "latin-9000"},
+    ),
+    File(
+        "a quote that is never closed",
+        "a.csv",
+        table(QD, PAIRS) + b'"five inches,long\n',
+        "--quotes literal",
+    ),
+    File(
+        "quotes that are text, in TSV",
+        "a.tsv",
+        b'query\tdocument\na 5" pipe\t"Yes" he said\nno quote\t"No," she said\n',
+        QD,
+        2,
+        says="--quotes csv",
+    ),
+    File(
+        "a comma in a field without quotes",
+        "a.csv",
+        table(QD, PAIRS) + b"one, two,three\n",
+        "a.csv:6: 3 fields, but the header has 2",
+    ),
+    File(
+        "an empty text",
+        "a.csv",
+        table(QD, [*PAIRS, ("a b", " ")]),
+        "a.csv:6: column 'document' is empty",
+    ),
+    File("a NUL", "a.csv", table(QD, PAIRS) + b"a\0,b\n", "a.csv:6: a NUL character"),
+    File(
+        "lists written as text",
+        "a.csv",
+        table(QD, [(q, f"['{a}', 'none']") for q, a in PAIRS]),
+        "(lists written as text)",
+    ),
+    File("a header alone", "a.csv", table(QD, []), "no rows below the header"),
+    File("nothing", "a.csv", b"", "the file is empty"),
+    File("gzip", "a.csv.gz", gzip.compress(table(QD, PAIRS)), QD),
+    File(
+        "a gzip archive that is cut short",
+        "a.csv.gz",
+        gzip.compress(table(QD, PAIRS * 99))[:-20],
+        "cut short or damaged",
+    ),
+    File("an Excel workbook", "a.csv", b"PK\x03\x04" + bytes(60), "save it as CSV"),
+    File(
+        "JSON lines called .csv",
+        "a.csv",
+        objects(*dicts(QD, PAIRS)),
+        QD,
+        says="JSON, whatever its name says",
+    ),
+    File("Parquet called .csv", "a.csv", parquet(query=ASKED, document=ANSWERS), QD),
+]

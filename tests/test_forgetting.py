@@ -1,0 +1,254 @@
+"""What a run keeps of the base model's general ability, and which share of its weights is
+published."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from scipy.stats import spearmanr
+
+from minilm_retriever import Encoder
+from minilm_retriever.errors import UserError
+from minilm_retriever.evaluation.general import (
+    GeneralMeasure,
+    read_general,
+    read_sentences,
+)
+from minilm_retriever.evaluation.metrics import rank_correlation
+from minilm_retriever.reports.run_record import SharePoint
+from minilm_retriever.training.config import TrainConfig, with_recipe
+from minilm_retriever.training.run import train
+from minilm_retriever.training.share import SHARES, choose_share
+from tests.test_training import log_rows, write_pairs
+
+# --- the measure ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_rank_correlation_is_scipys(seed):
+    rng = np.random.default_rng(seed)
+    a = rng.normal(size=200).round(seed % 3)  # with ties
+    b = a * rng.choice([-1, 0, 1]) + rng.normal(size=200)
+    assert rank_correlation(a, b) == pytest.approx(spearmanr(a, b).statistic, abs=1e-12)
+    assert np.isnan(rank_correlation(a, np.ones(200)))
+
+
+def test_the_packages_sentences_are_300_different_ones():
+    sentences = read_sentences(None)
+    assert len(sentences) == 300 and all(len(text) > 8 for text in sentences)
+
+
+def turned(vectors):
+    """The same vectors in other axes, so with the same cosines."""
+    size = vectors.shape[1]
+    axes, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(size, size)))
+    return (vectors @ axes).astype(np.float32)
+
+
+def test_agreement_is_one_for_the_same_similarities_and_falls_with_noise(tiny):
+    measure = read_general(None, tiny.encode)
+    assert (measure.name, measure.measure(tiny.encode)) == ("agreement", pytest.approx(1.0))
+    assert measure.measure(lambda texts: 3 * turned(tiny.encode(texts))) > 0.9999
+    noise = np.random.default_rng(1).normal(size=(len(read_sentences(None)), 32))
+    values = [
+        measure.measure(lambda texts, s=s: (tiny.encode(texts) + s * noise).astype(np.float32))
+        for s in (0.01, 0.1, 1)
+    ]
+    assert 1 > values[0] > values[1] > values[2] > -1
+
+
+def test_somebodys_own_file_may_be_sentences_scored_pairs_or_a_beir_folder(tiny, tmp_path):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a nurse\nan engine\n\na river\na nurse\nmusic at night\n", "utf-8")
+    agreement = read_general(str(texts), tiny.encode)
+    assert (agreement.name, agreement.data) == ("agreement", "texts.txt")
+    assert agreement.measure(tiny.encode) == pytest.approx(1.0)
+
+    rows = [("a nurse", "a river", 0.1), ("an engine", "engine", 4.5), ("code", "bread", 2.0)]
+    scored = tmp_path / "sts.jsonl"
+    keys = ("sentence1", "sentence2", "score")
+    scored.write_text("".join(json.dumps(dict(zip(keys, row, strict=True))) + "\n" for row in rows))
+    spearman = read_general(str(scored), tiny.encode)
+    left, right, scores = zip(*rows, strict=True)
+    cosines = (tiny.encode(left) * tiny.encode(right)).sum(axis=1)
+    assert spearman.name == "spearman"
+    assert spearman.measure(tiny.encode) == pytest.approx(spearmanr(cosines, scores).statistic)
+
+    beir = Path(__file__).parent / "reference/beir"
+    folder = next(path.parent for path in beir.rglob("corpus.jsonl"))
+    assert read_general(str(folder), tiny.encode).name == "ndcg@10"
+
+
+def test_two_sentences_are_too_few(tiny, tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("one\ntwo\ntwo\n", "utf-8")
+    with pytest.raises(UserError, match="2 different sentences are too few"):
+        read_general(str(path), tiny.encode)
+
+
+# --- the rule -------------------------------------------------------------------------------------
+
+
+def measure(lost):
+    return GeneralMeasure("x", "agreement", lost, lambda encode: 1.0)
+
+
+def points(own, general):
+    shares = (0.0, *SHARES, 1.0)
+    return [SharePoint(*values) for values in zip(shares, own, general, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("own", "metric", "lost", "share"),
+    [
+        ([0.5, 0.6, 0.7, 0.8, 0.9], "mrr@10", 0.5, 1.0),  # all within the bound: the best
+        ([0.5, 0.6, 0.7, 0.8, 0.9], "mrr@10", 0.035, 0.75),
+        ([0.5, 0.6, 0.8, 0.7, 0.9], "mrr@10", 0.035, 0.5),
+        ([0.5, 0.6, 0.8, 0.8, 0.9], "mrr@10", 0.035, 0.5),  # of equals the smaller share
+        ([0.9, 0.6, 0.5, 0.4, 0.3], "loss", 0.035, 0.75),
+        ([0.5, 0.6, 0.7, 0.8, 0.9], "mrr@10", 0.001, 0.25),  # none: the smallest
+        ([0.9, 0.6, 0.7, 0.5, 0.4], "mrr@10", 0.5, 0.5),  # the base model is no candidate
+        ([None] * 5, "mrr@10", 0.035, 0.75),  # nothing held out: the largest
+        ([None] * 5, "mrr@10", 0.001, 0.25),
+    ],
+)
+def test_auto_takes_the_best_share_within_the_bound(own, metric, lost, share):
+    general = [1.0, 0.995, 0.98, 0.97, 0.94]
+    assert choose_share(points(own, general), measure(lost), metric)[0] == share
+
+
+# --- a run ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture()
+def config(tiny_folder, tmp_path):
+    """A run of 12 steps in two epochs."""
+    defaults = {"train": (write_pairs(tmp_path / "pairs.csv", 42),), "model": str(tiny_folder)}
+    defaults |= {"out": str(tmp_path / "out"), "batch_size": 8, "epochs": 2, "device": "cpu"}
+    return lambda **changes: TrainConfig(**{**defaults, **changes})
+
+
+@pytest.fixture()
+def held_out(tmp_path):
+    return write_pairs(tmp_path / "held_out.csv", 12, start=100)
+
+
+def weights(out):
+    return load_file(f"{out}/model.safetensors")
+
+
+def test_every_evaluation_measures_what_is_left_of_the_base_model(config, held_out, tiny):
+    flags = config(eval=held_out, learning_rate=3e-3)
+    assert train(flags) == 0
+    rows = [row for row in log_rows(flags.out) if "eval" in row]
+    values = [row["general"]["agreement"] for row in rows]
+    assert [row["step"] for row in rows] == [0, 6, 12]
+    assert values[0] == pytest.approx(1.0) and values[1] < 1
+    now = Encoder.from_pretrained(flags.out)
+    best = max(rows[1:], key=lambda row: row["eval"]["mrr@10"])
+    expected = read_general(None, tiny.encode).measure(now.encode)
+    assert best["general"]["agreement"] == pytest.approx(expected, abs=1e-5)
+    for name in ("README.md", "report.html"):
+        assert f"{expected:.4f}"[:6] in (Path(flags.out) / name).read_text("utf-8"), name
+
+
+def test_a_large_loss_is_warned_of_once(config, held_out, capsys):
+    flags = config(eval=held_out, learning_rate=0.05, epochs=4)
+    assert train(flags) == 0
+    assert (
+        capsys.readouterr().err.count(
+            "warning: agreement on 300 general sentences fell from 1.0000 to "
+        )
+        == 1
+    )
+
+
+def test_without_eval_nothing_is_measured_unless_it_is_asked_for(config, tmp_path):
+    assert train(config()) == 0
+    assert not any("general" in row for row in log_rows(tmp_path / "out"))
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a nurse\nan engine\na river\n", "utf-8")
+    assert train(config(general=str(texts), out=str(tmp_path / "other"))) == 0
+    rows = [row for row in log_rows(tmp_path / "other") if "eval" in row]
+    assert [(row["step"], row["eval"]) for row in rows] == [(0, {}), (6, {}), (12, {})]
+
+
+@pytest.mark.parametrize(
+    ("share", "with_eval"),
+    [("0", True), ("0.3", False), ("1", False), ("auto", True), ("auto", False)],
+)
+def test_the_published_weights_are_that_share(share, with_eval, config, held_out, tmp_path):
+    flags = {"learning_rate": 3e-3, "eval": held_out if with_eval else None}
+    assert train(config(**flags)) == 0
+    out = str(tmp_path / "mixed")
+    assert train(config(**flags, mix=share, out=out)) == 0
+    base, tuned, mixed = (weights(x) for x in (config().model, tmp_path / "out", out))
+    record = json.loads((tmp_path / "mixed/training.json").read_text("utf-8"))["mix"]
+    taken = record["share"]
+    assert share == "auto" or taken == float(share)
+    for name, tensor in mixed.items():
+        line = base[name].double() + taken * (tuned[name].double() - base[name].double())
+        assert torch.allclose(tensor.double(), line, rtol=0, atol=1e-6), name
+        if taken in (0, 1):
+            assert torch.equal(tensor, (tuned if taken else base)[name])
+    assert f"base + {taken:g} x (fine-tuned - base)" in (Path(out) / "README.md").read_text()
+    if share == "auto":
+        assert [point[0] for point in record["points"]] == [0.0, *SHARES, 1.0]
+
+
+def test_the_card_tells_of_the_published_weights_and_not_of_others(config, held_out, tmp_path):
+    flags = config(eval=held_out, learning_rate=3e-3, mix="0")
+    assert train(flags) == 0
+    card = (tmp_path / "out/README.md").read_text("utf-8")
+    before = log_rows(flags.out)[0]["eval"]["mrr@10"]
+    assert f"| mrr@10 | {before:.4f} | {before:.4f} | +0.0000 |" in card
+    assert "agreement 1.0000 before training, 1.0000 after" in card
+
+
+@pytest.mark.parametrize("share", ["1.5", "-0.1", "nan", "inf", "half", ""])
+def test_a_share_that_is_none_is_one_line(share, tmp_path):
+    with pytest.raises(UserError, match="--mix is a share from 0 to 1, or auto"):
+        TrainConfig(train=("x.csv",), out=str(tmp_path / "out"), mix=share)
+
+
+# --- the recipe -----------------------------------------------------------------------------------
+
+
+def test_robust_is_one_flag_and_every_number_of_it_can_be_given():
+    flags = with_recipe({"train": ("x.csv",), "out": "y", "recipe": "robust"})
+    plain = TrainConfig(**flags)
+    assert plain.distinct and plain.false_negatives == "avoid" and plain.mix == "auto"
+    assert plain.patience is None and plain.epochs <= 16
+    watched = with_recipe({**flags, "eval": "held_out.csv"})
+    assert TrainConfig(**watched).patience
+    given = with_recipe({"train": ("x.csv",), "out": "y", "recipe": "robust", "mix": "1"})
+    assert TrainConfig(**given).mix == "1"
+    assert with_recipe({"recipe": "robust"})["patience"]  # the example has held-out pairs
+
+
+def test_robust_runs_without_held_out_data(config, tmp_path, capsys):
+    flags = with_recipe({"recipe": "robust", "train": config().train, "out": config().out})
+    assert train(config(**{**flags, "epochs": 2})) == 0
+    said = capsys.readouterr().err
+    assert "of the fine-tuned weights: " in said and "published" in said
+
+
+@pytest.mark.parametrize(
+    ("copies", "epochs", "warned"), [(1, 16, False), (1, 17, True), (9, 2, True), (9, 1, False)]
+)
+def test_a_plan_that_repeats_each_pair_too_often_is_warned_of(
+    copies, epochs, warned, config, tmp_path, capsys
+):
+    path = tmp_path / "pairs.csv"
+    write_pairs(path, 10)
+    header, *rows = path.read_text("utf-8").splitlines()
+    path.write_text("\n".join([header, *rows * copies]) + "\n", "utf-8")
+    assert train(config(train=(str(path),), epochs=epochs, dry_run=True)) == 0
+    said = capsys.readouterr().err
+    assert (f"each distinct pair is shown {copies * epochs} times" in said) == warned
+    assert ("--recipe robust" in said) == warned
