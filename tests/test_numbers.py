@@ -37,6 +37,7 @@ NEEDED = {
     "index": ["v", "--out", "o"],
     "evaluate": ["t.csv"],
     "mix": ["a", "b", "--out", "o"],
+    "compare": ["t.csv"],
 }
 
 
