@@ -61,6 +61,8 @@ class ShardEncoder:
         """int8's ranges: the run's, else those of --calibrate's texts, a shard of them at most."""
         config = self.config
         self.ranges = run.read_ranges()
+        if self.ranges is not None and len(self.ranges.low) != self.dimension:
+            raise UserError(f"{run.folder}: its int8 ranges are not of {self.dimension} values")
         if config.calibrate and self.needs_ranges:
             columns: dict[str, Any] = {"text": config.text, "template": config.template}
             records = read_texts([config.calibrate], **columns, **config.reading())

@@ -205,7 +205,7 @@ ROWS = (
         "not-ours",
         "files, folders and links of the user's where a command would write, called as ours",
         "refused in one line or left alone; none changes, with --overwrite neither",
-        400,
+        300,
         not_ours,
         {"all is ours": all_is_ours},
         sample=30,

@@ -165,7 +165,7 @@ ROWS = (
         "streams",
         "standard streams that are full, closed, unread or read in part, at all commands",
         "messages decide nothing; status 0 where the whole output stands or arrived",
-        400,
+        300,
         streams,
         {"unheeded": unheeded},
         sample=20,
