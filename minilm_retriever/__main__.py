@@ -14,12 +14,13 @@ from typing import Any
 from minilm_retriever import __version__
 from minilm_retriever.curation.config import InspectConfig, MineConfig, ParaphrasesConfig
 from minilm_retriever.encoding.config import EncodeConfig
-from minilm_retriever.errors import run_command
+from minilm_retriever.errors import require, run_command
 from minilm_retriever.evaluation.config import CompareConfig, EvaluateConfig
 from minilm_retriever.flags import add_flags, from_flags
 from minilm_retriever.pretrained.config import FetchConfig, MixConfig
 from minilm_retriever.progress import escape, fill_closed_streams, json_text, print_result, say
 from minilm_retriever.search.config import IndexConfig, SearchConfig
+from minilm_retriever.serving.config import ServeConfig
 from minilm_retriever.training.config import TrainConfig, with_recipe
 from minilm_retriever.vectors.config import VerifyConfig
 
@@ -93,10 +94,19 @@ def search(config: SearchConfig) -> None:
     run_search(config)
 
 
-def evaluate(config: EvaluateConfig) -> None:
-    from minilm_retriever.evaluation.evaluate import evaluate_models
+def serve(config: ServeConfig) -> None:
+    require("starlette", "serve", "serve")
+    require("uvicorn.protocols.http.httptools_impl", "serve", "serve")
+    require("orjson", "serve", "serve")
+    from minilm_retriever.serving.server import serve
 
-    report = evaluate_models(config)
+    serve(config)
+
+
+def evaluate(config: EvaluateConfig) -> None:
+    from minilm_retriever.evaluation.line import evaluate
+
+    report = evaluate(config)
     print_result(json_text(report.as_json()) if config.json else report.as_text())
 
 
@@ -124,6 +134,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "paraphrases": (ParaphrasesConfig, paraphrases),
     "index": (IndexConfig, index),
     "search": (SearchConfig, search),
+    "serve": (ServeConfig, serve),
     "evaluate": (EvaluateConfig, evaluate),
     "compare": (CompareConfig, compare),
     "verify": (VerifyConfig, verify),

@@ -438,3 +438,12 @@ def test_the_scripts_are_the_commands(tmp_path):
             [sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0 and flag in done.stdout
+
+
+def test_serve_without_its_extra_is_one_line(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "starlette", None)
+    status, _, err = run(capsys, "serve", "--model", "nowhere")
+    assert (status, err) == (
+        2,
+        ["error: serve needs an extra: pip install 'minilm_retriever[serve]'"],
+    )

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from scipy.stats import spearmanr
 
 from minilm_retriever import Encoder
+from minilm_retriever.__main__ import main
 from minilm_retriever.errors import UserError
 from minilm_retriever.evaluation.general import (
     GeneralMeasure,
@@ -25,6 +26,7 @@ from minilm_retriever.training.config import TrainConfig, with_recipe
 from minilm_retriever.training.run import train
 from minilm_retriever.training.share import SHARES, choose_share
 from tests.test_training import log_rows, write_pairs
+from tests.tiny import make_tiny_bert
 
 # --- the measure ----------------------------------------------------------------------------------
 
@@ -252,3 +254,57 @@ def test_a_plan_that_repeats_each_pair_too_often_is_warned_of(
     said = capsys.readouterr().err
     assert (f"each distinct pair is shown {copies * epochs} times" in said) == warned
     assert ("--recipe robust" in said) == warned
+
+
+# --- evaluate -------------------------------------------------------------------------------------
+
+
+@pytest.fixture()
+def two_models(tmp_path):
+    """Two folders of one architecture, the second near the first."""
+    base, far = (str(make_tiny_bert(tmp_path / f"m{seed}", seed=seed)) for seed in (1, 2))
+    near = str(tmp_path / "near")
+    assert main(["mix", base, far, "--share", "0.2", "--out", near]) == 0
+    return ["--model", base, "--model", near]
+
+
+def test_evaluate_says_what_each_model_keeps_of_the_first(two_models, held_out, capsys):
+    assert main(["evaluate", held_out, *two_models, "--general", "--json"]) == 0
+    general = json.loads(capsys.readouterr().out)["general"]
+    assert general["measure"] == "agreement on 300 general sentences"
+    assert general["models"]["m1"] == pytest.approx(1.0) and general["models"]["near"] < 0.9999
+    assert main(["evaluate", held_out, *two_models, "--general"]) == 0
+    assert "general ability, agreement on 300 general sentences: m1 1.0000" in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize("scored", [False, True])
+def test_the_picture_has_both_ends_as_evaluate_measures_them(
+    scored, two_models, held_out, tmp_path, capsys
+):
+    data = held_out
+    if scored:
+        rows = [("a nurse", "a river", 0.1), ("an engine", "engine", 4.5), ("code", "bread", 2.0)]
+        data = str(tmp_path / "sts.csv")
+        lines = [f"{a},{b},{score}" for a, b, score in rows]
+        Path(data).write_text("\n".join(["sentence1,sentence2,score", *lines]) + "\n", "utf-8")
+    page = tmp_path / "line.html"
+    words = ["evaluate", data, *two_models, "--picture", str(page), "--json"]
+    assert main(words) == 0
+    first = json.loads(capsys.readouterr().out)
+    name = "spearman" if scored else "mrr@10"
+    text = page.read_text("utf-8")
+    for share, result in ((0, first), (1, first["others"][0])):
+        assert f"<tr><td>{share}</td><td>{result[name]:.4f}</td>" in text
+    assert text.count("<tr><td>") == 5 and "share 0.75: " in text
+    assert main(words) == 2
+    assert "exists; choose another --picture" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("models", [[], ["bm25"]])
+def test_a_picture_needs_two_models(models, two_models, held_out, tmp_path, capsys):
+    words = [word for model in models for word in ("--model", model)]
+    out = ["--picture", str(tmp_path / "line.html")]
+    assert main(["evaluate", held_out, *two_models[:2], *words, *out]) == 2
+    assert "--model BASE --model TUNED" in capsys.readouterr().err

@@ -43,11 +43,15 @@ class ComparisonTable:
 
     title: str
     results: Sequence[ModelResult]
+    general: tuple[str, Mapping[str, float]] | None = None  # its name; of each model
 
     def as_json(self) -> dict[str, Any]:
         """The first model's metrics by name; the others, each with its gain, under "others"."""
         first, *others = [result.as_json() for result in self.results]
-        return {"data": self.title, **first, **({"others": others} if others else {})}
+        value = {"data": self.title, **first, **({"others": others} if others else {})}
+        if self.general:
+            value["general"] = {"measure": self.general[0], "models": dict(self.general[1])}
+        return value
 
     def as_text(self) -> str:
         """A table with 95 % intervals in brackets; of more than two models, the gains' alone."""
@@ -69,6 +73,9 @@ class ComparisonTable:
         gain = ", of the gain paired by query" if len(self.results) > 1 else ""
         order = "; each gain is over the model before" if len(self.results) > 2 else ""
         lines.append(f"(in brackets: 95 % bootstrap intervals{gain}{order})")
+        if self.general:
+            kept = ", ".join(f"{name} {value:.4f}" for name, value in self.general[1].items())
+            lines.append(f"general ability, {self.general[0]}: {kept}")
         for before, result in pairwise(self.results):
             if result.changed:
                 models = f"from {short_name(before.model)} to {short_name(result.model)}"

@@ -50,6 +50,17 @@ class EvaluateConfig(PairFlags):
     run: tuple[str, ...] = flag(
         (), "write a model's ranking as a TREC run", action="append", nargs=None
     )
+    general: str | None = flag(
+        None,
+        "also measure what each model keeps of the first: agreement over 300 sentences, or on a "
+        "FILE of scored pairs or sentences, or a BEIR-style folder",
+        nargs="?",
+        const="",
+        metavar="FILE",
+    )
+    picture: str | None = flag(
+        None, "write the line from the first of two models to the second, as an HTML page"
+    )
     precision: Precision = flag("fp32", PRECISION_HELP)
-    overwrite: bool = flag(False, "replace TREC runs that are there", action="store_true")
+    overwrite: bool = flag(False, "replace files that are there", action="store_true")
     json: bool = flag(False, "print JSON", action="store_true")

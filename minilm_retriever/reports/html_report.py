@@ -44,6 +44,25 @@ def report_html(record: RunRecord, metrics: Sequence[MetricRow]) -> str:
     )
 
 
+def line_page(
+    title: str, data: str, general: str, own: str, kept: str, points: Sequence[SharePoint]
+) -> str:
+    """A page with the line from one model to another: an own metric on `data`, and what is kept."""
+    return (
+        environment()
+        .get_template("line_template.html")
+        .render(
+            title=title,
+            data=data,
+            general=general,
+            own=own,
+            kept=kept,
+            points=points,
+            chart=share_chart(points, own, kept),
+        )
+    )
+
+
 def environment() -> Environment:
     """Templates of this folder, every text escaped and printable."""
     from jinja2 import Environment, FileSystemLoader

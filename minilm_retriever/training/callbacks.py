@@ -141,7 +141,8 @@ class Callbacks:
         value = float(self.ranks.broadcast_json(value))
         if position.general_before is None:
             position.general_before = value
-        if not general.is_within(position.general_before, value) and not position.warned:
+        is_low = not general.is_within(position.general_before, value)
+        if is_low and not position.warned and self.config.mix != "auto":
             position.warned = True
             say(
                 f"warning: {general.name} on {general.data} fell from "

@@ -38,6 +38,7 @@ NEEDED = {
     "evaluate": ["t.csv"],
     "mix": ["a", "b", "--out", "o"],
     "compare": ["t.csv"],
+    "serve": ["v"],
 }
 VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
 

@@ -1,0 +1,212 @@
+"""What fine-tuning teaches and what it forgets: runs, seeds and shares side by side.
+
+    python benchmarks/forgetting.py --data ROWS.jsonl --sts STSB.jsonl
+
+ROWS.jsonl: `role`, `description` and `skills` in each line, with the frequencies of the published
+data; they are drawn to 100,000 rows. STSB.jsonl: sentence1, sentence2, score. Each run is the
+`train` command; shares are measured of the run's own weights. Own queries: texts on the duties of
+each role, written for this project from roles and descriptions (benchmarks/job_duties.jsonl), and
+the roles' names; both to all lists of skills. Or --own PAIRS. Models and measures are kept in
+--work, so a stopped command resumes; the table is Markdown."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from minilm_retriever import Encoder
+from minilm_retriever.data import read_pairs
+from minilm_retriever.data.pairs import read_scored_pairs
+from minilm_retriever.data.texts import read_texts
+from minilm_retriever.evaluation.bootstrap import mean_interval
+from minilm_retriever.evaluation.evaluate import evaluate_retrieval, row_cosines
+from minilm_retriever.evaluation.general import read_general
+from minilm_retriever.evaluation.metrics import rank_correlation
+from minilm_retriever.evaluation.tasks import RetrievalTask, retrieval_from_pairs
+from minilm_retriever.pretrained.mixing import mix_weights
+from minilm_retriever.storage import atomic_files
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.reproduction import draw  # noqa: E402
+
+EXAMPLE = ROOT / "examples/job_skills"
+DISTINCT = ["--distinct", "--false-negatives", "avoid"]
+LARGE = [*DISTINCT, "--batch-size", "64", "--learning-rate", "1e-4", "--warmup-steps", "5"]
+ROBUST = ["--recipe", "robust", "--mix", "1"]
+RUNS: dict[str, list[str]] = {  # flags of train; --mix 1: shares are measured here
+    "robust": ["--recipe", "robust"],  # as it publishes
+    "robust-unmixed": ROBUST,
+    "printed-375": ["--max-steps", "375"],
+    "printed-whole": [],
+    "batch-16-3-passes": [*DISTINCT, "--epochs", "3"],
+    "batch-16-8-passes": [*DISTINCT, "--epochs", "8"],
+    "batch-16-16-passes": [*DISTINCT, "--epochs", "16"],
+    "one-direction": [*LARGE, "--epochs", "8"],
+    "batch-128": [*ROBUST, "--batch-size", "128", "--learning-rate", "1.5e-4"],
+    "all-in-a-batch": [*ROBUST, "--batch-size", "376", "--learning-rate", "2e-4"],
+    "rate-2e-4": [*ROBUST, "--learning-rate", "2e-4"],
+    "rate-5e-5": [*ROBUST, "--learning-rate", "5e-5"],
+    "guide": [*ROBUST, "--guide"],
+    "smoothing": [*ROBUST, "--label-smoothing", "0.1"],
+}
+USUAL = ["robust", "robust-unmixed", "printed-375", "batch-16-8-passes"]
+SHARES = (1.0, 0.75, 0.5)
+Result = dict[str, Any]  # name, figures, and whether each query's first document is right
+
+
+def main() -> None:
+    """Train and measure what is missing, then print the tables."""
+    args = parse()
+    work = Path(args.work)
+    atomic_files.make_folder(work)
+    pairs = work / "pairs.csv"
+    if not pairs.exists():
+        draw(Path(args.data), pairs)
+    measures = Measures(args, work)
+    results = [measures.of("base", [])]
+    for run in args.runs:
+        for seed in args.seeds:
+            flags = [*RUNS[run], "--seed", str(seed), "--threads", str(args.threads)]
+            flags += ["--precision", args.precision]
+            out = work / f"{run}-{seed}"
+            if not out.exists():
+                train = [sys.executable, "train.py", "--train", str(pairs), "--model", args.model]
+                subprocess.run([*train, *flags, "--out", str(out)], cwd=ROOT, check=True)
+            shares = SHARES if "--mix" in RUNS[run] or "--recipe" not in RUNS[run] else (1.0,)
+            results += [measures.of(f"{run}|{share:g}", [(str(out), share)]) for share in shares]
+        if len(args.seeds) > 1 and "unmixed" in run:  # an average of all seeds' weights
+            outs = [str(work / f"{run}-{seed}") for seed in args.seeds]
+            for share in SHARES:
+                name = f"mean of {len(outs)} runs|{share:g}"
+                results.append(measures.of(name, [(out, share) for out in outs]))
+    print(table(results))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", required=True, help="JSONL: role, description, skills")
+    parser.add_argument("--sts", required=True, help="scored pairs, such as STS-b dev")
+    parser.add_argument("--own", help="pairs of own queries, in place of duties")
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=USUAL)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="of training")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--model", default=str(ROOT / "checkpoints/all-MiniLM-L6-v2"))
+    parser.add_argument("--work", default=str(ROOT / "benchmarks/results/forgetting"))
+    return parser.parse_args()
+
+
+class Measures:
+    """Own queries, the example, STS-b and agreement of a model, each measured once."""
+
+    def __init__(self, args: argparse.Namespace, work: Path) -> None:
+        self.encoder = Encoder.from_pretrained(args.model)
+        bert = self.encoder.model.encoder.bert
+        self.base = {name: tensor.clone() for name, tensor in bert.state_dict().items()}
+        self.work, self.tasks = work, dict(own_tasks(args.data, args.own))
+        corpus = [record.text for record in read_texts(EXAMPLE / "corpus.csv", text="skills")]
+        held_out = [
+            read_pairs(EXAMPLE / f"unseen_{name}.csv", ["description", "skills"])
+            for name in ("wordings", "occupations")
+        ]
+        texts = [sum((pairs.texts[i] for pairs in held_out), []) for i in (0, 1)]
+        self.tasks["example"] = retrieval_from_pairs(*texts, corpus=corpus)
+        self.general = read_general(None, self.encoder.encode)
+        self.left, self.right, self.scores = read_scored_pairs(args.sts)
+
+    def of(self, name: str, folders: Sequence[tuple[str, float]]) -> Result:
+        """The measures of the mean of base + share * (folder - base) over the folders."""
+        seed = folders[0][0].rsplit("-", 1)[-1] if len(folders) == 1 else ""
+        path = self.work / f"measured-{name}-{seed}.json".replace(" ", "-")
+        if path.exists():
+            return dict(json.loads(path.read_text("utf-8")))
+        weights = self.base
+        if folders:
+            mixed = [
+                mix_weights(
+                    self.base, Encoder.from_pretrained(f).model.encoder.bert.state_dict(), s
+                )
+                for f, s in folders
+            ]
+            weights = {n: sum(m[n] for m in mixed) / len(mixed) for n in self.base}
+        self.encoder.model.encoder.bert.load_state_dict(weights)
+        result = {"name": name, **self.figures()}
+        atomic_files.write_json(path, result)
+        print(name, {k: v for k, v in result.items() if isinstance(v, float)}, flush=True)
+        return result
+
+    def figures(self) -> Result:
+        encode, result = self.encoder.encode, Result()
+        for name, task in self.tasks.items():
+            per_query = evaluate_retrieval(task, encode).per_query
+            result[name] = 100 * float(per_query["accuracy@1"].mean())
+            result[f"{name} mrr"] = 100 * float(per_query["mrr@10"].mean())
+            result[f"{name} hits"] = per_query["accuracy@1"].tolist()
+        cosines = row_cosines(encode(self.left), encode(self.right))
+        result["sts"] = 100 * rank_correlation(cosines, self.scores)
+        result["agreement"] = self.general.measure(encode)
+        return result
+
+
+def own_tasks(data: str, own: str | None) -> Iterator[tuple[str, RetrievalTask]]:
+    """Queries of the kind that is trained on, against all lists of skills."""
+    rows = [json.loads(line) for line in Path(data).read_text("utf-8").splitlines()]
+    pairs = {(row["description"], row["skills"]): row for row in rows}
+    skills = [row["skills"] for row in pairs.values()]
+    if own:
+        yield "own", retrieval_from_pairs(*read_pairs(own).texts[:2], corpus=skills)
+        return
+    duties = {}
+    for line in Path(__file__).with_name("job_duties.jsonl").read_text("utf-8").splitlines():
+        row = json.loads(line)
+        duties[row["role"], row["description"]] = row["duties"]
+    texts = [duties[row["role"], row["description"][:60]] for row in pairs.values()]
+    yield "duties", retrieval_from_pairs(texts, skills)
+    yield "role", retrieval_from_pairs([row["role"] for row in pairs.values()], skills)
+
+
+def table(results: Sequence[Result]) -> str:
+    """Markdown: means over the seeds with their range, and the gain over the base model, paired by
+    query."""
+    names = [name for name, value in results[0].items() if isinstance(value, float)]
+    lines = [f"| run | {' | '.join(names)} |", "|" + "---|" * (len(names) + 1)]
+    gains = ["", "| run | gain in accuracy@1 over the base model, 95 % interval |", "|---|---|"]
+    for name in dict.fromkeys(result["name"] for result in results):
+        of_run = [result for result in results if result["name"] == name]
+        cells = [spread([result[key] for result in of_run]) for key in names]
+        shown = name.replace("|", ", share ")
+        lines.append(f"| {shown} | {' | '.join(cells)} |")
+        if name == "base":
+            continue
+        parts = []
+        for key in (key for key in results[0] if key.endswith(" hits")):
+            hits = np.mean([result[key] for result in of_run], axis=0)
+            gain = mean_interval(100 * (hits - np.array(results[0][key])))
+            bounds = f"[{gain.low:+.1f}, {gain.high:+.1f}]"
+            parts.append(f"{key.removesuffix(' hits')} {gain.mean:+.1f} {bounds}")
+        gains.append(f"| {shown} | {'; '.join(parts)} |")
+    return "\n".join([*lines, *gains])
+
+
+def spread(values: Sequence[float]) -> str:
+    digits = 4 if max(values) <= 1 else 1
+    mean = f"{fmean(values):.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A page to search and compare, and an API: `minilm-retriever serve`."""
