@@ -153,7 +153,7 @@ class UnfinishedRun(RunFolder):
         record = self.read(RANGES)
         if record is None:
             return None
-        content = record.get("ranges")
+        content: Any = record.get("ranges")
         check_fields(f"{self.folder / RANGES}: ranges", content, {"low": VALUES, "high": VALUES})
         if len(content["low"]) != len(content["high"]):
             raise UserError(f"{self.folder / RANGES}: as many low as high values are needed")
