@@ -18,6 +18,7 @@ from minilm_retriever.encoding.resumable_output import UnfinishedRun
 from minilm_retriever.encoding.vector_cache import VectorCache
 from minilm_retriever.errors import UserError
 from minilm_retriever.kernels.memory import give_back_memory
+from minilm_retriever.pretrained.config import with_revision
 from minilm_retriever.pretrained.prompts import DOCUMENT, find_prompt
 from minilm_retriever.types import FloatArray
 from minilm_retriever.vectors import quantization
@@ -39,7 +40,8 @@ class ShardEncoder:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.config = config
-        self.encoder = open_for_command(config.model, device, config.precision)
+        self.model = with_revision(config.model, config.revision)
+        self.encoder = open_for_command(self.model, device, config.precision)
         own = self.encoder.dimension
         self.dimension = config.dimensions or own
         if self.dimension > own:

@@ -30,6 +30,7 @@ class TrainConfig(PairFlags):
     )
     eval: str | None = flag(None, "held-out pairs, or a BEIR-style folder", may_change=True)
     model: str = flag(shared.BASE_FOLDER, "base model: a folder or a hub name", may_change=True)
+    revision: str | None = flag(None, shared.REVISION_HELP)
     out: str = unlisted("", "folder to publish the model in")
 
     recipe: Literal["printed", "fit", "robust"] = flag(
@@ -118,6 +119,7 @@ class TrainConfig(PairFlags):
         None, "write a training state every so many steps", at_least=1, may_change=True
     )
     save_minutes: float = flag(10.0, "and at least every so many minutes", above=0, may_change=True)
+    save_dtype: shared.SaveDtype = flag("float32", shared.SAVE_DTYPE_HELP)
     keep: int = flag(2, "training states to keep", at_least=1, may_change=True)
     language: str | None = unlisted(None, "language of the texts, for the model card")
     license: str | None = unlisted(None, "licence of the model, for the model card")

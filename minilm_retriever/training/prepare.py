@@ -21,6 +21,7 @@ from minilm_retriever.encoder import default_device, encode_texts
 from minilm_retriever.errors import UserError
 from minilm_retriever.evaluation.general import GeneralMeasure, read_general
 from minilm_retriever.flags import flag_values
+from minilm_retriever.pretrained.config import with_revision
 from minilm_retriever.pretrained.model_folder import LoadedModel, load_pretrained
 from minilm_retriever.pretrained.tokenizer import TextTokenizer, TokenizedTexts
 from minilm_retriever.progress import Progress, say
@@ -113,7 +114,7 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None) -> TrainingRun:
     if ranks.world_size > 1:
         ranks.check_same(data_sums(config, sources))
     data = TrainingData.tokenize(sources, base.tokenizer)
-    check_negatives(config, base.encoder.bert.config.hidden_size, data.text_ids)
+    check_negatives(config, base.encoder.dimension, data.text_ids)
     avoid = config.false_negatives == "avoid"
     avoided = tuple(map(data.without_absent, data.text_ids)) if avoid else None
     accumulation = config.gradient_accumulation_steps
@@ -155,7 +156,7 @@ def read_data(
 
 def open_base(config: TrainConfig) -> LoadedModel:
     """The base model, with the dropout and token limit of the flags."""
-    base = load_pretrained(config.model)
+    base = load_pretrained(with_revision(config.model, config.revision))
     if config.dropout is not None:
         for module in base.encoder.modules():
             if isinstance(module, nn.Dropout):
