@@ -84,13 +84,10 @@ def model(name: str) -> Prepare:
     """A JSON file of a model folder."""
 
     def prepare(folder: Path) -> Callable[[Path], None]:
+        from minilm_retriever.pretrained.json_files import read_json
         from minilm_retriever.pretrained.load_weights import parse_bert_config
-        from minilm_retriever.pretrained.settings import (
-            read_json,
-            read_limits,
-            read_modules,
-            read_prompts,
-        )
+        from minilm_retriever.pretrained.pipeline import read_modules
+        from minilm_retriever.pretrained.settings import read_limits, read_prompts
         from tests.faults.scenes import tiny_model
 
         root = tiny_model(folder.parent / "tiny")
@@ -101,7 +98,7 @@ def model(name: str) -> Prepare:
         def read(path: Path) -> None:
             config = parse_bert_config(read_json(folder / "config.json"), str(folder / name))
             read_modules(folder)
-            read_limits(folder, config.max_position_embeddings)
+            read_limits(folder, folder, config.max_position_embeddings)
             read_prompts(folder)
 
         return read

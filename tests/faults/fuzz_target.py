@@ -22,6 +22,7 @@ INSTRUMENTED = (
     *("storage.manifest", "storage.schema", "storage.resume", "vectors.vector_folder"),
     *("vectors.shards", "search.index_folder", "encoding.resumable_output"),
     *("training.checkpoint", "pretrained.settings", "pretrained.load_weights"),
+    *("pretrained.json_files", "pretrained.pipeline", "pretrained.modules"),
     *("pretrained.tokenizer", "pretrained.tokenizer_files", "pretrained.tokenizer_parts"),
 )
 
@@ -30,7 +31,7 @@ def target(kind: str, folder: Path) -> Callable[[bytes], None]:
     """What reads the bytes. A reader for each format, the manifest, a settings file."""
     from minilm_retriever.data import lines, pairs, texts
     from minilm_retriever.errors import UserError
-    from minilm_retriever.pretrained.settings import read_json
+    from minilm_retriever.pretrained.json_files import read_json
     from minilm_retriever.storage import manifest
 
     lines.MAX_ROW_BYTES = 1 << 20
@@ -102,14 +103,14 @@ def unguarded() -> None:
 
     from minilm_retriever import errors
     from minilm_retriever.data import lines, parquet, readers
-    from minilm_retriever.pretrained import load_weights, settings, tokenizer_parts
+    from minilm_retriever.pretrained import json_files, load_weights, tokenizer_parts
     from minilm_retriever.storage import manifest, schema
 
     class Other(Exception):
         """Not a UserError."""
 
     data = (lines, parquet, readers)
-    for module in (*data, manifest, schema, settings, load_weights, tokenizer_parts):
+    for module in (*data, manifest, schema, json_files, load_weights, tokenizer_parts):
         module.UserError = Other  # type: ignore[attr-defined]
     assert zlib and errors
 

@@ -16,8 +16,9 @@ from minilm_retriever.core.model import BertConfig
 from minilm_retriever.encoder import Encoder
 from minilm_retriever.pretrained import (
     load_weights,
-    settings,
+    pipeline,
     tokenizer,
+    tokenizer_classes,
     tokenizer_files,
     tokenizer_parts,
 )
@@ -130,7 +131,7 @@ def values_believed() -> object:
 def paths_believed() -> object:
     """Mutation: files of weights are read wherever an index says they are."""
     follow = lambda folder, relative, named_in: folder / relative  # noqa: E731
-    return patched((load_weights, "inside", follow), (settings, "inside", follow))
+    return patched((load_weights, "inside", follow), (pipeline, "inside", follow))
 
 
 def component(rng: random.Random, place: str, deep: bool = True) -> Any:
@@ -222,7 +223,8 @@ def parts_believed() -> object:
     def believed(parsed: Any, where: str) -> Template:
         return template(parsed.get("post_processor"), where)
 
-    return patched((tokenizer, "check_parts", believed), (tokenizer_files, "check_parts", believed))
+    modules = (tokenizer, tokenizer_files, tokenizer_classes)
+    return patched(*((module, "check_parts", believed) for module in modules))
 
 
 def growth_believed() -> object:
