@@ -20,7 +20,7 @@ TEMPLATE = Path(__file__).with_name("model_card_template.md")
 TAGS = ["sentence-transformers", "sentence-similarity", "feature-extraction"]
 TAGS += ["generated_from_trainer", "minilm_retriever"]
 LOSS_SETTINGS = {"scale", "label_smoothing"}
-LOSS_VARIANTS = {"false_negatives", "guide", "guide_margin", "symmetric", "matryoshka"}
+LOSS_VARIANTS = {"false_negatives", "guide", "guide_margin", "symmetric", "stay_near", "matryoshka"}
 
 
 def model_card(record: RunRecord) -> str:
