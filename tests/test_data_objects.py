@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
+
+import numpy as np
 import pytest
 
 from minilm_retriever.data import read_pairs, read_texts
@@ -53,6 +56,21 @@ class Dataset:
         return (dict(zip(self.held, row, strict=True)) for row in rows)
 
 
+class Lazy(Frame):
+    """A data frame that is not computed yet, as polars' and Spark's."""
+
+    def collect(self):
+        raise AssertionError("it may be large")
+
+
+class Relation(Frame):
+    """Of DuckDB: no columns by their names."""
+
+    def __getitem__(self, name):
+        raise TypeError(name)
+
+
+Named = namedtuple("Named", COLUMNS)
 SOURCES = {
     "list of dicts": list(Dataset(COLUMNS)),
     "generator of dicts": iter(list(Dataset(COLUMNS))),
@@ -60,6 +78,8 @@ SOURCES = {
     "frame": Frame(COLUMNS),
     "Arrow table": Table(COLUMNS),
     "dataset": Dataset(COLUMNS),
+    "named tuples": [Named(*row) for row in zip(*COLUMNS.values(), strict=True)],
+    "dict of arrays": {name: np.array(held) for name, held in COLUMNS.items()},
 }
 
 
@@ -110,12 +130,29 @@ def test_tuples_are_read_by_position():
         ([1, 2], "int is no row"),
         ([["query", 5]], "--columns QUERY DOCUMENT"),
         (iter([]), "no input"),
+        (Lazy(COLUMNS), "what its collect\\(\\) gives"),
+        (Relation(COLUMNS), "gives no columns by their names"),
+        ([("query", "document"), ("a b", "c d")], "the first row holds names of columns"),
+        ([("a b", "c d", 0.5), ("e f", "g h", 0.7)], "'column_3' holds scores"),
     ],
 )
 def test_what_is_no_data_is_refused(source, message):
     with pytest.raises(UserError, match=message) as error:
         read_pairs(source)
     assert "\n" not in str(error.value)
+
+
+def test_arrays_and_series_hold_texts_or_rows():
+    assert [record.text for record in read_texts(np.array(QUERIES))] == QUERIES
+    pairs = read_pairs(np.array([QUERIES, DOCUMENTS]).T)
+    assert pairs.texts == [QUERIES, DOCUMENTS]
+    assert read_pairs(
+        [(q, d, ["x y", None]) for q, d in zip(QUERIES, DOCUMENTS, strict=True)]
+    ).texts == [
+        QUERIES,
+        DOCUMENTS,
+        ["x y", "x y"],
+    ]
 
 
 def test_texts_are_still_read_from_lists_of_paths(tmp_path):

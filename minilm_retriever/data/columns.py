@@ -28,6 +28,7 @@ class Column:
     example: object  # the first value that is there
     distinct: tuple[str, ...]  # of its values, sorted, a few
     asks: bool  # most of its values end in a question mark
+    span: str = ""  # of numbers: from the least to the largest
 
     @cached_property
     def key(self) -> str:
@@ -51,7 +52,9 @@ class Column:
         short = self.kind == values.TEXT and all(len(v.split()) < 3 for v in self.distinct)
         if names.is_label(self.name):
             return small or short
-        return self.kind in (values.WHOLE, values.TRUTH) and self.distinct in BINARY
+        if self.kind == values.NUMBERS and names.are_positions([self.name]):
+            return True  # beside texts without names
+        return values.are_verdicts(self.distinct)
 
     @property
     def role(self) -> str:
@@ -61,7 +64,6 @@ class Column:
         return "labels" if self.kind == values.TEXT and self.is_judgement else self.kind
 
 
-BINARY = (("0", "1"), ("-1", "1"), ("False", "True"), ("false", "true"))
 Rows = Iterator[Row | BadRow]
 
 
@@ -107,8 +109,11 @@ def _column(name: str, held: Sequence[object]) -> Column:
     distinct = sorted({str(value)[:40] for value in present if not isinstance(value, (list, dict))})
     asking = sum(isinstance(value, str) and value.rstrip().endswith("?") for value in present)
     first = present[0] if present else None
-    few = tuple(distinct[:6])
-    return Column(name, values.kind_of(held), first, few, 2 * asking > len(present))
+    few, kind, span = tuple(distinct[:6]), values.kind_of(held), ""
+    if kind in (values.WHOLE, values.NUMBERS):
+        numbers = [n for n in map(values.as_number, present) if n == n]
+        span = " to ".join(dict.fromkeys(f"{f(numbers):.4g}" for f in (min, max)))
+    return Column(name, kind, first, few, 2 * asking > len(present), span)
 
 
 # --- pairs ----------------------------------------------------------------------------------------
@@ -144,7 +149,7 @@ def pair_columns(columns: Sequence[Column], where: str) -> PairColumns:
         query, document, *more = families[0]
         return PairColumns(query, document, (*more, *negatives), "known names")
     if names.are_positions([column.name for column in columns]) and len(free) > 1:
-        query, document, *more = (column.name for column in free)
+        query, document, *more = (column.name for column in named if column.kind != values.NOTHING)
         return PairColumns(query, document, tuple(more), "by position")
     queries, documents = ranked(named, names.QUERY), ranked(named, names.DOCUMENT)
     why = "known names"
@@ -155,7 +160,12 @@ def pair_columns(columns: Sequence[Column], where: str) -> PairColumns:
     what = f"which column is the query, and which the document? {table(columns)}"
     if len(free) < 2:
         what = f"pairs need two columns of text: {table(columns)}"
-    raise UserError(f"{where}: {what}; name them with --columns QUERY DOCUMENT")
+    how = "name them with --columns QUERY DOCUMENT"
+    if any(column.kind in (values.OBJECTS, values.LISTS) for column in columns):
+        how = f"spread lists and objects into columns of texts, or {how}"
+    elif len(columns) == 1:
+        how += "; or is it another --format (csv, tsv, jsonl) or --separator?"
+    raise UserError(f"{where}: {what}; {how}")
 
 
 def ranked(columns: Sequence[Column], patterns: Sequence[re.Pattern[str]]) -> list[Column]:
@@ -174,7 +184,7 @@ def only_texts(
 ) -> tuple[list[Column], list[Column], str]:
     """Query, document and why, where names tell one of them at most and no other text is there,
     but for texts about texts, such as titles. As they were where that is not clear."""
-    known = (names.QUERY[0], names.DOCUMENT[0])
+    known = (names.QUERY[0], *names.DOCUMENT[:-1])
     others = [column for column in columns if not column.may_be_text]
     if any(ranked(others, [pattern]) for pattern in known):
         return queries, documents, ""  # what should hold texts holds ids
@@ -187,7 +197,11 @@ def only_texts(
         why += f" beside {names.listed(aside)}"
     if len(rest) != missing or (missing == 2 and rest[1].asks and not rest[0].asks):
         return queries, documents, ""
-    return queries or rest[:1], documents or rest[-1:], why
+    if not documents or names.is_document(documents[0].name) or names.is_beside(rest[0].name):
+        return queries or rest[:1], documents or rest[-1:], why
+    if columns.index(documents[0]) < columns.index(rest[0]):
+        return queries, documents, ""  # `text`, and then something of it
+    return rest, documents, why
 
 
 def table(columns: Sequence[Column]) -> str:
@@ -204,20 +218,24 @@ def table(columns: Sequence[Column]) -> str:
 def judgement_column(columns: Sequence[Column], taken: Sequence[str]) -> Column | None:
     """The column of labels or scores, if there is one; else one that is called so."""
     free = [column for column in columns if column.name not in taken]
-    named = (column for column in free if names.is_label(column.name))
-    return next((column for column in free if column.is_judgement), next(named, None))
+    named = [column for column in free if names.is_label(column.name)]
+    judging = [column for column in (*named, *free) if column.is_judgement]
+    return next(iter((*judging, *named)), None)
 
 
 def refuse_judgement(judged: Column, pair: PairColumns, where: str) -> None:
     """UserError: labels or scores say that not every row is a pair that belongs together."""
-    is_score = judged.kind in (values.NUMBERS, values.WHOLE) and judged.distinct not in BINARY
-    kind = "scores" if is_score else "labels"
-    take = f"--positives-where {judged.name}={judged.distinct[-1]}"
-    if is_score:
+    held = f"labels ({', '.join(judged.distinct)})"
+    is_clear = values.are_verdicts(judged.distinct)
+    positive = [value for value in judged.distinct if is_clear and values.YES.fullmatch(value)]
+    take = f"--positives-where {judged.name}={positive[0] if positive else 'X'}"
+    is_whole = judged.kind == values.WHOLE and (len(judged.distinct) < 4 or "label" in judged.key)
+    if judged.span and not is_whole and not is_clear:
+        held = f"scores ({judged.span})"
         take = "--min-score X, or learn the scores with --loss cosent"
     raise UserError(
-        f"{where}: the column {judged.name!r} holds {kind} ({', '.join(judged.distinct)}), so not "
-        f"every row is a pair: take some with {take}; all with --columns {' '.join(pair.names)}"
+        f"{where}: the column {judged.name!r} holds {held}, so not every row is a pair: take some "
+        f"with {take}; all with --columns {' '.join(pair.names)}"
     )
 
 

@@ -35,11 +35,12 @@ def _load_csv() -> Any:
 _csv = _load_csv()
 
 
-def _reader(lines: Iterator[str], separator: str, literal: bool) -> Any:
-    if literal:
+def _reader(lines: Iterator[str], separator: str, quotes: str) -> Any:
+    if quotes == "literal":
         return _csv.reader(lines, delimiter=separator, quoting=_csv.QUOTE_NONE)
     # strict: otherwise a quote that is never closed makes one field of the rest of the file.
-    return _csv.reader(lines, delimiter=separator, strict=True)
+    spaced = quotes == "spaced"
+    return _csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=spaced)
 
 
 def separated_rows(
@@ -50,8 +51,9 @@ def separated_rows(
     stream = iter(lines)
     if dialect.has_sep_line:
         next(stream)
-    reader = _reader(stream, dialect.separator, dialect.literal)
+    reader = _reader(stream, dialect.separator, dialect.quotes)
     header: list[str] = []
+    names: list[str] | None = None  # the header as it stands there
     while True:
         lines.begin_row()
         fields: list[str] | None = []
@@ -64,6 +66,8 @@ def separated_rows(
             return
         if header and fields and len(fields) != len(header):
             reason = _ragged(len(fields), len(header), dialect.separator)
+        if fields == names:
+            reason = "the header again: were files joined?"
         if not (fields or reason or lines.defect):
             continue  # a blank line
         if header or not dialect.header:
@@ -75,6 +79,7 @@ def separated_rows(
         if isinstance(row, BadRow):
             raise row
         places = position_names(len(fields))
+        names = fields
         header = [field.strip() or place for field, place in zip(fields, places, strict=True)]
         check_header(header, need, row.where)
 
@@ -85,7 +90,7 @@ def _ragged(count: int, columns: int, separator: str) -> str:
     if count < columns:
         guess = "is a field missing, or a line break not quoted?"
     if columns == 1:
-        guess = f"is the --separator no {name}?"
+        guess = "is it separated by something else? (--separator)"
     return f"{count} field{'s' if count > 1 else ''}, but the header has {columns}: {guess}"
 
 
@@ -115,7 +120,7 @@ def _explain(message: str, lines: Lines, separator: str) -> str:
 
 class Dialect(NamedTuple):
     separator: str
-    literal: bool  # quotes are text
+    quotes: str  # "csv", "literal" (they are text), or "spaced": a space before them is none
     header: bool  # the first row names the columns
     has_sep_line: bool
 
@@ -138,10 +143,10 @@ def find_dialect(lines: Lines, need: Sequence[str], usual: str, reading: Reading
     """As the head of the file suggests, but for what `reading` says; notes what is unusual."""
     sep_line = _SEP_LINE.match(lines.head)
     head = lines.head[sep_line.end() :] if sep_line else lines.head
-    literal = reading.quotes == "literal"
+    quotes = reading.quotes or "csv"
 
-    def begin(separator: str, literal: bool = literal) -> Beginning:
-        return read_beginning(head, separator, literal, lines.is_whole)
+    def begin(separator: str, quotes: str = quotes) -> Beginning:
+        return read_beginning(head, separator, quotes, lines.is_whole)
 
     separator = reading.separator or (sep_line[1] if sep_line else "")
     if not separator:
@@ -155,23 +160,28 @@ def find_dialect(lines: Lines, need: Sequence[str], usual: str, reading: Reading
         lines.notes.append(f"separated by {SEPARATORS.get(separator, repr(separator))}")
     beginning = begin(separator)
     if reading.quotes is None and separator == "\t" and '"' in head:
-        plain = begin(separator, literal=True)
+        plain = begin(separator, "literal")
         spans = beginning.failed or any("\n" in field for row in beginning.rows for field in row)
         if spans and plain.share == 1 and not plain.failed:
-            literal, beginning = True, plain
+            quotes, beginning = "literal", plain
             lines.notes.append("quotes taken for text (--quotes csv for CSV's)")
+    elif reading.quotes is None and f'{separator} "' in head:
+        spaced = begin(separator, "spaced")
+        if (beginning.failed or beginning.share < 1) and spaced.share == 1 and not spaced.failed:
+            quotes, beginning = "spaced", spaced
+            lines.notes.append("spaces before quotes left out")
     header = reading.header
     if header is None:
         header = has_header(beginning.rows, need, lines.name)
         if not header:
             lines.notes.append("the first row taken for data (--header for names)")
-    return Dialect(separator, literal, header, bool(sep_line))
+    return Dialect(separator, quotes, header, bool(sep_line))
 
 
-def read_beginning(text: str, separator: str, literal: bool, is_whole: bool) -> Beginning:
+def read_beginning(text: str, separator: str, quotes: str, is_whole: bool) -> Beginning:
     rows: list[list[str]] = []
     lines = io.StringIO(text, newline="").readlines()
-    reader = _reader(iter(lines), separator, literal)
+    reader = _reader(iter(lines), separator, quotes)
     try:
         for fields in reader:
             rows += [fields] if fields else []

@@ -28,6 +28,12 @@ _HIGH = re.compile(rb"[\x80-\xff]")
 _WESTERN = re.compile(  # a letter beside an ASCII letter, or a sign that typesetting uses
     rb"(?<=[A-Za-z])[\xc0-\xff]|[\xc0-\xff](?=[A-Za-z])|[\x80\x82\x84\x85\x91-\x97\x99\xa0-\xbf]"
 )
+# What no Western language has: signs that open a quotation behind a letter (they are letters in
+# DOS' encodings), letters of Iceland (of Turkey in cp1254) without the accents it writes with.
+_DOS = re.compile(rb"[A-Za-z][\x81\x82\x84\x87\x88]")
+_TURKISH = re.compile(rb"[\xd0\xdd\xde\xf0\xfd\xfe]")
+_ICELANDIC = re.compile(rb"[\xe1\xe6\xed\xf3\xfa]")
+_WORD = re.compile(r"\w*[^\W\d_\x00-\x7f]\w*")
 
 
 class Stream(io.RawIOBase):
@@ -101,11 +107,14 @@ def find_encoding(head: bytes) -> tuple[str, str]:
     high = len(_HIGH.findall(head))
     if not high or _MULTIBYTE.search(head) or 2 * len(_WESTERN.findall(head)) < high:
         return "utf-8", ""
+    if _DOS.search(head) or (_TURKISH.search(head) and not _ICELANDIC.search(head)):
+        return "utf-8", ""
     try:
-        head.decode("cp1252")
+        words = _WORD.findall(head.decode("cp1252"))
     except UnicodeDecodeError:
         return "utf-8", ""
-    return "cp1252", "not UTF-8: read as cp1252 (--encoding names another)"
+    such = f", such as {max(words[:50], key=len)[:30]!r}" if words else ""
+    return "cp1252", f"not UTF-8: read as cp1252 (--encoding names another){such}"
 
 
 def recode(blocks: Iterator[bytes], encoding: str) -> Iterator[bytes]:

@@ -1,5 +1,6 @@
-"""Rows of JSON: an object a line, or one array of objects. A list of texts stands for an object
-with the columns column_1, column_2, ..."""
+"""Rows of JSON: an object a line, or one array of objects, or objects over several lines. A list
+with texts stands for an object with the columns column_1, column_2, ...; a text in an array for one
+with the column text."""
 
 from __future__ import annotations
 
@@ -16,19 +17,31 @@ from minilm_retriever.errors import UserError
 # How JSON begins that no CSV begins with: an object, or an array of objects, arrays or texts.
 JSON_START = re.compile(r'\s*(\{\s*"|\[\s*[\[{"])')
 _ARRAY = re.compile(r'\s*\[\s*([\[{\]]|\Z|"[^\n]*[^\]\s]\s*\n)')  # of texts: several lines of it
+_ONE_LINE = re.compile(r"[^\n]*\n?\s*")
+_SPREAD = re.compile(r"\s*\{[ \t]*\r?\n")  # an object over several lines
 _BETWEEN = re.compile(r"[ \t\r\n]*")
 _find_end = json.JSONDecoder().raw_decode
 
 
-def json_rows(lines: Lines, is_array: bool | None = None) -> Iterator[Row | BadRow]:
-    """is_array: whether one array holds all rows; None: as it begins.
+def is_object_line(head: str) -> bool:
+    """Whether the first line is a JSON object."""
+    try:
+        return isinstance(json.loads(head.lstrip().partition("\n")[0]), dict)
+    except (ValueError, RecursionError):
+        return False
 
-    A line `["query", "document"]` is a row of texts, and no array of rows."""
-    if is_array is None:
-        is_array = bool(_ARRAY.match(lines.head))
-    if is_array:
+
+def json_rows(lines: Lines, format: str = "jsonl") -> Iterator[Row | BadRow]:
+    """A line `["query", "document"]` is a row of texts, and no array of rows, unless it is all that
+    a file of the format json holds."""
+    is_list = format == "json" and bool(_ONE_LINE.fullmatch(lines.head))
+    if _ARRAY.match(lines.head) or (is_list and lines.head.lstrip().startswith("[")):
         lines.notes.append("one JSON array")
         yield from _array_rows(lines)
+        return
+    if _SPREAD.match(lines.head):
+        lines.notes.append("objects over several lines")
+        yield from _spread_rows(lines)
         return
     for line in lines:
         if text := line.strip(" \t\r\n"):
@@ -45,10 +58,12 @@ def _parse_row(text: str) -> dict[str, object]:
         values = _decode(text)
     except json.JSONDecodeError as fault:
         reason = LONE_CR if "\r" in text else f"{fault.msg}, character {fault.pos + 1}"
-        raise ValueError(f"not JSON: {reason}; every line must be one object") from None
+        raise ValueError(
+            f"not JSON: {reason}; every line must be one object (or give its --format)"
+        ) from None
     except RecursionError:
         raise ValueError("JSON nested too deeply") from None
-    if isinstance(values, list) and values and all(isinstance(v, str) for v in values):
+    if isinstance(values, list) and any(isinstance(v, str) for v in values):
         return by_position(values)
     if not isinstance(values, dict):
         kind = type(values).__name__
@@ -76,10 +91,10 @@ _decode = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constan
 
 
 class _Text:
-    """The unread text of an array, a growing piece at a time."""
+    """The unread text of an array, or of objects, a growing piece at a time."""
 
-    def __init__(self, lines: Lines) -> None:
-        self.blocks, self.name = lines.blocks(), lines.name
+    def __init__(self, lines: Lines, what: str) -> None:
+        self.blocks, self.name, self.what = lines.blocks(), lines.name, what
         self.rest, self.start, self.line = "", 0, 1  # unread text begins at `start`, in `line`
         self.more()
 
@@ -116,11 +131,11 @@ class _Text:
 
     def fail(self, message: str, at: int) -> UserError:
         line = self.line + self.rest.count("\n", self.start, at)
-        return UserError(f"{self.name}:{line}: not a JSON array: {message}")
+        return UserError(f"{self.name}:{line}: not {self.what}: {message}")
 
 
 def _array_rows(lines: Lines) -> Iterator[Row | BadRow]:
-    text = _Text(lines)
+    text = _Text(lines, "a JSON array")
     sign = text.take()  # the bracket that opens it
     if text.next_sign() == "]":
         sign = text.take()
@@ -132,6 +147,15 @@ def _array_rows(lines: Lines) -> Iterator[Row | BadRow]:
             raise text.fail("a comma or ] is missing", text.start)
     if text.next_sign():
         raise text.fail("something follows its end", text.start)
+
+
+def _spread_rows(lines: Lines) -> Iterator[Row | BadRow]:
+    """Of objects one after the other, with commas between or not."""
+    text = _Text(lines, "JSON objects")
+    while text.next_sign():
+        yield _element(text)
+        if text.next_sign() == ",":
+            text.take()
 
 
 def _element(text: _Text) -> Row | BadRow:

@@ -27,9 +27,21 @@ FOREIGN = {  # first bytes of what is no text
     b"\xfd7zXZ": "an xz archive: unpack it first",
     b"\x28\xb5\x2f\xfd": "a zstd archive: unpack it first",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook: save it as CSV",
-    b"%PDF": "a PDF: save its text",
-    b"SQLite": "a database: save its table as CSV",
+    b"%PDF-": "a PDF: save its text",
+    b"SQLite format 3": "a database: save its table as CSV",
     b"ARROW1": "an Arrow file: save it as Parquet",
+    b"FEA1": "a Feather file: save it as Parquet",
+    b"Obj\x01": "an Avro file: save it as Parquet",
+    b"\x93NUMPY": "an array of NumPy: save its texts",
+    b"\x89HDF": "an HDF5 file: save its table as Parquet",
+    b"\x80\x04\x95": "a pickle, which is never opened: save it as Parquet",
+    b"\x80\x05\x95": "a pickle, which is never opened: save it as Parquet",
+    b"\x1f\x8b": "gzip within gzip: unpack it once",
+    b"7z\xbc\xaf": "a 7-Zip archive: unpack it first",
+    b"Rar!": "a RAR archive: unpack it first",
+    b"{\\rtf": "an RTF document: save it as plain text",
+    b"version https://git-lfs": "a pointer of Git LFS: fetch the file itself (git lfs pull)",
+    b"<!DOCTYPE html": "a web page: is it a download that failed?",
 }
 
 

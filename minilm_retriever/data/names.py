@@ -7,14 +7,15 @@ from collections.abc import Collection, Sequence
 
 from minilm_retriever.errors import UserError
 
-_TEXTS = "(passage|document|doc|text|sample|example|title|body|content)?s?"
-# Two ranks of names: those of the second count where there is none of the first.
+_TEXTS = "(passage|document|doc|ctx|context|text|sample|example|title|body|content)?s?"
+# Ranks of names: those of one count where there is none of those before it.
 QUERY = (
     re.compile(rf"(search|user)?(query|queries|question|anchor){_TEXTS}"),
     re.compile(r"premise|prompt|inputs?|instruction|utterance|source|src"),
 )
 DOCUMENT = (
-    re.compile(rf"(doc|document|passage|answer|context|response|reply|pos|positive){_TEXTS}"),
+    re.compile(rf"(pos|positive){_TEXTS}"),
+    re.compile(rf"(doc|document|passage|answer|context|response|reply){_TEXTS}"),
     re.compile(r"text|body|contents?|paragraph|chunk|hypothesis|outputs?|completion"),
 )
 NEGATIVE = re.compile(rf"(hard)?(neg|negative|irrelevant|distractor){_TEXTS}[0-9]*")
@@ -34,6 +35,9 @@ _LABEL = re.compile(
     r"(is)?(duplicate|relevant|match|paraphrase|similar|correct)|ispositive|"
     r"similarity|sim|relevance|relevancy|rel|class|target|stars|confidence"
 )
+_JUDGED = re.compile("(label|score|rating|grade|relevanc[ey]|similarity|judge?ment|duplicate)s?")
+_OF_ONE_SIDE = {"neg", "negative", "negatives", "pos", "positive", "positives", "teacher"}
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 _BESIDE = re.compile(  # texts about a text: left out where they would make it ambiguous
     r"title|name|head(line|ing)|topic|subject|category|tags?|type|kind|source|domain|"
     r"lang(uage)?|split|author|comments?|notes?|remarks?"
@@ -51,7 +55,12 @@ def is_id(name: str) -> bool:
 
 
 def is_label(name: str) -> bool:
-    return bool(_LABEL.fullmatch(plain(name)))
+    """Labels and scores of the row, such as `gold_label` and `ce_score`, not of one side."""
+    if _LABEL.fullmatch(plain(name)):
+        return True
+    words = [word.casefold() for word in _WORD.findall(name[:100])]
+    ends = bool(words) and any(map(_JUDGED.fullmatch, (words[0], words[-1])))
+    return ends and not _OF_ONE_SIDE & set(words)
 
 
 def is_beside(name: str) -> bool:
@@ -69,7 +78,12 @@ def is_known(name: str) -> bool:
 
 def is_swapped(query: str, document: str) -> bool:
     """Whether names say the opposite of the roles."""
-    return bool(DOCUMENT[0].fullmatch(plain(query)) and QUERY[0].fullmatch(plain(document)))
+    return is_document(query) and bool(QUERY[0].fullmatch(plain(document)))
+
+
+def is_document(name: str) -> bool:
+    """Whether it is called so, and nothing else is likely to be."""
+    return any(pattern.fullmatch(plain(name)) for pattern in DOCUMENT[:-1])
 
 
 def numbered(names: Sequence[str]) -> list[tuple[str, ...]]:

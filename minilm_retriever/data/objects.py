@@ -31,9 +31,14 @@ def object_name(source: object) -> str:
 def object_rows(source: Any, need: Sequence[str]) -> Iterator[Row]:
     """The rows of an object, numbered from 1; UserError for one that has none."""
     name = object_name(source)
-    for count, values in enumerate(_records(source, name), 1):
+    for count, held in enumerate(_records(source, name), 1):
+        values: Any = held if isinstance(held, (str, Mapping)) else _plain(held)
+        if hasattr(values, "_fields"):  # a named tuple
+            values = dict(zip(values._fields, values, strict=True))
         if isinstance(values, Mapping):
             row = {str(key): _plain(value) for key, value in values.items()}
+        elif isinstance(values, str):
+            row = {"text": str(values)}
         elif isinstance(values, (tuple, list)):
             row = by_position([_plain(value) for value in values])
         else:
@@ -44,13 +49,15 @@ def object_rows(source: Any, need: Sequence[str]) -> Iterator[Row]:
 
 
 def _records(source: Any, name: str) -> Iterable[object]:
+    if hasattr(source, "collect") and not hasattr(source, "__len__"):
+        raise UserError(f"{name} has not been computed yet: pass what its collect() gives")
     if isinstance(source, Mapping):
-        lists = all(isinstance(held, (list, tuple)) for held in source.values())
+        lists = all(_is_list(held) for held in source.values())
         if not source or not lists:
             raise UserError(f"{name}: a dict must hold a list for each column; pass {WHAT}")
         names = list(source)
-    elif hasattr(source, "to_pylist"):  # an Arrow table
-        names = list(getattr(source, "column_names", ()))
+    elif hasattr(source, "to_pylist") and hasattr(source, "column_names"):  # an Arrow table
+        names = list(source.column_names)
     elif hasattr(source, "column_names") or not hasattr(source, "columns"):
         if isinstance(source, (bytes, set, frozenset)) or not isinstance(source, Iterable):
             raise UserError(f"{name} has no rows: pass {WHAT}")
@@ -59,15 +66,23 @@ def _records(source: Any, name: str) -> Iterable[object]:
         names = list(source.columns)
     header = [str(column) for column in names]
     check_header(header, (), name)
-    columns = [source[column] for column in names]
+    try:
+        columns = [source[column] for column in names]
+    except (TypeError, LookupError):
+        raise UserError(f"{name} gives no columns by their names: pass {WHAT}") from None
     if len({len(column) for column in columns}) > 1:
         raise UserError(f"{name}: its columns are not equally long")
     return (dict(zip(header, row, strict=True)) for row in zip(*columns, strict=True))
 
 
+def _is_list(held: Any) -> bool:
+    is_other = isinstance(held, (str, bytes, Mapping)) or hasattr(held, "column_names")
+    return not is_other and hasattr(held, "__len__") and hasattr(held, "__getitem__")
+
+
 def _plain(value: Any) -> object:
     """A value as Python's own type; None for what stands for a missing one."""
-    for method in ("as_py", "tolist"):  # of Arrow, of NumPy
+    for method in ("as_py", "tolist", "to_list"):  # of Arrow, of NumPy and pandas, of polars
         if hasattr(value, method):
             value = getattr(value, method)()
     if type(value).__name__ in ("NAType", "NaTType"):

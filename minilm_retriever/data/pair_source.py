@@ -93,7 +93,10 @@ class PairSource:
     def _pairs(self, row: Row) -> Iterator[PairRow]:
         assert self.pair
         query = row.filled_text(self.pair.query)
-        documents = row.texts(self.pair.document) or [row.filled_text(self.pair.document)]
+        documents = row.texts(self.pair.document)
+        if not documents and isinstance(row.value(self.pair.document), (list, tuple)):
+            raise row.empty(self.pair.document, "is empty")
+        documents = documents or [row.filled_text(self.pair.document)]
         negatives = [text for name in self.pair.negatives for text in row.texts(name)]
         self.most_negatives = max(self.most_negatives, len(negatives))
         score = row.number(self.score) if self.score else 1.0
@@ -106,6 +109,9 @@ class PairSource:
         if self.pair is None:
             pair = choice.named_pair(self.columns) if self.columns else None
             pair = pair or choice.pair_columns(columns, where)
+            if names.are_positions(pair.names) and _is_header(sample[0], pair):
+                what = "the first row holds names of columns: leave it out, or give --header"
+                raise UserError(f"{where}: {what}")
             self._choose_scores(columns, pair, where)
             self.pair = pair
             lists = any(c.kind == LISTS for c in columns if c.name in pair.negatives)
@@ -134,7 +140,7 @@ class PairSource:
         """UserError for a column that comes late, in JSON, and would have been taken."""
         late = [name for name in row.values if name not in known]
         known.update(late)
-        patterns = (names.QUERY[0], names.DOCUMENT[0], names.NEGATIVE)
+        patterns = (names.QUERY[0], *names.DOCUMENT[:-1], names.NEGATIVE)
         for name in late if not self.columns else ():
             if names.is_label(name) or any(p.fullmatch(names.plain(name)) for p in patterns):
                 what = f"the column {name!r} first comes in this row"
@@ -166,6 +172,11 @@ class PairSource:
                 what = "; ".join(["columns query -> document (a BEIR folder)", *beir.notes])
                 self.note = f"{beir.qrels}: {what}; {quoted(query)} -> {quoted(document)}"
             yield PairRow(query, document, (), 1.0, (str(beir.qrels), line))
+
+
+def _is_header(row: Row, pair: PairColumns) -> bool:
+    texts = [row.values.get(name) for name in (pair.query, pair.document)]
+    return all(isinstance(text, str) and names.is_known(text) for text in texts)
 
 
 def first_text(row: Row, column: str) -> object:

@@ -6,7 +6,7 @@ with `.gz`) and by what is in the file, or by `Reading`; gzip goes by its first 
 
 CSV, TSV  The first row names the columns. Quoted fields may hold line breaks and doubled quotes
           ("" is one quote). Blank lines are skipped.
-JSON      One object a line, or one array of objects. Blank lines are skipped.
+JSON      One object a line or over several, or one array of objects. Blank lines are skipped.
 txt       Every line is a row with the column `text`; a blank line is an empty text.
 Parquet   Columns of text, numbers and truth values; lists of texts in columns of documents and
           negatives; others are there, but hold no value to use.
@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from minilm_retriever.data.delimited import separated_rows
-from minilm_retriever.data.json_rows import JSON_START, json_rows
+from minilm_retriever.data.json_rows import JSON_START, is_object_line, json_rows
 from minilm_retriever.data.lines import LONE_CR, STDIN, Lines, open_lines
 from minilm_retriever.data.names import check_header
 from minilm_retriever.data.objects import is_object, object_name, object_rows
@@ -74,12 +74,14 @@ class RowSource:
     def _parsed(self, path: StrPath, format: str, need: Sequence[str]) -> Rows:
         with open_lines(path, self.name, self.reading.encoding) as lines:
             self.notes = lines.notes
-            is_table = format in ("csv", "tsv") and self.reading.format is None
-            if is_table and JSON_START.match(lines.head):
+            is_json = bool(JSON_START.match(lines.head))
+            if format == "txt":
+                is_json = is_json and is_object_line(lines.head)
+            if is_json and format in ("csv", "tsv", "txt") and self.reading.format is None:
                 self.notes.append(f"JSON, whatever its name says (else --format {format})")
                 format = "json"
             if format in ("json", "jsonl"):
-                yield from json_rows(lines)
+                yield from json_rows(lines, format)
             elif format == "txt":
                 yield from _text_rows(lines, need)
             else:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from decimal import Decimal
 from typing import NamedTuple
 
 from minilm_retriever.data.names import listed, position_names
-from minilm_retriever.data.values import is_empty
+from minilm_retriever.data.values import is_empty, is_missing
 from minilm_retriever.errors import UserError
 
 
@@ -41,6 +42,9 @@ class NoValue(NamedTuple):
     """Stands for a value of a type that is neither text nor number."""
 
     type: str
+
+    def __repr__(self) -> str:
+        return f"<{self.type}>"
 
 
 class Row(NamedTuple):
@@ -93,20 +97,23 @@ class Row(NamedTuple):
     def _filled(self, column: str, value: object) -> str:
         text = self._checked(column, value)
         if not text or text.isspace():
-            reason = f"column {column!r} is empty: fill it in or leave the row out"
-            raise EmptyText(self.where, reason, self.raw or repr(self.values))
+            raise self.empty(column, "is empty")
+        if is_missing(text):
+            raise self.empty(column, f"holds {text.strip()!r}, which stands for nothing")
         return text
+
+    def empty(self, column: str, what: str) -> EmptyText:
+        reason = f"column {column!r} {what}: fill it in or leave the row out"
+        return EmptyText(self.where, reason, self.raw or repr(self.values))
 
     def texts(self, column: str) -> list[str]:
         """The texts of a column that holds a text, a list of them, or nothing.
 
         An element may be an object with a text and maybe a title, as Tevatron has passages."""
         value = self.values.get(column)
-        if is_empty(value):
-            return []
-        if not isinstance(value, (list, tuple)):
-            return [self.text(column)]
-        return [self._filled(column, self._passage(column, element)) for element in value]
+        held = value if isinstance(value, (list, tuple)) else [value]
+        texts = [self._passage(column, element) for element in held if not is_empty(element)]
+        return [self._checked(column, text) for text in texts if not is_missing(text)]
 
     def _passage(self, column: str, value: object) -> object:
         if not isinstance(value, Mapping):
@@ -125,7 +132,7 @@ class Row(NamedTuple):
     def number(self, column: str) -> float:
         """A finite number, or text that spells one."""
         value, number = self.value(column), math.nan
-        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        if isinstance(value, (int, float, str, Decimal)) and not isinstance(value, bool):
             with suppress(ValueError, OverflowError):
                 number = math.nan if "_" in str(value) else float(value)
         if not math.isfinite(number):

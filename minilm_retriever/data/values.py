@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from decimal import Decimal
 from typing import Any
 
 TEXT, LISTS, NOTHING = "text", "lists of texts", "nothing"
@@ -16,11 +18,25 @@ _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d+)?%?", re.IGNORECAS
 _MONTH = "(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
 _TIME = r"\d{1,2}:\d{2}(:\d{2})?.{0,12}"
 _DATE = re.compile(
-    rf"(\d{{1,4}}([-/.])\d{{1,2}}\2\d{{1,4}}|\d{{1,2}}\.? {_MONTH}\.?,? \d{{4}}|"
+    rf"([a-z]{{3,9}}, )?(\d{{1,4}}([-/.])\d{{1,2}}\3\d{{1,4}}|\d{{1,2}}\.? {_MONTH}\.?,? \d{{4}}|"
     rf"{_MONTH}\.? \d{{1,2}},? \d{{4}})([T, ]+{_TIME})?|{_TIME}",
     re.IGNORECASE,
 )
+# Words that say whether the texts of a row belong together.
+YES = re.compile(
+    r"1(\.0)?|true|t|yes|y|pos|positive|entailment|relevant|related|duplicate|match|paraphrase|"
+    r"correct|equivalent|similar|good",
+    re.IGNORECASE,
+)
+NO = re.compile(
+    r"-?[01](\.0)?|false|f|no|n|none|neg|negative|neutral|contradiction|irrelevant|unrelated|"
+    r"different|mismatch|incorrect|dissimilar|bad|not?[ _-](duplicate|relevant|match|equivalent)",
+    re.IGNORECASE,
+)
 _CODE = re.compile(r"(?=\S*\d)[!-~]{1,64}|[a-z+]+://\S+")  # ASCII without spaces, with a digit
+_MISSING = re.compile(  # of pandas, R, Python, SQL, JSON, and Excel's errors
+    r"nan|NaN|NA|<NA>|NaT|None|NULL|null|\\N|undefined|#N/A|#DIV/0!|#(VALUE|REF|NULL|NUM)!|#NAME\?"
+)
 _LIST = re.compile(r"\s*\[.*\]\s*", re.DOTALL)
 LONGEST = 200  # characters: longer values are text
 
@@ -29,8 +45,29 @@ def is_empty(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
+def is_missing(value: object) -> bool:
+    """Also what tools write in place of a value that is not there."""
+    return is_empty(value) or (isinstance(value, str) and bool(_MISSING.fullmatch(value.strip())))
+
+
 def is_number(text: str) -> bool:
     return bool(_NUMBER.fullmatch(text.strip()))
+
+
+def as_number(value: object) -> float:
+    """Also of text that spells one, with a decimal point or comma; else not a number."""
+    try:
+        text = value.strip().rstrip("%").replace(",", ".") if isinstance(value, str) else value
+        return float(text)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def are_verdicts(texts: Collection[str]) -> bool:
+    """Whether values say yes of some rows and no of others."""
+    positive = [text for text in texts if YES.fullmatch(text)]
+    others = [text for text in texts if text not in positive]
+    return bool(positive and others) and all(map(NO.fullmatch, others))
 
 
 def kind_of(values: Iterable[object]) -> str:
@@ -64,10 +101,18 @@ def _kind(value: Any) -> str:
         return _kind_of_text(value.strip())
     if isinstance(value, bool):
         return TRUTH
-    if isinstance(value, (int, float)):
+    if isinstance(value, (int, float, Decimal)):
         return WHOLE if isinstance(value, int) else NUMBERS
-    is_list = type(value) in (list, tuple)
-    return LISTS if is_list and all(isinstance(v, (str, dict)) for v in value) else OBJECTS
+    if type(value) not in (list, tuple):
+        return OBJECTS
+    return (
+        LISTS if all(isinstance(v, str) or is_passage(v) or v is None for v in value) else OBJECTS
+    )
+
+
+def is_passage(value: object) -> bool:
+    """Whether it is a text with maybe a title, as in Tevatron's and DPR's files."""
+    return isinstance(value, Mapping) and isinstance(value.get("text"), str)
 
 
 def _kind_of_text(text: str) -> str:

@@ -10,12 +10,13 @@ from typing import NamedTuple
 from minilm_retriever.data import read_pairs, read_texts
 from minilm_retriever.errors import UserError
 from tests.conftest import ROOT
-from tests.data_files import columns, json_files, not_pairs, others, separated
+from tests.data_files import columns, foreign, json_files, judged, not_pairs, others, separated
 from tests.data_files.making import File
 
 DOCUMENT = ROOT / "docs" / "data.md"
 BEGIN, END = "<!-- files -->\n", "\n<!-- end of files -->"
-FILES = [*columns.FILES, *not_pairs.FILES, *separated.FILES, *json_files.FILES, *others.FILES]
+ROOMS = (columns, not_pairs, judged, separated, foreign, json_files, others)
+FILES = [file for room in ROOMS for file in room.FILES]
 
 
 class Outcome(NamedTuple):

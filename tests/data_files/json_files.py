@@ -139,7 +139,7 @@ FILES = [
         "an object of columns",
         "a.json",
         json.dumps({"query": ASKED, "document": ANSWERS}, indent=1).encode(),
-        "every line must be one object",
+        "holds a list instead of text: spread it into columns or rows",
     ),
     File("JSON without a suffix", "pairs", objects(*dicts(QD, PAIRS)), QD),
     File("text without a suffix", "pairs", table(QD, PAIRS), "Give its --format"),
