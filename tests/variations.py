@@ -459,8 +459,20 @@ VARIATIONS: dict[str, Edit] = {
 }
 
 
-def make_variation(name: str, folder: Path) -> Path:
-    """The folder, which must not exist yet, of a variation."""
-    make_tiny_bert(folder)
+REAL = (  # those to be tried with a real model too
+    *("as it is", "layout 6.x", "plain BertModel", "pooling cls", "pooling max", "truncate_dim"),
+    *("an empty document prompt", "truncation_side left", "cased", "vocab.txt alone"),
+    *("float16", "weights in shards", "weights under gamma and beta"),
+    *("adapter of queries and values", "adapter, rank-stabilised"),
+)
+
+
+def make_variation(name: str, folder: Path, base: Path | None = None) -> Path:
+    """The folder, which must not exist yet, of a variation: of the tiny BERT, or of a copy of a
+    model's folder."""
+    if base:
+        shutil.copytree(base, folder)
+    else:
+        make_tiny_bert(folder)
     VARIATIONS[name](folder)
     return folder
