@@ -217,6 +217,8 @@ def with_limit(name: str, data: bytes, max_length: int) -> bytes:
         value |= {"truncation": None, "padding": None}
         return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
     value |= {"model_max_length": max_length}
+    if value.get("tokenizer_class") == "TokenizersBackend":  # transformers 5's name, unknown to 4
+        value["tokenizer_class"] = "PreTrainedTokenizerFast"
     for leftover in ("max_length", "stride", "pad_to_multiple_of", "truncation_strategy"):
         value.pop(leftover, None)
     return json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False).encode("utf-8")
