@@ -61,7 +61,7 @@ class LoadedModel:
             "settings": vars(self.settings),
             "head": [(part.kind, part.settings) for part in head_modules(self.encoder)],
         }
-        sha256.update(json.dumps(settings, sort_keys=True, default=dict).encode())
+        sha256.update(json.dumps(settings, sort_keys=True, default=dict, allow_nan=False).encode())
         tokenizer = self.tokenizer
         sha256.update(tokenizer.json.encode())
         sha256.update(f"{tokenizer.truncation_side} {tokenizer.split_special}".encode())
@@ -215,11 +215,13 @@ def with_limit(name: str, data: bytes, max_length: int) -> bytes:
     value = json.loads(data)
     if name == "tokenizer.json":
         value |= {"truncation": None, "padding": None}
-        return json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
     value |= {"model_max_length": max_length}
+    if value.get("tokenizer_class") == "TokenizersBackend":  # transformers 5's name, unknown to 4
+        value["tokenizer_class"] = "PreTrainedTokenizerFast"
     for leftover in ("max_length", "stride", "pad_to_multiple_of", "truncation_strategy"):
         value.pop(leftover, None)
-    return json.dumps(value, ensure_ascii=False, indent=2).encode("utf-8")
+    return json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False).encode("utf-8")
 
 
 def plain_card(model: LoadedModel) -> str:

@@ -71,7 +71,7 @@ def read_tokenizer(
     except (KeyError, TypeError, AttributeError, IndexError) as problem:
         problem_line = f"a setting of its tokenizer is missing or of another type ({problem})"
         raise UserError(f"{root}: {problem_line}") from None
-    data = json.dumps(parsed, ensure_ascii=False).encode()
+    data = json.dumps(parsed, ensure_ascii=False, allow_nan=False).encode()
     return TextTokenizer(data, max_length=max_length, lower_case=lower_case, **settings)
 
 
