@@ -61,7 +61,7 @@ class LoadedModel:
             "settings": vars(self.settings),
             "head": [(part.kind, part.settings) for part in head_modules(self.encoder)],
         }
-        sha256.update(json.dumps(settings, sort_keys=True, default=dict).encode())
+        sha256.update(json.dumps(settings, sort_keys=True, default=dict, allow_nan=False).encode())
         tokenizer = self.tokenizer
         sha256.update(tokenizer.json.encode())
         sha256.update(f"{tokenizer.truncation_side} {tokenizer.split_special}".encode())
@@ -153,7 +153,7 @@ def write_model(
             data = with_limit(data, model.settings.max_length)
         atomic_files.write_bytes(folder / name, data)
     tokenizer = {**model.tokenizer.parsed, "truncation": None, "padding": None}
-    data = json.dumps(tokenizer, ensure_ascii=False).encode("utf-8")
+    data = json.dumps(tokenizer, ensure_ascii=False, allow_nan=False).encode("utf-8")
     atomic_files.write_bytes(folder / "tokenizer.json", data)
     atomic_files.write_text(folder / "README.md", card or plain_card(model))
 
@@ -217,7 +217,7 @@ def with_limit(data: bytes, max_length: int) -> bytes:
     value = {**json.loads(data), "model_max_length": max_length}
     for leftover in ("max_length", "stride", "pad_to_multiple_of", "truncation_strategy"):
         value.pop(leftover, None)
-    return json.dumps(value, ensure_ascii=False, indent=2).encode("utf-8")
+    return json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False).encode("utf-8")
 
 
 def plain_card(model: LoadedModel) -> str:

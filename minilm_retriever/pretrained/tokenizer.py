@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +19,7 @@ import torch
 from tokenizers import Encoding, Tokenizer
 
 from minilm_retriever.data.rows import lone_surrogate
-from minilm_retriever.errors import UserError, first_line
+from minilm_retriever.errors import UserError, named_errors
 from minilm_retriever.pretrained.tokenizer_parts import check_parts, tokens
 from minilm_retriever.types import IntArray
 
@@ -220,23 +219,10 @@ def to_json(parts: Mapping[str, Any]) -> str:
         entries = (f"{encode_basestring(word)}:{number}" for word, number in vocabulary.items())
         words = "{" + ",".join(entries) + "}"
     else:
-        words = json.dumps(vocabulary, ensure_ascii=False)
+        words = json.dumps(vocabulary, ensure_ascii=False, allow_nan=False)
     rest = {name: part for name, part in parts.items() if name != "model"}
-    whole, inner = json.dumps(rest, ensure_ascii=False), json.dumps(model, ensure_ascii=False)
+    whole, inner = (json.dumps(part, ensure_ascii=False, allow_nan=False) for part in (rest, model))
     return f'{whole[:-1]}, "model": {inner[:-1]}, "vocab": {words}}}}}'
-
-
-@contextmanager
-def named_errors(where: str) -> Iterator[None]:
-    """UserError in place of whatever `tokenizers` raises: plain Exception, or a panic."""
-    try:
-        yield
-    except (UserError, MemoryError, KeyboardInterrupt):
-        raise
-    except BaseException as problem:  # noqa: BLE001 - a panic is no Exception
-        if not isinstance(problem, Exception) and type(problem).__name__ != "PanicException":
-            raise
-        raise UserError(f"{where}: {first_line(problem)}") from None
 
 
 def check_texts(texts: Sequence[object]) -> None:

@@ -78,6 +78,9 @@ class TrainConfig(PairFlags):
         0.0, "by how much (cosine) the guide must find it closer", at_least=0
     )
     symmetric: bool = flag(False, "also tell each document's query apart from the others")
+    stay_near: float = flag(
+        0.0, "weight of 1 - cosine of each vector with the base model's, added", at_least=0
+    )
     matryoshka: tuple[int, ...] = flag((), "mean loss over vectors cut to these lengths")
 
     gradient_accumulation_steps: int = flag(
@@ -164,6 +167,7 @@ RECIPES: dict[str, dict[str, Any]] = {  # what differs from the defaults above
         "distinct": True,
         "false_negatives": "avoid",
         "symmetric": True,
+        "stay_near": 0.5,
         "batch_size": 64,
         "learning_rate": 1e-4,
         "warmup_steps": 5,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from minilm_retriever.training.config import TrainConfig
 from minilm_retriever.training.gradient_caching import encode_in_pieces
 from minilm_retriever.training.objective import Objective, check_negatives
 from minilm_retriever.training.sparse_embedding import SparseEmbedding
+from minilm_retriever.training.stay_near import StayNear
 from minilm_retriever.training.validation import Validation
 from minilm_retriever.types import IntArray
 
@@ -121,6 +122,11 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None) -> TrainingRun:
     sampler = BatchSampler(data.sizes, config.batch_size, accumulation, config.seed, avoided)
     total = config.max_steps or sampler.steps_per_epoch * config.epochs
     guide = guide_vectors(config, base, data, ranks)
+    near = (
+        guide_vectors(replace(config, guide="base"), base, data, ranks)
+        if config.stay_near
+        else None
+    )
     objective = Objective(config, ranks, guide, data.absent)
     encoder = base.encoder.to(torch.device(config.device or default_device()))
     general = general_measure(config, base, ranks)
@@ -128,7 +134,10 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None) -> TrainingRun:
     encode = partial(encode_in_pieces, encoder, size=config.cache_batch)
     sparse = train_used_words(encoder, data.tokens, config)
     settings = hyperparameters(config, sampler, total)
-    trainer = Trainer(encoder, objective.loss, settings, encode=encode, ranks=ranks)
+    loss: Callable[[Tensor, Any], Tensor] = objective.loss
+    if near is not None:
+        loss = StayNear(loss, config.stay_near, near, ranks)
+    trainer = Trainer(encoder, loss, settings, encode=encode, ranks=ranks)
     if sparse is not None:
         trainer.optimizer.register_step_post_hook(sparse.update_table)
     return TrainingRun(config, base, data, validation, general, sampler, objective, trainer, total)
