@@ -215,6 +215,8 @@ def with_limit(data: bytes, max_length: int) -> bytes:
     """tokenizer_config.json with the model's own limit: a leftover of 128 would cut texts short in
     other tools."""
     value = {**json.loads(data), "model_max_length": max_length}
+    if value.get("tokenizer_class") == "TokenizersBackend":  # transformers 5's name, unknown to 4
+        value["tokenizer_class"] = "PreTrainedTokenizerFast"
     for leftover in ("max_length", "stride", "pad_to_multiple_of", "truncation_strategy"):
         value.pop(leftover, None)
     return json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False).encode("utf-8")
