@@ -153,7 +153,7 @@ def test_one_door_to_each_thing():
     assert {
         name for name in packages("reports/model_card") if name.startswith("huggingface_hub.")
     } == {f"huggingface_hub.{name}" for name in ("EvalResult", "ModelCard", "ModelCardData")}
-    assert only("jinja2") == {"reports/html_report"}
+    assert only("jinja2") == {"reports/html_report", "serving/page"}
     assert not only("requests") | only("urllib") | only("http")
     assert only("socket") == {"encoding/ray_engine", "launcher", "serving/server"}
     serving = {name for name in PATHS if name.startswith("serving/")}
