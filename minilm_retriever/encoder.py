@@ -27,6 +27,7 @@ from minilm_retriever.pretrained.tokenizer import TextTokenizer, TokenizedTexts,
 from minilm_retriever.progress import Progress
 from minilm_retriever.storage import atomic_folders
 from minilm_retriever.types import FloatArray, IntArray
+from minilm_retriever.vectors.checks import check_vectors
 from minilm_retriever.vectors.shards import SHARD_ROWS, make_shards
 
 # Padded tokens a batch: enough rows for matrix products at full speed; on a CPU no more than what
@@ -307,7 +308,7 @@ def encode_texts(
     batch_size, normalize: see Encoder.encode. prompt_tokens: so many leading tokens of each text
     are not pooled. progress: called after each batch with how many texts are done, repeats counted.
     Raises UserError (a ValueError) naming the index of a text that is no str or holds a lone
-    surrogate, or whose vector is not finite."""
+    surrogate, or whose vector is not finite, or zero where it is to have length 1."""
     check_texts(texts)  # before deduplication: the index in an error is the caller's
     distinct, inverse = deduplicate(texts)
     vectors = encode_tokens(
@@ -321,17 +322,9 @@ def encode_texts(
         else None,
     )
     vectors = vectors if len(distinct) == len(texts) else vectors[inverse]
-    check_finite(vectors, lambda row: f"text {row}")
+    unit = encoder.normalize if normalize is None else normalize
+    check_vectors(vectors, lambda row: f"text {row}", unit=unit)
     return vectors
-
-
-def check_finite(vectors: FloatArray, name: Callable[[int], str]) -> None:
-    """UserError with the name of the first of N vectors (N, H) that is not finite."""
-    if not math.isfinite(float(vectors.sum(dtype=np.float64))):  # one pass, where all is well
-        row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
-        raise UserError(
-            f"the vector of {name(row)} is not finite: are the weights damaged, or far too large?"
-        )
 
 
 @torch.inference_mode()

@@ -265,3 +265,12 @@ def test_a_flipped_bit_under_our_manifest_is_noticed(tiny, tmp_path):
 def test_a_file_or_nothing_is_no_model_folder(tmp_path):
     with pytest.raises(UserError, match="no such model folder|no folder"):
         load_pretrained(tmp_path / "absent")
+
+
+def test_what_transformers_5_alone_knows_is_saved_under_its_old_name(tiny_copy, tmp_path):
+    path = tiny_copy / "tokenizer_config.json"
+    value = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({**value, "tokenizer_class": "TokenizersBackend"}), "utf-8")
+    Encoder.from_pretrained(tiny_copy).save(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved/tokenizer_config.json").read_text("utf-8"))
+    assert saved["tokenizer_class"] == "PreTrainedTokenizerFast"

@@ -238,7 +238,8 @@ def adapter(
                 delta[f"{key}.lora_embedding_A"] = draw(r, rows, seed=seed)
                 delta[f"{key}.lora_embedding_B"] = draw(columns, r, seed=seed + 1)
             else:
-                delta[f"{key}.lora_A.weight"] = draw(r, columns, seed=seed)
+                scale = 0.3 * HIDDEN / min(rows, columns)
+                delta[f"{key}.lora_A.weight"] = draw(r, columns, seed=seed, scale=scale)
                 delta[f"{key}.lora_B.weight"] = draw(rows, r, seed=seed + 1)
             if more.get("bias") == "all":
                 delta[f"{key}.base_layer.bias"] = draw(rows, seed=seed + 2)
@@ -459,8 +460,20 @@ VARIATIONS: dict[str, Edit] = {
 }
 
 
-def make_variation(name: str, folder: Path) -> Path:
-    """The folder, which must not exist yet, of a variation."""
-    make_tiny_bert(folder)
+REAL = (  # those to be tried with a real model too
+    *("as it is", "layout 6.x", "plain BertModel", "pooling cls", "pooling max", "truncate_dim"),
+    *("an empty document prompt", "truncation_side left", "cased", "vocab.txt alone"),
+    *("float16", "weights in shards", "weights under gamma and beta"),
+    *("adapter of queries and values", "adapter, rank-stabilised"),
+)
+
+
+def make_variation(name: str, folder: Path, base: Path | None = None) -> Path:
+    """The folder, which must not exist yet, of a variation: of the tiny BERT, or of a copy of a
+    model's folder."""
+    if base:
+        shutil.copytree(base, folder, ignore=shutil.ignore_patterns("manifest.json"))
+    else:
+        make_tiny_bert(folder)
     VARIATIONS[name](folder)
     return folder

@@ -12,7 +12,7 @@ import torch
 
 from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.data.texts import read_texts
-from minilm_retriever.encoder import check_finite, encode_tokens, open_for_command
+from minilm_retriever.encoder import encode_tokens, open_for_command
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.encoding.resumable_output import UnfinishedRun
 from minilm_retriever.encoding.vector_cache import VectorCache
@@ -22,6 +22,7 @@ from minilm_retriever.pretrained.config import with_revision
 from minilm_retriever.pretrained.prompts import DOCUMENT, find_prompt
 from minilm_retriever.types import FloatArray
 from minilm_retriever.vectors import quantization
+from minilm_retriever.vectors.checks import check_vectors
 from minilm_retriever.vectors.quantization import Ranges, calibrate
 from minilm_retriever.vectors.shards import Shard, make_shards
 
@@ -62,6 +63,8 @@ class ShardEncoder:
         """int8's ranges: the run's, else those of --calibrate's texts, a shard of them at most."""
         config = self.config
         self.ranges = run.read_ranges()
+        if self.ranges is not None and len(self.ranges.low) != self.dimension:
+            raise UserError(f"{run.folder}: its int8 ranges are not of {self.dimension} values")
         if config.calibrate and self.needs_ranges:
             columns: dict[str, Any] = {"text": config.text, "template": config.template}
             records = read_texts([config.calibrate], **columns, **config.reading())
@@ -74,7 +77,8 @@ class ShardEncoder:
         """Encode a shard and write its files."""
         config = self.config
         vectors, counts = self.float_vectors(shard.texts, progress)
-        check_finite(vectors, lambda row: f"row {shard.ids[row]!r}")
+        unit = self.encoder.model.settings.normalize
+        check_vectors(vectors, lambda row: f"row {shard.ids[row]!r}", unit=unit)
         if self.needs_ranges:
             if shard.number:
                 ranges = "the int8 ranges of the first shard or --calibrate"

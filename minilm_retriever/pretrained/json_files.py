@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -39,10 +40,17 @@ def read_json(path: Path, kind: type = dict) -> Any:
     return parse_json(read_file(path), path, kind)
 
 
+def _finite(text: str) -> float:
+    """A JSON number; ValueError for NaN and infinity, which no setting can be."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text[:40]} is no finite number")
+    return number
+
+
 def parse_json(data: bytes, path: Path, kind: type = dict) -> Any:
     """The JSON object (or list) in a file's bytes; see read_json."""
     try:
-        value = json.loads(data)
+        value = json.loads(data, parse_constant=_finite, parse_float=_finite)
     except json.JSONDecodeError as problem:
         raise UserError(f"{path}:{problem.lineno}: not JSON: {problem.msg}") from None
     except (ValueError, RecursionError) as problem:

@@ -9,8 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from minilm_retriever.errors import UserError
-from minilm_retriever.pretrained.tokenizer import named_errors
+from minilm_retriever.errors import UserError, named_errors
 from minilm_retriever.pretrained.tokenizer_parts import Template, check_parts, walk
 
 BERT = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
@@ -136,5 +135,7 @@ def canonical(parts: Mapping[str, Any], where: str) -> dict[str, Any]:
     whole |= dict.fromkeys(("truncation", "padding", "post_processor", "decoder"))
     whole |= {name: parts.get(name) for name in ("normalizer", "pre_tokenizer")}
     with named_errors(f"{where}: not a tokenizer of `tokenizers`"):
-        result: dict[str, Any] = json.loads(Tokenizer.from_str(json.dumps(whole)).to_str())
+        result: dict[str, Any] = json.loads(
+            Tokenizer.from_str(json.dumps(whole, allow_nan=False)).to_str()
+        )
     return result

@@ -3,7 +3,6 @@ text, JSON lines or a TREC run."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from minilm_retriever.encoder import Encoder, open_for_command, split_fingerprin
 from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained.config import BASE_FOLDER, with_revision
 from minilm_retriever.pretrained.hub import resolve_beside
-from minilm_retriever.progress import escape, print_result, say
+from minilm_retriever.progress import escape, json_line, print_result, say
 from minilm_retriever.search.config import IndexConfig, SearchConfig
 from minilm_retriever.search.index import Hit, Index, find
 from minilm_retriever.search.index_folder import make_index, open_index
@@ -142,7 +141,7 @@ def format_hits(id: str, text: str, hits: Sequence[Hit], format: str) -> str:
         return "".join(trec_line(id, hit.id, rank, hit.score) for rank, hit in ranked)
     if format == "jsonl":
         objects = [{"rank": rank, **hit._asdict()} for rank, hit in ranked]
-        return json.dumps({"id": id, "query": text, "hits": objects}, ensure_ascii=False) + "\n"
+        return json_line({"id": id, "query": text, "hits": objects}) + "\n"
     lines = [
         f"{rank:4}  {hit.score:.4f}  {escape(hit.id)}  {escape(' '.join(hit.text.split()))}"
         for rank, hit in ranked

@@ -2,8 +2,9 @@
 
     PEER/bin/python tests/reference/make_folders.py --count 80 --out DIR
 
-DIR/PEER-N/model is the folder, DIR/PEER-N/drawn.json what was drawn for it. Run with the Python of
-each peer environment (see interop.py), which needs peft beside it."""
+DIR/PEER-N/model is the folder, DIR/PEER-N/drawn.json what was drawn for it. With --real MODEL
+they are that model's, in the variations REAL of tests/variations.py. Run with the Python of each
+peer environment (see interop.py), which needs peft beside it."""
 
 import argparse
 import json
@@ -32,7 +33,7 @@ from transformers import (
     RobertaConfig,
     RobertaModel,
 )
-from variations import FLAGS, of_tokenizer, unigram
+from variations import FLAGS, REAL, make_variation, of_tokenizer, unigram
 
 Drawn = dict[str, Any]
 VERSION = peer_versions()["sentence-transformers"]
@@ -251,10 +252,15 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=80, help="folders to make")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
     parser.add_argument("--out", type=Path, required=True, help="where to")
+    parser.add_argument("--real", type=Path, help="a model's folder to vary, in place of drawing")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    for number in range(args.count):
+    for name in REAL if args.real else ():
+        place = args.out / f"real {name}"
+        make_variation(name, place / "model", args.real)
+        (place / "drawn.json").write_text(json.dumps(name), "utf-8")
+    for number in range(0 if args.real else args.count):
         drawn = draw_folder(random.Random(f"{args.seed} {VERSION} {number}"))
         place = (args.out / f"{VERSION}-{number}").resolve()
         place.mkdir(parents=True)

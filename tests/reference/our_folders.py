@@ -6,10 +6,9 @@ Where folder_vectors.py ran before. A folder is right if its vectors are those o
 6.2.0, or it is refused by a UserError; --save writes each as ours, into DIR/*/SAVED."""
 
 import argparse
-import json
 import sys
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +44,7 @@ def main() -> None:
     parser.add_argument("--save", help="name of the folders to write")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    counts: Counter[str] = Counter()
+    counts: dict[str, float] = defaultdict(float)
     refusals: Counter[str] = Counter()
     worst = 0.0
     for folder in sorted(args.folders.glob(f"*/{args.name}")):
@@ -73,13 +72,16 @@ def main() -> None:
             counts["equal"] += 1
         else:
             counts["WRONG"] += 1
-            print("FAILED", f"{folder.parent.name}", f"{distances}", sep="\t")
-            print(" ".join((folder.parent / "drawn.json").read_text("utf-8").split()))
+            drawn = (folder.parent / "drawn.json").read_text("utf-8")
+            print(f"{folder}: {distances}: {' '.join(drawn.split())}")
         if args.save:
             encoder.save(folder.with_name(args.save), overwrite=True)
     for line, number in sorted(refusals.items()):
         print(f"{number} refused: {line}")
-    print(json.dumps(counts), f"worst of the equal {worst:.1e}")
+    counts["worst of the equal"] = float(f"{worst:.1e}")
+    figures = ", ".join(f"{name} {number:g}" for name, number in counts.items())
+    verdict = "FAILED" if counts["WRONG"] else "ok"
+    print(verdict, f"every {args.name} is equal or refused by name", figures, sep="\t")
     raise SystemExit(counts["WRONG"] > 0)
 
 
