@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 
 from minilm_retriever.data import names, values
 from minilm_retriever.data.rows import BadRow, Row
@@ -17,6 +17,7 @@ from minilm_retriever.errors import UserError
 
 SAMPLE_ROWS, SAMPLE_CELLS = 200, 40_000
 SAMPLE_SIZE = 1 << 18  # characters
+MOST_COLUMNS = 10_000  # looked at where none is named
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,17 @@ def sampled(rows: Rows) -> tuple[list[Row], Rows]:
     return [row for row in first if isinstance(row, Row)], chain(first, rows)
 
 
-def columns_of(rows: Sequence[Row]) -> list[Column]:
-    """All columns of these rows, in their order."""
+def columns_of(rows: Sequence[Row], named: bool) -> list[Column]:
+    """The columns of these rows, in their order; UserError for too many of them if none is named,
+    else the first."""
     cells: dict[str, list[object]] = {}
     for row in rows:
         for name, value in row.values.items():
             cells.setdefault(name, []).append(value)
-    return [_column(name, held) for name, held in cells.items()]
+    if len(cells) > MOST_COLUMNS and not named:
+        what = f"{len(cells):,} columns: name those to read with --columns or --text"
+        raise UserError(f"{rows[0].where}: {what}")
+    return [_column(name, held) for name, held in islice(cells.items(), MOST_COLUMNS)]
 
 
 def _column(name: str, held: Sequence[object]) -> Column:
@@ -142,7 +147,7 @@ def pair_columns(columns: Sequence[Column], where: str) -> PairColumns:
     """The columns of query, document and hard negatives; UserError where they are not clear."""
     named = [column for column in columns if column.may_be_text]
     negatives = [column.name for column in named if names.NEGATIVE.fullmatch(column.key)]
-    named = [column for column in named if column.name not in negatives]
+    named = [column for column in named if not names.NEGATIVE.fullmatch(column.key)]
     free = [column for column in named if column.is_text]
     families = names.numbered([column.name for column in named])
     if len(families) == 1 and not ranked(named, names.DOCUMENT):
@@ -217,7 +222,8 @@ def table(columns: Sequence[Column]) -> str:
 
 def judgement_column(columns: Sequence[Column], taken: Sequence[str]) -> Column | None:
     """The column of labels or scores, if there is one; else one that is called so."""
-    free = [column for column in columns if column.name not in taken]
+    known = frozenset(taken)
+    free = [column for column in columns if column.name not in known]
     named = [column for column in free if names.is_label(column.name)]
     judging = [column for column in (*named, *free) if column.is_judgement]
     return next(iter((*judging, *named)), None)
@@ -271,8 +277,9 @@ def text_column(
 # --- what is said ---------------------------------------------------------------------------------
 
 
-def left_out(columns: Sequence[Column], taken: Sequence[str]) -> str:
+def left_out(columns: Sequence[Column], read: Sequence[str]) -> str:
     """The columns that are not read, and what they hold."""
+    taken = frozenset(read)
     rest = [c for c in columns if c.name not in taken and c.kind != values.NOTHING]
     shown = [f"{c.name[:60]} ({c.role})" for c in rest[:6]]
     more = [f"{len(rest) - 6:,} more"] if len(rest) > 6 else []
