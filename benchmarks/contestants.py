@@ -8,17 +8,16 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE, PEERS, ONNX = ROOT / "benchmarks", ROOT / ".peers" / "bench", ROOT / ".peers" / "onnx"
 PEER = PEERS / "bin" / "python"
-BACKENDS_PEERS = ROOT / ".peers" / "backends"  # their packages want other versions than peers.txt
-BACKENDS_PEER = BACKENDS_PEERS / "bin" / "python"
+# sentence-transformers' other backends: what each needs fits neither peers.txt nor the other.
 BACKENDS = {
-    "sentence-transformers onnx": "optimum.onnxruntime",
-    "sentence-transformers openvino": "optimum.intel",
+    f"sentence-transformers {name}": ROOT / ".peers" / f"st-{name}" for name in ("onnx", "openvino")
 }
 MODEL = ROOT / "checkpoints" / "all-MiniLM-L6-v2"
 
@@ -62,7 +61,7 @@ class Worker:
 def python_of(kind: str) -> str:
     if kind.startswith("ours") or kind == "import torch":
         return sys.executable
-    return str(BACKENDS_PEER if kind in BACKENDS else PEER)
+    return str(BACKENDS[kind] / "bin" / "python") if kind in BACKENDS else str(PEER)
 
 
 def environment(checkout: str = str(ROOT)) -> dict[str, str]:
@@ -103,6 +102,9 @@ def versions(python: str) -> dict[str, str]:
         "sentence-transformers",
         "onnxruntime",
         "fastembed",
+        "optimum-onnx",
+        "optimum-intel",
+        "openvino",
     )
     code = f"""
 import importlib.metadata as m, json, platform
@@ -113,22 +115,23 @@ print(json.dumps({{"python": platform.python_version(), **versions}}))"""
     return dict(json.loads(found))
 
 
-def make_environment(folder: Path, requirements: Path) -> None:
+def make_environment(folder: Path, requirements: str) -> None:
     """An environment of these requirements, once."""
-    stamp, wanted = folder / ".installed", requirements.read_text("utf-8")
-    if stamp.exists() and stamp.read_text("utf-8") == wanted:
+    stamp, file = folder / ".installed", folder / "requirements.txt"
+    if stamp.exists() and stamp.read_text("utf-8") == requirements:
         return
     print(f"making {folder.relative_to(ROOT)} (a minute or two) ...", flush=True)
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    file.write_text(requirements, encoding="utf-8")
     flags = os.environ.get("PIP_FLAGS", "").split()
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", *flags]
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    subprocess.run([*pip, "-r", str(requirements)], check=True)
-    stamp.write_text(wanted, encoding="utf-8")
+    subprocess.run([*pip, "-r", str(file)], check=True)
+    stamp.write_text(requirements, encoding="utf-8")
 
 
 def make_peers() -> None:
     """The peers' environment and the exported model, once."""
-    make_environment(PEERS, HERE / "peers.txt")
+    make_environment(PEERS, (HERE / "peers.txt").read_text("utf-8"))
     if not (ONNX / "model_int8.onnx").exists() or not (ONNX / "tokenizer_config.json").exists():
         command = [str(PEER), str(HERE / "export_onnx.py"), str(MODEL), str(ONNX)]
         subprocess.run(
@@ -140,22 +143,23 @@ def make_peers() -> None:
         )
 
 
+@cache
 def more_peers() -> list[str]:
     """Contestants that are not float32 or not plain torch, as far as they can be had here."""
-    try:
-        make_environment(BACKENDS_PEERS, HERE / "backends.txt")
-    except subprocess.CalledProcessError:
-        print("sentence-transformers' onnx and openvino backends do not install here", flush=True)
-        return ["onnxruntime int8"]
-    works = {
-        name: subprocess.run(
-            [str(BACKENDS_PEER), "-c", f"import sentence_transformers, {module}"],
-            check=False,
-            capture_output=True,
-        ).returncode
-        == 0
-        for name, module in BACKENDS.items()
-    }
-    for name in (name for name, fine in works.items() if not fine):
-        print(f"{name} does not import here", flush=True)
-    return ["onnxruntime int8", *(name for name, fine in works.items() if fine)]
+    names = ["onnxruntime int8"]
+    for name, folder in BACKENDS.items():
+        backend = name.split()[1]
+        try:
+            make_environment(folder, f"torch==2.13.0\nsentence-transformers[{backend}]==6.2.0\n")
+        except subprocess.CalledProcessError:
+            print(f"{name} does not install here", flush=True)
+            continue
+        module = {"onnx": "optimum.onnxruntime", "openvino": "optimum.intel"}[backend]
+        code = f"import sentence_transformers, {module}"
+        if subprocess.run(
+            [python_of(name), "-c", code], check=False, capture_output=True
+        ).returncode:
+            print(f"{name} does not import here", flush=True)
+            continue
+        names.append(name)
+    return names

@@ -56,6 +56,8 @@ RUNS: dict[str, list[str]] = {  # flags of train; --mix 1: shares are measured h
     "all-in-a-batch": [*ROBUST, "--batch-size", "376", "--learning-rate", "2e-4"],
     "rate-2e-4": [*ROBUST, "--learning-rate", "2e-4"],
     "rate-5e-5": [*ROBUST, "--learning-rate", "5e-5"],
+    "not-near": [*ROBUST, "--stay-near", "0"],
+    "near-1": [*ROBUST, "--stay-near", "1"],
     "guide": [*ROBUST, "--guide"],
     "smoothing": [*ROBUST, "--label-smoothing", "0.1"],
 }
@@ -83,7 +85,8 @@ def main() -> None:
                 train = [sys.executable, "train.py", "--train", str(pairs), "--model", args.model]
                 subprocess.run([*train, *flags, "--out", str(out)], cwd=ROOT, check=True)
             shares = SHARES if "--mix" in RUNS[run] or "--recipe" not in RUNS[run] else (1.0,)
-            results += [measures.of(f"{run}|{share:g}", [(str(out), share)]) for share in shares]
+            named = run if len(shares) == 1 else f"{run}|{{:g}}"
+            results += [measures.of(named.format(share), [(str(out), share)]) for share in shares]
         if len(args.seeds) > 1 and "unmixed" in run:  # an average of all seeds' weights
             outs = [str(work / f"{run}-{seed}") for seed in args.seeds]
             for share in SHARES:

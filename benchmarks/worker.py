@@ -337,7 +337,8 @@ def main(kind: str, settings: Settings) -> None:
             answer({})
         elif command.get("one_by_one"):
             each = [timed(lambda text=text: encode([text])) for text in texts]
-            answer({"each": [t["seconds"] for t in each], "memory": peak_memory()})
+            seconds, cpu = ([t[key] for t in each] for key in ("seconds", "cpu"))
+            answer({"each": seconds, "cpu": sum(cpu), "memory": peak_memory()})
         else:
             answer({**timed(lambda texts=texts: encode(texts)), "memory": peak_memory()})
 

@@ -47,11 +47,12 @@ def main() -> None:
         print(f"\n{TUNED} is there: not trained again (remove it to train anew)")
     else:
         data = ["--train", f"{DATA}/train.csv", "--eval", f"{DATA}/unseen_wordings.csv"]
-        run("python", "train.py", *data, "--out", TUNED)
+        run("python", "train.py", *data, "--recipe", "robust", "--out", TUNED)
     for held_out in ("unseen_wordings", "unseen_occupations"):
         corpus = ["--corpus", f"{DATA}/corpus.csv"]
         models = [word for model in ("bm25", BASE, TUNED) for word in ("--model", model)]
-        run("minilm-retriever", "evaluate", f"{DATA}/{held_out}.csv", *corpus, *models)
+        data = f"{DATA}/{held_out}.csv"
+        run("minilm-retriever", "evaluate", data, *corpus, *models, "--general")
     if not (ROOT / VECTORS).exists():
         flags = ["--text", "skills", "--id", "title", "--model", TUNED, "--out", VECTORS]
         run("python", "encode.py", f"{DATA}/corpus.csv", *flags)

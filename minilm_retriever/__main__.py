@@ -17,7 +17,7 @@ from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.errors import require, run_command
 from minilm_retriever.evaluation.config import CompareConfig, EvaluateConfig
 from minilm_retriever.flags import add_flags, from_flags
-from minilm_retriever.pretrained.config import FetchConfig, MixConfig
+from minilm_retriever.pretrained.config import FetchConfig, MixConfig, with_revision
 from minilm_retriever.progress import escape, fill_closed_streams, json_text, print_result, say
 from minilm_retriever.search.config import IndexConfig, SearchConfig
 from minilm_retriever.serving.config import ServeConfig
@@ -59,7 +59,7 @@ def inspect(config: InspectConfig) -> None:
     bad_rows = config.bad_rows()
     bad_rows.check(False, [config.pairs])
     source = config.pair_source(config.pairs, config.columns)
-    tokenizer = load_pretrained(config.model).tokenizer
+    tokenizer = load_pretrained(with_revision(config.model, config.revision)).tokenizer
     with bad_rows.open() as on_bad:
         result = inspect(source, tokenizer, config.batch_size, on_bad)
     say(source.note)

@@ -23,6 +23,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from minilm_retriever.errors import UserError, first_line
+from minilm_retriever.launcher import check_environment, check_torchrun, watch_torchrun
 from minilm_retriever.progress import say
 from minilm_retriever.types import FloatArray
 
@@ -156,7 +157,10 @@ class Ranks:
 
     def next_task(self) -> int:
         """The next number, from 0, that no rank has yet."""
-        return next(self.tasks) if self.world_size == 1 else self.store.add("tasks", 1) - 1
+        if self.world_size == 1:
+            return next(self.tasks)
+        with _rank_lost():
+            return int(self.store.add("tasks", 1)) - 1
 
     def finish(self) -> None:
         """Barrier, then destroy the process group."""
@@ -202,7 +206,8 @@ def join(device: str | None) -> Iterator[Ranks]:
         return
     ranks = _connect(device)
     try:
-        with redirect_stderr(sys.stderr if ranks.is_first else NullStream()):
+        shown = redirect_stderr(sys.stderr if ranks.is_first else NullStream())
+        with shown, watch_torchrun(ranks.store):
             yield ranks
     except BaseException as error:
         ranks.report_failure(error)
@@ -223,24 +228,6 @@ def check_device(device: str | int | torch.device) -> None:
         raise UserError(f"--device {device}: {first_line(fault)}; cpu is everywhere") from None
 
 
-def check_environment() -> int:
-    """The number of ranks; UserError for a variable with which ranks would wait for each other."""
-    size = _number("WORLD_SIZE", 1, 1 << 20, 1)
-    if size > 1:
-        _number("RANK", 0, size - 1, 0)
-        _number("LOCAL_RANK", 0, size - 1, 0)
-        _number("MASTER_PORT", 1, 65535, 1)
-        _number("TORCHELASTIC_RESTART_COUNT", 0, 1 << 31, 0)
-    return size
-
-
-def _number(name: str, least: int, most: int, default: int) -> int:
-    text = os.environ.get(name, str(default))
-    if not (text.isdecimal() and text.isascii() and least <= int(text[:20]) <= most):
-        raise UserError(f"{name} is {text!r}: must be from {least} to {most}; use torchrun")
-    return int(text)
-
-
 def _connect(device: str | None) -> Ranks:
     import torch.distributed as dist
     from torch.distributed.distributed_c10d import PrefixStore
@@ -256,6 +243,7 @@ def _connect(device: str | None) -> Ranks:
         torch.cuda.set_device(local_rank)
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    check_torchrun()
     try:
         store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
         # torchrun's store outlives a restart: addresses of ended processes must not be read again.
@@ -272,8 +260,15 @@ def _collective(operation: str, tensor: Any, argument: Any) -> None:
 
     if operation == "all_reduce":
         argument = getattr(dist.ReduceOp, argument)
-    try:
+    with _rank_lost():
         getattr(dist, operation)(tensor, argument)
+
+
+@contextmanager
+def _rank_lost() -> Iterator[None]:
+    """RankLost for what torch.distributed raises where a rank, or torchrun, is gone."""
+    try:
+        yield
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as fault:

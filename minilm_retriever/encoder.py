@@ -20,13 +20,14 @@ from minilm_retriever.distributed import check_device
 from minilm_retriever.errors import UserError
 from minilm_retriever.kernels.memory import keep_freed_memory
 from minilm_retriever.kernels.processor import lacks_instructions
-from minilm_retriever.pretrained.config import Precision
+from minilm_retriever.pretrained.config import Precision, SaveDtype
 from minilm_retriever.pretrained.model_folder import LoadedModel, load_pretrained, write_model
 from minilm_retriever.pretrained.prompts import DOCUMENT, QUERY, find_prompt
 from minilm_retriever.pretrained.tokenizer import TextTokenizer, TokenizedTexts, check_texts
 from minilm_retriever.progress import Progress
 from minilm_retriever.storage import atomic_folders
 from minilm_retriever.types import FloatArray, IntArray
+from minilm_retriever.vectors.checks import check_vectors
 from minilm_retriever.vectors.shards import SHARD_ROWS, make_shards
 
 # Padded tokens a batch: enough rows for matrix products at full speed; on a CPU no more than what
@@ -69,14 +70,19 @@ class Encoder:
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path, *, device: Device = None, precision: Precision = "fp32"
+        cls,
+        model: str | Path,
+        *,
+        revision: str | None = None,
+        device: Device = None,
+        precision: Precision = "fp32",
     ) -> Encoder:
         """Open a model folder (of sentence-transformers, or a plain BertModel's) or a hub name.
 
-        device: "cpu", "cuda", ...; by default a GPU where there is one. precision: see the
-        attribute. Raises UserError (a ValueError) where something is missing, damaged, or of
-        another architecture."""
-        return cls(load_pretrained(model), device, precision=precision)
+        revision: of a hub name, a commit, branch or tag. device: "cpu", "cuda", ...; by default a
+        GPU where there is one. precision: see the attribute. Raises UserError (a ValueError) where
+        something is missing, damaged, or of another architecture."""
+        return cls(load_pretrained(model, revision), device, precision=precision)
 
     @property
     def precision(self) -> Precision:
@@ -92,7 +98,7 @@ class Encoder:
     @property
     def dimension(self) -> int:
         """H, the length of a vector."""
-        return self.model.encoder.bert.config.hidden_size
+        return self.model.encoder.kept
 
     @property
     def max_length(self) -> int:
@@ -227,12 +233,15 @@ class Encoder:
         rows = rows.unsqueeze(0) if rows.dim() == 1 else rows
         return l2_normalize(rows) if self.model.settings.similarity == "cosine" else rows
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+    def save(
+        self, folder: str | Path, *, overwrite: bool = False, dtype: SaveDtype = "float32"
+    ) -> None:
         """Write the model as a sentence-transformers folder (3.x layout), whole or not at all.
 
-        Raises UserError where the folder exists and `overwrite` is not given."""
+        dtype: of the stored weights; readers compute in float32 all the same. Raises UserError
+        where the folder exists and `overwrite` is not given."""
         with atomic_folders.staged_folder(Path(folder), overwrite=overwrite) as staging:
-            write_model(staging, self.model)
+            write_model(staging, self.model, dtype=dtype)
 
 
 def check_list(texts: Iterable[Any]) -> Iterable[Any]:
@@ -299,7 +308,7 @@ def encode_texts(
     batch_size, normalize: see Encoder.encode. prompt_tokens: so many leading tokens of each text
     are not pooled. progress: called after each batch with how many texts are done, repeats counted.
     Raises UserError (a ValueError) naming the index of a text that is no str or holds a lone
-    surrogate, or whose vector is not finite."""
+    surrogate, or whose vector is not finite, or zero where it is to have length 1."""
     check_texts(texts)  # before deduplication: the index in an error is the caller's
     distinct, inverse = deduplicate(texts)
     vectors = encode_tokens(
@@ -313,17 +322,9 @@ def encode_texts(
         else None,
     )
     vectors = vectors if len(distinct) == len(texts) else vectors[inverse]
-    check_finite(vectors, lambda row: f"text {row}")
+    unit = encoder.normalize if normalize is None else normalize
+    check_vectors(vectors, lambda row: f"text {row}", unit=unit)
     return vectors
-
-
-def check_finite(vectors: FloatArray, name: Callable[[int], str]) -> None:
-    """UserError with the name of the first of N vectors (N, H) that is not finite."""
-    if not math.isfinite(float(vectors.sum(dtype=np.float64))):  # one pass, where all is well
-        row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
-        raise UserError(
-            f"the vector of {name(row)} is not finite: are the weights damaged, or far too large?"
-        )
 
 
 @torch.inference_mode()
@@ -339,7 +340,7 @@ def encode_tokens(
     """Vectors (N, H) float32 of N tokenised texts, in their order; see encode_texts.
 
     progress: called after each batch with how many texts are done and how many tokens they have."""
-    out = np.empty((len(tokens), encoder.bert.config.hidden_size), dtype=np.float32)
+    out = np.empty((len(tokens), encoder.kept), dtype=np.float32)
     device = encoder.bert.embeddings.word_embeddings.weight.device
     training = encoder.training
     if training:
@@ -357,6 +358,9 @@ def encode_tokens(
         try:
             ids, mask = (part.to(device) for part in tokens.batch(rows))
             vectors = encoder(ids, mask, normalize=normalize, prompt_tokens=prompt_tokens)
+            if encoder.kept < encoder.dimension:
+                vectors = vectors[:, : encoder.kept]
+                vectors = l2_normalize(vectors) if normalize else vectors
             out[rows] = vectors.cpu().numpy()
         except RuntimeError as problem:
             if not out_of_memory(problem) or len(rows) == 1:

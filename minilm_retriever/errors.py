@@ -5,22 +5,42 @@ from __future__ import annotations
 import importlib
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from minilm_retriever.progress import say
+
+LONGEST_LINE = 1500  # characters
 
 
 class UserError(ValueError):
     """What is wrong, where (`path:line`, column, row), and how to correct it, in one line."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))  # a quoted path may hold line breaks
+        line = " ".join(message.splitlines())  # a quoted path may hold line breaks
+        if len(line) > LONGEST_LINE:  # a value of a stranger's file
+            line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
+        super().__init__(line)
 
 
 def first_line(error: BaseException) -> str:
     """The first line of another library's error, or its type."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+@contextmanager
+def named_errors(where: str) -> Iterator[None]:
+    """UserError, beginning so, for whatever another library raises at a file that is not what it
+    should be: errors of its own kinds, of Python's parser, or a panic that is no Exception."""
+    try:
+        yield
+    except (UserError, MemoryError, KeyboardInterrupt):
+        raise
+    except BaseException as problem:  # noqa: BLE001 - a panic is no Exception
+        if not isinstance(problem, Exception) and type(problem).__name__ != "PanicException":
+            raise
+        raise UserError(f"{where}: {first_line(problem)}") from None
 
 
 def require(module: str, extra: str, purpose: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import types
 from collections.abc import Mapping
 from dataclasses import Field, field, fields
@@ -104,18 +103,19 @@ def check_bounds(config: Any) -> None:
     """UserError for the first flag whose value is outside its bounds (None never is), no number, or
     an integer that no library takes."""
     for item in fields(config):
-        value, bounds = getattr(config, item.name), item.metadata
-        if value is None:
-            continue
-        if bounds["at_least"] is not None and not bounds["at_least"] <= value < math.inf:
-            bound = f"at least {bounds['at_least']}"
-        elif bounds["above"] is not None and not value > bounds["above"]:
-            bound = f"more than {bounds['above']}"
-        elif bounds["below"] is not None and not value < bounds["below"]:
-            bound = f"less than {bounds['below']}"
-        else:
-            for number in value if isinstance(value, tuple) else (value,):
-                if number != number or (isinstance(number, int) and abs(number) >= MAX_NUMBER):
-                    raise UserError(f"{flag_name(item)} {number}: no number that can be used")
-            continue
-        raise UserError(f"{flag_name(item)} must be {bound}, not {value}")
+        given = getattr(config, item.name)
+        for value in given if isinstance(given, tuple) else (given,):
+            if isinstance(value, int | float) and (bound := _bound(value, item.metadata)):
+                raise UserError(f"{flag_name(item)} {bound}, not {value}")
+
+
+def _bound(value: float, bounds: Mapping[str, Any]) -> str:
+    """The bound that a value does not keep; "" for none."""
+    least, above, below = bounds["at_least"], bounds["above"], bounds["below"]
+    if least is not None and not value >= least:
+        return f"must be at least {least}"
+    if above is not None and not value > above:
+        return f"must be more than {above}"
+    if below is not None and not value < below:
+        return f"must be less than {below}"
+    return "" if abs(value) < MAX_NUMBER else "must be a number that can be used"

@@ -67,6 +67,11 @@ def json_text(value: Any) -> str:
     return json.dumps(_with_nulls(value), indent=2, allow_nan=False)
 
 
+def json_line(value: Any) -> str:
+    """The same on one line of UTF-8."""
+    return json.dumps(_with_nulls(value), ensure_ascii=False, allow_nan=False)
+
+
 def _with_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _with_nulls(item) for key, item in value.items()}

@@ -29,8 +29,8 @@ def run(capsys, *argv):
 
 
 def left_in(folder):
-    """Names in a folder, lock files aside: a lock is meant to stay."""
-    return sorted(p.name for p in folder.iterdir() if not p.name.endswith(".lock"))
+    """Names in a folder."""
+    return sorted(p.name for p in folder.iterdir())
 
 
 BAD_DATA = {
@@ -209,6 +209,29 @@ def test_search_with_another_model_is_refused(capsys, tmp_path, tiny_folder, tin
     (tiny_copy / "sentence_bert_config.json").write_text('{"max_seq_length": 32}')
     status, _, err = run(capsys, "search", tmp_path / "v", "x", "--model", tiny_copy)
     assert status == 2 and "another model" in err[-1]
+
+
+def test_search_takes_the_model_that_the_vectors_remember(capsys, tmp_path, monkeypatch, tiny_copy):
+    """From any folder, also where vectors and model were moved together, and never another."""
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    tiny_copy.rename(before / "model")
+    (before / "texts.txt").write_text("bread\nmusic\n", encoding="utf-8")
+    monkeypatch.chdir(before)
+    assert run(capsys, "encode", "texts.txt", "--model", "model", "--out", "v")[0] == 0
+    monkeypatch.chdir(tmp_path)
+    before.rename(after)
+    index = ("index", after / "v", "--kind", "exact", "--out", tmp_path / "i")
+    assert run(capsys, *index)[0] == 0
+    for place in (after / "v", tmp_path / "i"):
+        status, out, _ = run(capsys, "search", place, "music", "-k", "1")
+        assert status == 0 and "1  1.0000" in out
+    (after / "model/sentence_bert_config.json").write_text('{"max_seq_length": 32}')
+    status, _, err = run(capsys, "search", after / "v", "music")
+    assert status == 2 and "is another model, or has changed" in err[-1] and "--model" in err[-1]
+    (after / "model").rename(after / "elsewhere")
+    status, _, err = run(capsys, "search", after / "v", "music")
+    assert status == 2 and f"no folder {after / 'model'}" in err[-1] and "--model" in err[-1]
 
 
 @pytest.fixture()

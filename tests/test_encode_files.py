@@ -77,7 +77,8 @@ def light(monkeypatch):
             np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) for text in texts
         ]
         counts = dict.fromkeys(("rows", "distinct", "tokens"), len(texts))
-        return np.stack(vectors).astype(np.float32), Counts(counts)
+        rows = np.stack(vectors).astype(np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True), Counts(counts)
 
     monkeypatch.setattr(ShardEncoder, "float_vectors", float_vectors)
     patch_module(monkeypatch, "os", fsync=os.fstat)

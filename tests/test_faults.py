@@ -26,7 +26,8 @@ LEFT_TO_THE_CAMPAIGN = {
     "fuzz",
     "hostile-folders",
 }
-LEFT_TO_THE_CAMPAIGN |= {"damage-unfinished"}
+LEFT_TO_THE_CAMPAIGN |= {"damage-unfinished", "orphans", "streams", "not-ours", "leftovers"}
+LEFT_TO_THE_CAMPAIGN |= {"hostile-configs", "hostile-tokenizers", "screens"}
 MUTATIONS = [(n, m) for n in SAMPLED if n not in LEFT_TO_THE_CAMPAIGN for m in ROWS[n].mutations]
 
 

@@ -14,6 +14,7 @@ from scipy.stats import spearmanr
 
 from minilm_retriever import Encoder
 from minilm_retriever.__main__ import main
+from minilm_retriever.distributed import Ranks
 from minilm_retriever.errors import UserError
 from minilm_retriever.evaluation.general import (
     GeneralMeasure,
@@ -25,6 +26,7 @@ from minilm_retriever.reports.run_record import SharePoint
 from minilm_retriever.training.config import TrainConfig, with_recipe
 from minilm_retriever.training.run import train
 from minilm_retriever.training.share import SHARES, choose_share
+from minilm_retriever.training.stay_near import StayNear
 from tests.test_training import log_rows, write_pairs
 from tests.tiny import make_tiny_bert
 
@@ -308,3 +310,33 @@ def test_a_picture_needs_two_models(models, two_models, held_out, tmp_path, caps
     out = ["--picture", str(tmp_path / "line.html")]
     assert main(["evaluate", held_out, *two_models[:2], *words, *out]) == 2
     assert "--model BASE --model TUNED" in capsys.readouterr().err
+
+
+# --- held near ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_the_term_is_the_mean_of_one_minus_cosine_over_all_rows(world_size):
+    rng = torch.Generator().manual_seed(0)
+    base = torch.randn(9, 4, generator=rng)
+    text_ids = np.array([[0, 1, 2, 3, 4], [5, 6, 7, 8, 0]])
+    vectors = torch.randn(2, 5, 4, generator=rng, requires_grad=True)
+    added = torch.zeros(())
+    for rank in range(world_size):
+        ranks = Ranks(rank, world_size)
+        held = StayNear(lambda v, ids: v.sum() * 0.0, 0.5, base, ranks)
+        own = ranks.own_rows(5)
+        added = added + held(vectors[:, own].reshape(-1, 4), text_ids)
+    pairs = [(vectors[c, b], base[text_ids[c, b]]) for c in range(2) for b in range(5)]
+    cosines = [float((v @ b / v.norm() / b.norm()).detach()) for v, b in pairs]
+    assert float(added) == pytest.approx(0.5 * (1 - np.mean(cosines)), abs=1e-6)
+    added.backward()
+    assert vectors.grad.abs().sum() > 0
+
+
+def test_a_run_that_stays_near_moves_less(config, held_out, tmp_path):
+    flags = {"eval": held_out, "learning_rate": 3e-3, "dropout": 0.0}
+    assert train(config(**flags)) == 0
+    assert train(config(**flags, stay_near=5.0, out=str(tmp_path / "near"))) == 0
+    free, near = (log_rows(tmp_path / name)[-1]["general"]["agreement"] for name in ("out", "near"))
+    assert near > free + 0.01

@@ -4,10 +4,8 @@ refused in a line. The faults are generated, not listed."""
 from __future__ import annotations
 
 import io
-import json
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +17,9 @@ from minilm_retriever.search.index import find
 from minilm_retriever.search.index_folder import make_index, open_index, verify
 from minilm_retriever.storage import manifest
 from minilm_retriever.vectors.vector_folder import save_vectors
+from tests.faults.junk import JUNK, changed, places
 
 ROWS, DIMENSION = 40, 16
-JUNK: list[Any] = [
-    *(None, True, False, 0, 1, -1, 5, 2**31, 2**63, 10**30, -(10**30), 0.5, 1e308),
-    *("", "x", "object", "float32", "int8", "binary", "parquet", "../..", "/", "\0", "a" * 9999),
-    *([], {}, [1], [-1], [[]], [None], {"a": 1}, [0] * 5, [2**40], ["x"], [{}], [{"folder": 1}]),
-    *({"low": [0] * 5, "high": [1] * 5}, {"low": [0] * 16, "high": ["x"] * 16}, {"effort": 1}),
-]
 
 
 def make(folder: Path, dtype: str = "float32", shard_format: str = "npy") -> Path:
@@ -55,30 +48,6 @@ def use(folder: Path) -> str:
         assert "\n" not in str(fault) and len(str(fault)) < 1000
         return str(fault)
     return ""
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in a JSON value, but the settings that encoding alone compares."""
-    if path and path[0] == "asked":
-        return
-    if path:
-        yield path
-    pairs = enumerate(value) if isinstance(value, list) else ()
-    for key, inner in value.items() if isinstance(value, dict) else pairs:
-        yield from places(inner, (*path, key))
-
-
-def changed(value: Any, path: tuple[Any, ...], junk: Any) -> Any:
-    """A copy with another value at a place; the place removed for `...`."""
-    copy = json.loads(json.dumps(value))
-    inner = copy
-    for key in path[:-1]:
-        inner = inner[key]
-    if junk is ...:
-        del inner[path[-1]]
-    else:
-        inner[path[-1]] = junk
-    return copy
 
 
 @pytest.mark.parametrize("kind", ["vectors", "int8", "index", "hnsw"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from minilm_retriever import Encoder
 from minilm_retriever.__main__ import main
 from minilm_retriever.pretrained.mixing import mix_weights
 from tests.tiny import make_tiny_bert
+from tests.variations import modules
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def models(tmp_path_factory):
 
 
 def mixed(models, share, out):
-    assert main(["mix", *models, "--share", str(share), "--out", str(out)]) == 0
+    assert main(["mix", *map(str, models), "--share", str(share), "--out", str(out)]) == 0
     return load_file(out / "model.safetensors")
 
 
@@ -83,6 +85,21 @@ def test_models_whose_weights_mean_other_things_are_refused(file, values, models
     assert main(["mix", models[0], str(other), "--out", str(tmp_path / "out")]) == 2
     assert "cannot be mixed" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_what_follows_the_pooling_is_mixed_too(models, tmp_path, capsys):
+    ends = [shutil.copytree(model, tmp_path / Path(model).name) for model in models]
+    for number, end in enumerate(ends):
+        modules("Dense")(end)
+        dense = end / "2_Dense/model.safetensors"
+        save_file({n: t + number for n, t in load_file(dense).items()}, dense)
+    mixed(ends, 0.25, tmp_path / "out")
+    base, out = (
+        load_file(end / "2_Dense/model.safetensors") for end in (ends[0], tmp_path / "out")
+    )
+    assert all(torch.allclose(out[name], base[name] + 0.25, atol=1e-6) for name in base)
+    assert main(["mix", models[0], str(ends[1]), "--out", str(tmp_path / "no")]) == 2
+    assert "cannot be mixed: " in capsys.readouterr().err
 
 
 def test_two_tokenizers_are_refused(models, tmp_path, capsys):

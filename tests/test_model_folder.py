@@ -177,6 +177,9 @@ DENSE = [
     {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
     {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"},
 ]
+CNN = {"idx": 2, "name": "2", "path": "2_CNN", "type": "sentence_transformers.models.CNN"}
+OWN = {"idx": 1, "name": "1", "path": "1_Pooling", "type": "modeling_own.Pooling"}
+MAX = {"pooling_mode": "mean", "pooling_mode_median": True}
 
 
 @pytest.mark.parametrize(
@@ -193,8 +196,25 @@ DENSE = [
         (write("tokenizer.json", "{}"), r"tokenizer\.json: not a tokenizer"),
         (
             write("modules.json", json.dumps(DENSE)),
-            r"modules\.json: module Dense is not implemented",
+            r"2_Dense/config\.json: No such file",
         ),
+        (
+            write("modules.json", json.dumps([*DENSE[:2], CNN])),
+            r"modules\.json: module CNN is not implemented",
+        ),
+        (
+            write("modules.json", json.dumps([DENSE[0], OWN])),
+            r"modules\.json: module modeling_own.Pooling is not implemented",
+        ),
+        (
+            write("modules.json", json.dumps([*DENSE[:2], {**DENSE[1], "idx": 2}])),
+            r"modules\.json: modules Transformer, Pooling, Pooling; expected",
+        ),
+        (
+            write("modules.json", json.dumps([DENSE[0], {**DENSE[1], "device": 1}])),
+            r"modules\.json: device is not known here",
+        ),
+        (unlink("modules.json"), r"has config_sentence_transformers\.json but no modules\.json"),
         (
             write("modules.json", json.dumps(DENSE[:1])),
             r"modules\.json: modules Transformer; expected",
@@ -205,9 +225,10 @@ DENSE = [
             r"'\.\./\.\./etc' leaves the model folder",
         ),
         (
-            write("1_Pooling/config.json", '{"pooling_mode": "max"}'),
-            r"pooling max; only mean or cls",
+            write("1_Pooling/config.json", '{"pooling_mode": "median"}'),
+            r"pooling median; only mean or cls",
         ),
+        (write("1_Pooling/config.json", json.dumps(MAX)), r"pooling_mode_median is not known here"),
         (write("1_Pooling/config.json", "{}"), r"pooling none; only mean or cls"),
         (write("sentence_bert_config.json", '{"max_seq_length": -1}'), r"a token limit of -1"),
         (
@@ -244,3 +265,12 @@ def test_a_flipped_bit_under_our_manifest_is_noticed(tiny, tmp_path):
 def test_a_file_or_nothing_is_no_model_folder(tmp_path):
     with pytest.raises(UserError, match="no such model folder|no folder"):
         load_pretrained(tmp_path / "absent")
+
+
+def test_what_transformers_5_alone_knows_is_saved_under_its_old_name(tiny_copy, tmp_path):
+    path = tiny_copy / "tokenizer_config.json"
+    value = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({**value, "tokenizer_class": "TokenizersBackend"}), "utf-8")
+    Encoder.from_pretrained(tiny_copy).save(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved/tokenizer_config.json").read_text("utf-8"))
+    assert saved["tokenizer_class"] == "PreTrainedTokenizerFast"

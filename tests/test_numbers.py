@@ -36,6 +36,9 @@ NEEDED = {
     "search": ["v", "nurse"],
     "index": ["v", "--out", "o"],
     "evaluate": ["t.csv"],
+    "mix": ["a", "b", "--out", "o"],
+    "compare": ["t.csv"],
+    "serve": ["v"],
 }
 
 

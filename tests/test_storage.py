@@ -16,6 +16,9 @@ import sys
 import tempfile
 import textwrap
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -634,7 +637,44 @@ class TestOneWriterAtATime:
                 pass
         with atomic_files.lock(tmp_path / "new" / "out"):
             pass
-        assert hidden(tmp_path / "new") == [".other.lock", ".out.lock"]
+        assert hidden(tmp_path / "new") == []
+
+    def test_never_two_at_once_though_the_file_comes_and_goes(self, tmp_path):
+        inside, held = [], []
+
+        def hold(number):
+            for _ in range(60):
+                with suppress(UserError), atomic_files.lock(tmp_path / "out"):
+                    inside.append(number)
+                    held.append(len(inside))
+                    time.sleep(0)
+                    inside.remove(number)
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(hold, range(4)))
+        assert len(held) >= 60 and set(held) == {1} and hidden(tmp_path) == []
+
+    def test_a_lock_whose_file_was_removed_meanwhile_is_taken_again(self, tmp_path, monkeypatch):
+        """Who opened the file before its holder removed it would lock what nobody else opens."""
+        place, opened = tmp_path / ".out.lock", []
+
+        def late(fd, blocking):
+            if len(opened) < 3:
+                place.unlink()  # by the holder, between our opening and our locking
+                if opened:
+                    place.touch()  # and the next one has made another
+            opened.append(os.fstat(fd).st_ino)
+            return True
+
+        monkeypatch.setattr("filelock.lock_descriptor", late)
+        with atomic_files.lock(tmp_path / "out"):
+            assert len(opened) == 4 and place.stat().st_ino == opened[-1]
+
+    def test_a_file_of_the_users_with_the_name_of_a_lock_stays(self, tmp_path):
+        (tmp_path / ".out.lock").write_text("mine")
+        with atomic_files.lock(tmp_path / "out"):
+            pass
+        assert (tmp_path / ".out.lock").read_text() == "mine"
 
     def test_across_processes_and_after_a_kill(self, tmp_path):
         code = f"""

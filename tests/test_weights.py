@@ -82,8 +82,8 @@ def contents(folder):
 
 
 def visible(folder):
-    """The names in a folder, less the locks of files.hold."""
-    return [path.name for path in folder.iterdir() if path.suffix != ".lock"]
+    """The names in a folder."""
+    return [path.name for path in folder.iterdir()]
 
 
 # fetch

@@ -6,6 +6,7 @@ attention alone needs to know which tokens form a row: see kernels/unpadding.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -188,14 +189,26 @@ def l2_normalize(x: Tensor) -> Tensor:
     return F.normalize(x, p=2.0, dim=-1)
 
 
-class SentenceEncoder(nn.Module):
-    """BERT, pooling, normalisation: token ids in, one vector a text out."""
+def first_token(hidden: Tensor, mask: Tensor) -> Tensor:
+    """State of the first token that mask (B, T) keeps: [CLS], or what follows a prompt."""
+    rows = torch.arange(len(hidden), device=hidden.device)
+    return at_least_float32(hidden[rows, mask.argmax(dim=1)])
 
-    def __init__(self, bert: Bert, *, pooling: str = "mean", normalize: bool = True) -> None:
+
+Pool = Callable[[Tensor, Tensor], Tensor]
+POOLINGS: dict[str, Pool] = {"mean": masked_mean, "cls": first_token}
+
+
+class SentenceEncoder(nn.Module):
+    """BERT, pooling (a name or another function), a head if it has one, normalisation: token ids
+    in, one vector a text out."""
+
+    def __init__(self, bert: Bert, *, pooling: str | Pool = "mean", normalize: bool = True) -> None:
         super().__init__()
-        if pooling not in ("mean", "cls"):
-            raise ValueError(f"pooling {pooling!r} is neither 'mean' nor 'cls'")
-        self.bert, self.pooling, self.normalize = bert, pooling, normalize
+        self.pool = POOLINGS[pooling] if isinstance(pooling, str) else pooling
+        self.bert, self.normalize = bert, normalize
+        self.dimension = self.kept = bert.config.hidden_size  # H; leading ones kept in encoding
+        self.head: nn.Sequential | None = None  # pooled vectors to those of `dimension` numbers
 
     def forward(
         self,
@@ -207,14 +220,12 @@ class SentenceEncoder(nn.Module):
         """input_ids, attention_mask (B, T) -> embeddings (B, H), float32 at least.
 
         normalize: unit rows or not, in place of the model's own setting. prompt_tokens: as many
-        leading tokens, [CLS] among them, take part in attention but not in the mean."""
+        leading tokens, [CLS] among them, take part in attention but not in the pooling."""
         hidden = self.bert(input_ids, attention_mask)  # (B, T, H)
         if prompt_tokens:
             attention_mask = attention_mask.clone()
             attention_mask[:, :prompt_tokens] = 0
-        if self.pooling == "mean":
-            pooled = masked_mean(hidden, attention_mask)
-        else:
-            pooled = at_least_float32(hidden[:, 0])
+        pooled = self.pool(hidden, attention_mask)
+        pooled = pooled if self.head is None else self.head(pooled)
         unit = self.normalize if normalize is None else normalize
         return l2_normalize(pooled) if unit else pooled

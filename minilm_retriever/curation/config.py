@@ -8,7 +8,7 @@ from minilm_retriever.data.config import PairFlags, ReadingFlags
 from minilm_retriever.data.names import check_pair_columns
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import check_bounds, flag
-from minilm_retriever.pretrained.config import BASE_FOLDER, DEVICE_HELP, MODEL_HELP
+from minilm_retriever.pretrained.config import BASE_FOLDER, DEVICE_HELP, MODEL_HELP, REVISION_HELP
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class InspectConfig(PairFlags):
     columns: tuple[str, ...] = flag((), "query, document and maybe hard negatives")
     batch_size: int = flag(16, "of training", at_least=1)
     model: str = flag(BASE_FOLDER, "whose tokens are counted")
+    revision: str | None = flag(None, REVISION_HELP)
     json: bool = flag(False, "print JSON", action="store_true")
 
     def __post_init__(self) -> None:
@@ -37,6 +38,7 @@ class MineConfig(PairFlags):
     overwrite: bool = flag(False, "replace what is there")
 
     model: str = flag(BASE_FOLDER, "the model that ranks: best the one to be trained", "mining")
+    revision: str | None = flag(None, REVISION_HELP)
     negatives: int = flag(1, "hard negatives a row", at_least=1)
     ranks: tuple[int, ...] = flag(
         (1, 50), "first and last rank to choose from, known answers left out"
@@ -72,6 +74,7 @@ class ParaphrasesConfig(ReadingFlags):
     threshold: float | None = flag(None, "pairs with a cosine of at least X")
     duplicates: bool = flag(False, "pair copies of a text with the first, too", action="store_true")
     model: str = flag(BASE_FOLDER, MODEL_HELP)
+    revision: str | None = flag(None, REVISION_HELP)
     device: str | None = flag(None, DEVICE_HELP)
     out: str | None = flag(None, "write .csv, .tsv or .jsonl (default: a table on stdout)")
     overwrite: bool = flag(False, "replace what is there", action="store_true")

@@ -22,6 +22,7 @@ from minilm_retriever.data.texts import read_texts
 from minilm_retriever.data.writer import check_table, write_table
 from minilm_retriever.encoder import open_for_command
 from minilm_retriever.errors import UserError
+from minilm_retriever.pretrained.config import with_revision
 from minilm_retriever.progress import Progress, say
 from minilm_retriever.search.exact import top_k
 from minilm_retriever.types import FloatArray, IntArray
@@ -57,7 +58,7 @@ def mine(config: MineConfig) -> str:
             f"{config.pairs}: {most} of its {len(documents)} distinct documents answer one query, "
             f"which leaves fewer than {config.negatives} negatives; add documents with --corpus"
         )
-    encoder = open_for_command(config.model, config.device)
+    encoder = open_for_command(with_revision(config.model, config.revision), config.device)
     encode = partial(encoder.encode, prompt="", normalize=True)
     vectors = (
         encode(queries, show_progress="encoding queries"),

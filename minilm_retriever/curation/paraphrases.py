@@ -21,6 +21,7 @@ from minilm_retriever.data.texts import Record, read_texts
 from minilm_retriever.data.writer import check_table, write_table
 from minilm_retriever.encoder import open_for_command
 from minilm_retriever.errors import UserError
+from minilm_retriever.pretrained.config import with_revision
 from minilm_retriever.progress import Progress, say
 from minilm_retriever.types import FloatArray, IntArray
 
@@ -66,7 +67,7 @@ def paraphrases(config: ParaphrasesConfig) -> tuple[list[tuple[object, ...]], st
     copies = len(records) - len(distinct)
     if len(distinct) < 2 and not (config.duplicates and copies):
         raise UserError(f"{config.file}: {len(distinct)} distinct text, pairs need two")
-    encoder = open_for_command(config.model, config.device)
+    encoder = open_for_command(with_revision(config.model, config.revision), config.device)
     vectors = encoder.encode(distinct, prompt="", normalize=True, show_progress=True)
     pairs = closest_pairs(vectors, count or (COUNT if threshold is None else None), threshold)
     rows = table_rows(pairs, records, inverse, config.duplicates)[:count]

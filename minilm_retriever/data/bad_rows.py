@@ -56,4 +56,4 @@ class BadRowFile:
         if self.count > self.limit:
             more = f"and that is one more bad row than --max-bad {self.limit} allows"
             raise UserError(f"{row}; {more} (the others are in {self.path})")
-        stream.write((json.dumps(vars(row)) + "\n").encode())
+        stream.write((json.dumps(vars(row), allow_nan=False) + "\n").encode())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from minilm_retriever.errors import UserError
+from minilm_retriever.progress import json_line
 from minilm_retriever.storage import atomic_files
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -32,7 +32,7 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[obje
         if path.suffix == ".jsonl":
             for row in rows:
                 values = dict(zip(columns, row, strict=True))
-                text.write(json.dumps(values, ensure_ascii=False) + "\n")
+                text.write(json_line(values) + "\n")
         else:
             delimiter = "\t" if path.suffix == ".tsv" else ","
             writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")

@@ -31,6 +31,7 @@ from minilm_retriever.encoding.resumable_output import UnfinishedRun
 from minilm_retriever.encoding.shard_encoder import COUNTED, Counts, ShardEncoder
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import flag_values
+from minilm_retriever.pretrained.hub import name_beside
 from minilm_retriever.progress import Progress, duration, say
 from minilm_retriever.storage import atomic_files, manifest
 from minilm_retriever.vectors.quantization import calibrate, quantize
@@ -187,7 +188,7 @@ class EncodingJob:
         shards = [record["shard"] for record in self.run.records()]
         return {
             "model": encoder.fingerprint,
-            "model_name": config.model,
+            "model_name": name_beside(encoder.model, Path(config.out)),
             "precision": config.precision,
             "rows": sum(shard["rows"] for shard in shards),
             "dimension": encoder.dimension,

@@ -148,7 +148,9 @@ def read_shards(
 
 
 def as_table(content: object) -> Any:
-    return require("pyarrow", "ray", "--engine ray").table({"json": [json.dumps(content)]})
+    return require("pyarrow", "ray", "--engine ray").table(
+        {"json": [json.dumps(content, allow_nan=False)]}
+    )
 
 
 class ShardWorker:

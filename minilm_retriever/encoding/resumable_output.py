@@ -20,6 +20,7 @@ from typing import Any
 from minilm_retriever.errors import UserError
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest
 from minilm_retriever.storage.resume import SETTINGS, RunFolder
+from minilm_retriever.storage.schema import FLOAT32, check_fields, integer, list_of, text
 from minilm_retriever.types import Array
 from minilm_retriever.vectors import shards
 from minilm_retriever.vectors.quantization import DTYPES, Ranges, stored_width
@@ -30,6 +31,9 @@ RUN, RANGES = f"{UNFINISHED}/run.json", f"{UNFINISHED}/ranges.json"
 INPUT_MAY_CHANGE = "may have been mended"
 RESTORE = "restore the input, or start over with --overwrite"
 COPY_BYTES = 1 << 20
+_ROWS = integer(0, 1 << 40)
+SHARD = {"rows": _ROWS, "distinct": _ROWS, "clipped": _ROWS, "input": text(64)}
+VALUES = list_of(FLOAT32, 1, 1 << 16)
 
 
 class UnfinishedRun(RunFolder):
@@ -102,7 +106,7 @@ class UnfinishedRun(RunFolder):
         """Whether a shard is finished and intact; UserError where it is of other rows."""
         name = _record_name(shard.number)
         try:
-            record = self.read(name)
+            record = self.read_shard(shard.number)
             if record is None:
                 return False
             manifest.verify_folder(self.folder, name)
@@ -130,17 +134,30 @@ class UnfinishedRun(RunFolder):
         record = {"shard": {**recorded, "input": shard.sha256()}}
         self.write(_record_name(shard.number), record, files)
 
+    def read_shard(self, number: int) -> dict[str, Any] | None:
+        """The record of a finished shard, None where there is none; UserError where it is none."""
+        record = self.read(name := _record_name(number))
+        if record is not None:
+            check_fields(f"{self.folder / name}: shard", record.get("shard"), SHARD)
+        return record
+
     def records(self) -> Iterator[dict[str, Any]]:
         """The records of all shards, in order."""
         for number in itertools.count():
-            record = self.read(_record_name(number))
+            record = self.read_shard(number)
             if record is None:
                 return
             yield record
 
     def read_ranges(self) -> Ranges | None:
         record = self.read(RANGES)
-        return Ranges.from_json(record["ranges"]) if record else None
+        if record is None:
+            return None
+        content: Any = record.get("ranges")
+        check_fields(f"{self.folder / RANGES}: ranges", content, {"low": VALUES, "high": VALUES})
+        if len(content["low"]) != len(content["high"]):
+            raise UserError(f"{self.folder / RANGES}: as many low as high values are needed")
+        return Ranges.from_json(content)
 
     def write_ranges(self, ranges: Ranges) -> None:
         self.write(RANGES, {"ranges": ranges.as_json()})

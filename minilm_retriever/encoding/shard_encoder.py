@@ -12,15 +12,17 @@ import torch
 
 from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.data.texts import read_texts
-from minilm_retriever.encoder import check_finite, encode_tokens, open_for_command
+from minilm_retriever.encoder import encode_tokens, open_for_command
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.encoding.resumable_output import UnfinishedRun
 from minilm_retriever.encoding.vector_cache import VectorCache
 from minilm_retriever.errors import UserError
 from minilm_retriever.kernels.memory import give_back_memory
+from minilm_retriever.pretrained.config import with_revision
 from minilm_retriever.pretrained.prompts import DOCUMENT, find_prompt
 from minilm_retriever.types import FloatArray
 from minilm_retriever.vectors import quantization
+from minilm_retriever.vectors.checks import check_vectors
 from minilm_retriever.vectors.quantization import Ranges, calibrate
 from minilm_retriever.vectors.shards import Shard, make_shards
 
@@ -38,7 +40,8 @@ class ShardEncoder:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.config = config
-        self.encoder = open_for_command(config.model, device, config.precision)
+        self.model = with_revision(config.model, config.revision)
+        self.encoder = open_for_command(self.model, device, config.precision)
         own = self.encoder.dimension
         self.dimension = config.dimensions or own
         if self.dimension > own:
@@ -60,6 +63,8 @@ class ShardEncoder:
         """int8's ranges: the run's, else those of --calibrate's texts, a shard of them at most."""
         config = self.config
         self.ranges = run.read_ranges()
+        if self.ranges is not None and len(self.ranges.low) != self.dimension:
+            raise UserError(f"{run.folder}: its int8 ranges are not of {self.dimension} values")
         if config.calibrate and self.needs_ranges:
             columns: dict[str, Any] = {"text": config.text, "template": config.template}
             records = read_texts([config.calibrate], **columns, **config.reading())
@@ -72,7 +77,8 @@ class ShardEncoder:
         """Encode a shard and write its files."""
         config = self.config
         vectors, counts = self.float_vectors(shard.texts, progress)
-        check_finite(vectors, lambda row: f"row {shard.ids[row]!r}")
+        unit = self.encoder.model.settings.normalize
+        check_vectors(vectors, lambda row: f"row {shard.ids[row]!r}", unit=unit)
         if self.needs_ranges:
             if shard.number:
                 ranges = "the int8 ranges of the first shard or --calibrate"

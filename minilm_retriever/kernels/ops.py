@@ -72,12 +72,12 @@ def activate(x: Tensor, activation: str) -> Tensor:
 def attention(projected: Tensor, layout: Layout, heads: int, dropout: float = 0.0) -> Tensor:
     """Scaled dot-product attention of every token to the tokens of its own row: query, key and
     value side by side (S, 3H) -> (S, H)."""
+    if len(layout.groups) == 1 and not layout.spare:  # a query: each call counts
+        return group_attention(projected, layout.groups[0], heads, dropout)
     counts = [group.tokens for group in layout.groups]
     *parts, spare = projected.split([*counts, layout.spare])  # type: ignore[no-untyped-call]
     pairs = zip(parts, layout.groups, strict=True)
     outputs = [group_attention(part, group, heads, dropout) for part, group in pairs]
-    if len(outputs) == 1 and not layout.spare:
-        return outputs[0]
     return torch.cat([*outputs, torch.zeros_like(spare[:, : projected.shape[1] // 3])])
 
 

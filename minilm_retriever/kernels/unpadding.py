@@ -51,7 +51,7 @@ class Layout(NamedTuple):
 
     def unpad(self, ids: Tensor) -> Tensor:
         """(B, T) -> (S,)."""
-        return F.pad(self.batch.unpad(ids), (0, self.spare))
+        return pad_end(self.batch.unpad(ids), self.spare)
 
     def pad(self, x: Tensor) -> Tensor:
         """(S, H) -> (B, T, H), zeros at padding."""
@@ -83,7 +83,12 @@ def make_layout(attention_mask: Tensor, slack: float = 0.0, *, on_cpu: bool = Fa
         places, lengths = order.index_select(0, row) * width + positions, counts.tolist()
     groups = tuple(make_groups(lengths, slack, on_cpu, attention_mask.device))
     spare = spare_tokens(len(positions)) if on_cpu else 0
-    return Layout(Rectangle(batch, width, places), F.pad(positions, (0, spare)), groups, spare)
+    return Layout(Rectangle(batch, width, places), pad_end(positions, spare), groups, spare)
+
+
+def pad_end(numbers: Tensor, spare: int) -> Tensor:
+    """(S,) -> (S + spare,), zeros at the end."""
+    return F.pad(numbers, (0, spare)) if spare else numbers
 
 
 def make_groups(

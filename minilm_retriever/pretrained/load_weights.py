@@ -17,8 +17,9 @@ from torch import Tensor
 from minilm_retriever.core.model import Bert, BertConfig
 from minilm_retriever.errors import UserError, first_line
 from minilm_retriever.kernels.ops import ACTIVATIONS
-from minilm_retriever.pretrained.settings import inside, read_json
+from minilm_retriever.pretrained.json_files import inside, read_json
 
+WHOLE = "model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 POSITION_IDS = "embeddings.position_ids"  # 0, 1, 2, ...: a buffer of older transformers, no weight
 
@@ -99,17 +100,26 @@ def bert_from_tensors(config: BertConfig, tensors: Mapping[str, Tensor], where: 
     not finite."""
     tensors = {name: tensor for name, tensor in tensors.items() if name != POSITION_IDS}
     bert = empty_bert(config, tensors, where)
-    expected = bert.state_dict()
+    bert.load_state_dict(check_tensors(tensors, bert.state_dict(), where), assign=True)
+    return bert.eval()
+
+
+def check_tensors(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str
+) -> dict[str, Tensor]:
+    """The tensors as float32, in memory of their own: a file that changes later must not change
+    the model.
+
+    Raises UserError naming the first that is missing, unexpected, of another shape, or holds a
+    value that is not finite."""
     for name in [*expected, *tensors]:
         if problem := _problem(tensors.get(name), expected.get(name)):
             raise UserError(f"{where}: tensor {name} {problem}")
-    # Own memory, not the file's map: a file that changes later must not change the model.
     own = {name: tensors[name].to(torch.float32, copy=True).contiguous() for name in expected}
     for name, tensor in own.items():
         if not math.isfinite(float(tensor.sum())) and not bool(tensor.isfinite().all()):
             raise UserError(f"{where}: tensor {name} holds a value that is not finite")
-    bert.load_state_dict(own, assign=True)
-    return bert.eval()
+    return own
 
 
 def empty_bert(config: BertConfig, tensors: Mapping[str, Tensor], where: str) -> Bert:
@@ -204,7 +214,7 @@ def _quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def read_safetensors(folder: Path, name: str = "model.safetensors") -> dict[str, Tensor]:
+def read_safetensors(folder: Path, name: str = WHOLE) -> dict[str, Tensor]:
     """All tensors of a folder's weights: of the file, or of the shards that its index names."""
     index = folder / f"{name}.index.json"
     if (folder / name).is_file():
@@ -215,7 +225,7 @@ def read_safetensors(folder: Path, name: str = "model.safetensors") -> dict[str,
             raise UserError(f"{index}: no weight_map of tensors to files")
         paths = [inside(folder, shard, index) for shard in sorted(set(shards.values()))]
     else:
-        raise UserError(_no_weights(folder))
+        raise UserError(_no_weights(folder, name))
     tensors: dict[str, Tensor] = {}
     for path in paths:
         tensors |= _read_file(path)
@@ -235,14 +245,22 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     raise UserError(f"{path} is {why}")
 
 
-def _no_weights(folder: Path) -> str:
-    """What to do about a folder without safetensors files."""
-    pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES)
+def _no_weights(folder: Path, name: str = WHOLE) -> str:
+    """What to do about a folder without a safetensors file of this name."""
+    stem = name.partition("_")[0] if name != WHOLE else ""
+    pickles = sorted(path.name for path in folder.glob(f"{stem}*") if path.suffix in PICKLES)
     if not pickles:
-        return f"{folder} has no model.safetensors: no model folder, or its weights were not copied"
-    place = repr(str(folder))
+        others = ", ".join(sorted(path.name for path in folder.glob("*.safetensors")))
+        beside = f" (but {others})" if others else ""
+        return f"{folder} has no {name}{beside}: no model folder, or its weights were not copied"
+    place, config = repr(str(folder)), folder / "config.json"
+    code = "from transformers import BertModel as B; "
+    code += f"B.from_pretrained({place}).save_pretrained({place})"
+    if stem or config.is_file() and "model_type" not in read_json(config):  # of an adapter, a Dense
+        old, new = (repr(str(folder / file)) for file in (pickles[0], name))
+        code = "import torch; from safetensors.torch import save_file; "
+        code += f"save_file(torch.load({old}, weights_only=True), {new})"
     return (
         f"{folder} has its weights in {pickles[0]}, a pickle, which can run code when read: if you "
-        'trust it, convert it with `python -c "from transformers import BertModel as B; '
-        f'B.from_pretrained({place}).save_pretrained({place})"`'
+        f'trust it, convert it with `python -c "{code}"`'
     )

@@ -19,6 +19,7 @@ from minilm_retriever.pretrained.model_folder import (
     plain_card,
     write_model,
 )
+from minilm_retriever.pretrained.modules import head_modules
 from minilm_retriever.storage import atomic_files, atomic_folders
 
 Weights = Mapping[str, Tensor]
@@ -40,6 +41,8 @@ def check_same_architecture(base: LoadedModel, tuned: LoadedModel) -> None:
     names = [name for name in configs[0] if name not in FREE_SETTINGS]
     pairs = {name: [config[name] for config in configs] for name in names}
     pairs |= {name: [setting[name] for setting in settings] for name in SAME_SETTINGS}
+    heads = [head_modules(model.encoder) for model in (base, tuned)]
+    pairs["modules"] = [[(part.kind, part.settings) for part in head] for head in heads]
     for name, (one, other) in pairs.items():
         if one != other:
             raise UserError(
@@ -58,10 +61,10 @@ def mix(config: MixConfig) -> str:
     atomic_files.check_not_input(config.out, (config.base, config.tuned))
     base, tuned = load_pretrained(config.base), load_pretrained(config.tuned)
     check_same_architecture(base, tuned)
-    ends = (base.encoder.bert.state_dict(), tuned.encoder.bert.state_dict())
+    ends = (base.encoder.state_dict(), tuned.encoder.state_dict())
     mixed = mix_weights(*ends, config.share)
     model = tuned if config.share else base
-    model.encoder.bert.load_state_dict(mixed)
+    model.encoder.load_state_dict(mixed)
     names = [Path(name).name or name for name in (config.base, config.tuned)]
     line = f"{names[0]} + {config.share:g} x ({names[1]} - {names[0]})"
     with atomic_folders.staged_folder(Path(config.out), overwrite=config.overwrite) as staging:

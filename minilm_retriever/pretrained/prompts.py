@@ -29,9 +29,12 @@ class Prompt:
 def find_prompt(
     model: LoadedModel, text: str | None = None, name: str | None = None, task: Sequence[str] = ()
 ) -> Prompt:
-    """The prompt of this text, else of this name, else of the task, else the default, else none.
+    """The prompt of this text, else of this name, else of the task, else (without a task) the
+    model's default, else none.
 
-    Raises UserError for a name that the model's folder lacks, or both a text and a name."""
+    As in sentence-transformers 6.2.0, a task's prompt that the folder has is used even where it is
+    empty, and a task never falls back to the default. Raises UserError for a name that the model's
+    folder lacks, or both a text and a name."""
     prompts = model.settings.prompts
     if text is not None and name is not None:
         raise UserError("a prompt and a prompt's name exclude each other")
@@ -40,8 +43,8 @@ def find_prompt(
         raise UserError(f"the model folder has no prompt {name!r}; it has: {known}")
     if text is None:
         if name is None:
-            of_task = (prompt for prompt in task if prompts.get(prompt))
-            name = next(of_task, model.settings.default_prompt_name)
+            of_task = (prompt for prompt in task if prompt in prompts)
+            name = next(of_task, None) if task else model.settings.default_prompt_name
         text = prompts[name] if name is not None else ""
     if not text or model.settings.include_prompt:
         return Prompt(text)

@@ -1,36 +1,59 @@
-"""Settings of a model folder: pooling, normalisation, token limit, similarity and prompts, in the
-layout of sentence-transformers 3.x or 6.x. Another module or pooling than those implemented here is
-refused by name."""
+"""Settings of a model folder in the layout of sentence-transformers 3.x or 6.x: token limit,
+similarity, prompts. A setting that is not known, or a value not implemented, is refused by name."""
 
 from __future__ import annotations
 
-import json
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from minilm_retriever.errors import UserError
+from minilm_retriever.pretrained.json_files import check_keys, check_plain, read_json
 
-POOLINGS = {  # by the flag of layout 3.x; None: not implemented here
-    "cls_token": "cls",
-    "mean_tokens": "mean",
-    "max_tokens": None,
-    "mean_sqrt_len_tokens": None,
-    "weightedmean_tokens": None,
-    "lasttoken": None,
+# Files of sentence-transformers, and the settings that they may hold: others are not known here,
+# and may change a vector. docs/model_folders.md says what each does.
+MODEL_FILE = "config_sentence_transformers.json"
+MODEL_KEYS = (
+    *("__version__", "model_type", "prompts", "default_prompt_name", "similarity_fn_name"),
+    *("truncate_dim", "requirements"),
+)
+TRANSFORMER_FILES = [  # the first of them counts
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+]
+TRANSFORMER_KEYS = ("max_seq_length", "do_lower_case", "processing_kwargs", "unpad_inputs")
+TOKENIZER_ARGUMENTS = ("processor_kwargs", "tokenizer_args")  # of transformers
+ARGUMENTS = (*TOKENIZER_ARGUMENTS, "model_args", "model_kwargs", "config_args", "config_kwargs")
+# By key, the values that change nothing.
+PLAIN_TRANSFORMER: dict[str, tuple[object, ...]] = {
+    "transformer_task": ("feature-extraction",),
+    "module_output_name": ("token_embeddings",),
+    "modality_config": (
+        {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+        {"text": {"method": "forward", "method_output_name": ["last_hidden_state"]}},
+    ),
+    "tokenizer_name_or_path": (),
+    "query_length": (),
+    "document_length": (),
+    "query_expansion": (),
 }
-MODULES = ["Transformer", "Pooling", "Normalize"]
+# Arguments that change no number here: weights are computed with in float32, whatever their type.
+PLAIN_ARGUMENTS = ("torch_dtype", "dtype", "attn_implementation", "trust_remote_code", "use_fast")
+PLAIN_TEXT: dict[str, tuple[object, ...]] = {  # processing_kwargs of texts
+    "padding": (True, "longest", "max_length"),
+    "truncation": (True, "longest_first", "only_first"),
+    "return_tensors": ("pt",),
+    "add_special_tokens": (True,),
+}
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
-LARGEST_JSON_BYTES = 1 << 24  # a larger settings file must not fill the memory
 
 
 @dataclass(frozen=True)
 class Settings:
     """What shapes a vector besides the weights and the tokenizer."""
 
-    pooling: str = "mean"
+    pooling: str = "mean"  # several side by side: "cls+mean"
     normalize: bool = True
     max_length: int = 256  # tokens, [CLS] and [SEP] included
     lower_case: bool = False
@@ -38,56 +61,36 @@ class Settings:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     include_prompt: bool = True  # whether the tokens of a prompt are pooled with the text's
+    truncate_dim: int | None = None  # leading numbers of a vector that are kept
 
 
-def read_modules(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The folder of the transformer's files, and the settings pooling, include_prompt, normalize.
+def read_limits(root: Path, words: Path, positions: int) -> dict[str, Any]:
+    """The settings max_length and lower_case, for a model of so many positions.
 
-    A plain BertModel folder is mean-pooled and not normalised, as in sentence-transformers."""
-    path = folder / "modules.json"
-    if not path.is_file():
-        return folder, {"pooling": "mean", "normalize": False}
-    try:
-        modules = [(str(m["type"]), str(m["path"])) for m in read_json(path, list)]
-    except (TypeError, KeyError):
-        raise UserError(f"{path}: not a list of modules with a type and a path each") from None
-    kinds = [kind.rsplit(".", 1)[-1] for kind, _ in modules]
-    folders = [inside(folder, relative, path) for _, relative in modules]
-    for kind in kinds:
-        if kind not in MODULES:
-            raise UserError(f"{path}: module {kind} is not implemented ({', '.join(MODULES)} are)")
-    if kinds not in (MODULES[:2], MODULES):
-        names = ", ".join(kinds) or "none"
-        raise UserError(f"{path}: modules {names}; expected Transformer, Pooling, maybe Normalize")
-    pooling = read_pooling(folders[1] / "config.json")
-    return folders[0], {**pooling, "normalize": kinds[-1] == "Normalize"}
-
-
-def read_pooling(path: Path) -> dict[str, Any]:
-    """The settings pooling (flags in layout 3.x, one name in 6.x) and include_prompt."""
-    config = read_json(path)
-    named = [
-        pooling or flag for flag, pooling in POOLINGS.items() if config.get(f"pooling_mode_{flag}")
-    ]
-    if "pooling_mode" in config:
-        mode = config["pooling_mode"]
-        named = mode if isinstance(mode, list) else [mode]
-    if named not in (["mean"], ["cls"]):
-        names = ", ".join(map(str, named)) or "none"
-        raise UserError(f"{path}: pooling {names}; only mean or cls can be used")
-    return {"pooling": named[0], "include_prompt": bool(config.get("include_prompt", True))}
-
-
-def read_limits(root: Path, positions: int) -> dict[str, Any]:
-    """The settings max_length and lower_case, for a model of so many positions."""
-    path = root / "sentence_bert_config.json"
-    config = read_json(path) if path.is_file() else {}
-    limit = config.get("max_seq_length")
-    if limit is None:
-        path = root / "tokenizer_config.json"
-        tokenizer_config = read_json(path) if path.is_file() else {}
-        limit = tokenizer_config.get("model_max_length", positions)
-    if isinstance(limit, bool) or not isinstance(limit, int | float) or limit < 1:
+    root: the transformer's folder; words: its tokenizer's."""
+    names = [name for name in TRANSFORMER_FILES if (root / name).is_file()]
+    path = root / (names or TRANSFORMER_FILES)[0]
+    config = read_json(path) if names else {}
+    check_keys(config, (*TRANSFORMER_KEYS, *PLAIN_TRANSFORMER, *ARGUMENTS), path)
+    check_plain(config, PLAIN_TRANSFORMER, path)
+    limits = []  # by rank: of processing_kwargs, arguments, the model, the tokenizer
+    processing = config.get("processing_kwargs") or {}
+    for kind in ("common", "text"):
+        options = dict(processing.get(kind) or {})
+        limits.append((path, options.pop("max_length", None)))
+        check_keys(options, tuple(PLAIN_TEXT), path)
+        check_plain(options, PLAIN_TEXT, path)
+    for key in ARGUMENTS:
+        options = dict(config.get(key) or {})
+        if key in TOKENIZER_ARGUMENTS:
+            limits.append((path, options.pop("model_max_length", None)))
+        check_keys(options, PLAIN_ARGUMENTS, path)
+    limits.append((path, config.get("max_seq_length")))
+    path = words / "tokenizer_config.json"
+    tokenizer = read_json(path) if path.is_file() else {}
+    limits.append((path, tokenizer.get("model_max_length", tokenizer.get("max_len"))))
+    path, limit = next((pair for pair in limits if pair[1] is not None), (path, positions))
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 1:
         raise UserError(f"{path}: a token limit of {limit!r}")
     # transformers writes 1e30 for "no limit".
     return {
@@ -97,56 +100,29 @@ def read_limits(root: Path, positions: int) -> dict[str, Any]:
 
 
 def read_prompts(folder: Path) -> dict[str, Any]:
-    """The settings similarity, prompts and default_prompt_name."""
-    path = folder / "config_sentence_transformers.json"
+    """The settings similarity, prompts, default_prompt_name and truncate_dim."""
+    path = folder / MODEL_FILE
     config = read_json(path) if path.is_file() else {}
+    check_keys(config, MODEL_KEYS, path)
+    kind = config.get("model_type") or "SentenceTransformer"
+    if kind != "SentenceTransformer":
+        raise UserError(f"{path}: model_type is {kind!r}; only a SentenceTransformer can be opened")
     similarity = config.get("similarity_fn_name") or "cosine"
     prompts = config.get("prompts") or {}
-    default = config.get("default_prompt_name")
+    default, size = config.get("default_prompt_name"), config.get("truncate_dim")
     if similarity not in SIMILARITIES:
         raise UserError(f"{path}: similarity {similarity!r} is none of {', '.join(SIMILARITIES)}")
-    if not isinstance(prompts, dict) or not all(isinstance(p, str) for p in prompts.values()):
+    texts = prompts.values() if isinstance(prompts, dict) else [0]
+    if not all(isinstance(prompt, str | None) for prompt in texts):
         raise UserError(f"{path}: prompts is not an object of strings")
-    if default is not None and default not in prompts:
+    if default is not None and default not in (*prompts, "query", "document"):
         known = ", ".join(prompts) or "none"
         raise UserError(f"{path}: default prompt {default!r} is not among the prompts ({known})")
-    return {"similarity": similarity, "prompts": prompts, "default_prompt_name": default}
-
-
-def inside(folder: Path, relative: str, named_in: Path) -> Path:
-    """folder / relative; UserError where that would leave the folder."""
-    parts = PurePosixPath(relative.replace("\\", "/"))
-    if parts.is_absolute() or ".." in parts.parts:
-        raise UserError(f"{named_in}: path {relative!r} leaves the model folder")
-    return folder / parts
-
-
-def read_file(path: Path, largest: int = LARGEST_JSON_BYTES) -> bytes:
-    """A file's bytes; UserError where it cannot be read or has more than `largest` bytes."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a device has no end, a pipe may have no beginning
-            raise UserError(f"{path}: not a regular file")
-        if status.st_size > largest:
-            raise UserError(f"{path}: {status.st_size} bytes, too large for such a file")
-        return path.read_bytes()
-    except OSError as problem:
-        raise UserError(f"{path}: {problem.strerror or problem}") from None
-
-
-def read_json(path: Path, kind: type = dict) -> Any:
-    """The JSON object (or list) of a file; UserError naming the file and line where it is none."""
-    return parse_json(read_file(path), path, kind)
-
-
-def parse_json(data: bytes, path: Path, kind: type = dict) -> Any:
-    """The JSON object (or list) in a file's bytes; see read_json."""
-    try:
-        value = json.loads(data)
-    except json.JSONDecodeError as problem:
-        raise UserError(f"{path}:{problem.lineno}: not JSON: {problem.msg}") from None
-    except (ValueError, RecursionError) as problem:
-        raise UserError(f"{path}: not JSON: {problem}") from None
-    if not isinstance(value, kind):
-        raise UserError(f"{path}: holds a JSON {type(value).__name__}, not a {kind.__name__}")
-    return value
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise UserError(f"{path}: truncate_dim is {size!r}; it must be at least 1")
+    return {
+        "similarity": similarity,
+        "prompts": {name: prompt or "" for name, prompt in prompts.items()},
+        "default_prompt_name": default if default in prompts else None,
+        "truncate_dim": size,
+    }

@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,7 +17,7 @@ import torch
 from tokenizers import Encoding, Tokenizer
 
 from minilm_retriever.data.rows import lone_surrogate
-from minilm_retriever.errors import UserError, first_line
+from minilm_retriever.errors import UserError, named_errors
 from minilm_retriever.pretrained.tokenizer_parts import check_parts, tokens
 from minilm_retriever.types import IntArray
 
@@ -94,7 +93,7 @@ class TextTokenizer:
             self.template = check_parts(parts, where)
             if lower_case:
                 parts["normalizer"] = lower_case_first(parts.get("normalizer"))
-            self.json = json.dumps(parts, ensure_ascii=False)
+            self.json = json.dumps(parts, ensure_ascii=False, allow_nan=False)
             self.fast = self._native()
         self.special_count = self.fast.num_special_tokens_to_add(False)
         if max_length <= self.special_count:
@@ -210,19 +209,6 @@ def lower_case_first(normalizer: dict[str, Any] | None) -> dict[str, Any]:
     if any(part["type"] == "Lowercase" for part in parts):
         return normalizer or {}
     return {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *parts]}
-
-
-@contextmanager
-def named_errors(where: str) -> Iterator[None]:
-    """UserError in place of whatever `tokenizers` raises: plain Exception, or a panic."""
-    try:
-        yield
-    except (UserError, MemoryError, KeyboardInterrupt):
-        raise
-    except BaseException as problem:  # noqa: BLE001 - a panic is no Exception
-        if not isinstance(problem, Exception) and type(problem).__name__ != "PanicException":
-            raise
-        raise UserError(f"{where}: {first_line(problem)}") from None
 
 
 def check_texts(texts: Sequence[object]) -> None:

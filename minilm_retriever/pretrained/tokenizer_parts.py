@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from tokenizers import Tokenizer
 
-from minilm_retriever.errors import UserError
+from minilm_retriever.errors import UserError, named_errors
 
 Part = Mapping[str, Any]
 
@@ -44,6 +46,30 @@ class Template(NamedTuple):
 
 def check_parts(parsed: Mapping[str, Any], where: str) -> Template:
     """UserError where a tokenizer.json holds a part that is not known or beyond its bounds."""
+    check_components(parsed, where)
+    check_model(parsed["model"], where)
+    for token in tokens(parsed, where):
+        if not 0 < len(token["content"]) <= LONGEST_TOKEN:
+            raise UserError(f"{where}: an added token of {len(token['content'])} characters")
+    template(parsed.get("post_processor"), where)
+    # `tokenizers` takes a part for the first that has its arguments, whatever it calls itself.
+    understood = as_read(parsed, where)
+    check_components(understood, where)
+    return template(understood["post_processor"], where)
+
+
+def as_read(parsed: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The components as `tokenizers` understands them."""
+    model = {"type": "WordLevel", "vocab": {"x": 0}, "unk_token": "x"}
+    whole: dict[str, Any] = {"version": "1.0", "added_tokens": [], "model": model}
+    whole |= dict.fromkeys(("truncation", "padding", "decoder"))
+    whole |= {place: parsed.get(place) for place in COMPONENTS if place != "model"}
+    with named_errors(f"{where}: not a tokenizer of `tokenizers`"):
+        text = Tokenizer.from_str(json.dumps(whole, allow_nan=False)).to_str()
+        return dict(json.loads(text))
+
+
+def check_components(parsed: Mapping[str, Any], where: str) -> None:
     growth, count = 1, 0
     for place in COMPONENTS:
         for part in walk(parsed.get(place), place, where):
@@ -53,11 +79,6 @@ def check_parts(parsed: Mapping[str, Any], where: str) -> Template:
         raise UserError(
             f"{where}: its normalizers make {growth} characters of one, or it has too many parts"
         )
-    check_model(parsed["model"], where)
-    for token in tokens(parsed, where):
-        if not 0 < len(token["content"]) <= LONGEST_TOKEN:
-            raise UserError(f"{where}: an added token of {len(token['content'])} characters")
-    return template(parsed.get("post_processor"), where)
 
 
 def walk(part: Any, place: str, where: str) -> Iterator[Part]:

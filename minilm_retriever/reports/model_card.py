@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import math
 import re
 import shlex
@@ -11,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minilm_retriever.progress import duration
+from minilm_retriever.progress import duration, json_text
 from minilm_retriever.reports.run_record import RunRecord, map_texts, shorten
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ TEMPLATE = Path(__file__).with_name("model_card_template.md")
 TAGS = ["sentence-transformers", "sentence-similarity", "feature-extraction"]
 TAGS += ["generated_from_trainer", "minilm_retriever"]
 LOSS_SETTINGS = {"scale", "label_smoothing"}
-LOSS_VARIANTS = {"false_negatives", "guide", "guide_margin", "symmetric", "matryoshka"}
+LOSS_VARIANTS = {"false_negatives", "guide", "guide_margin", "symmetric", "stay_near", "matryoshka"}
 
 
 def model_card(record: RunRecord) -> str:
@@ -85,7 +84,7 @@ def code_blocks(facts: dict[str, Any]) -> dict[str, str]:
         "similarities": facts["similarities"].replace("\n", "\n# "),
         "model": repr(facts["name"]),
         "shell_model": shlex.quote(" ".join(facts["name"].split())),
-        "loss_parameters": json.dumps(loss_parameters, indent=2),
+        "loss_parameters": json_text(loss_parameters),
     }
 
 

@@ -3,7 +3,6 @@ text, JSON lines or a TREC run."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,15 +11,18 @@ from itertools import islice
 from pathlib import Path
 
 from minilm_retriever.data.texts import read_texts
-from minilm_retriever.encoder import open_for_command, split_fingerprint
+from minilm_retriever.encoder import Encoder, open_for_command, split_fingerprint
 from minilm_retriever.errors import UserError
-from minilm_retriever.pretrained.config import BASE_FOLDER
-from minilm_retriever.progress import escape, print_result, say
+from minilm_retriever.pretrained.config import BASE_FOLDER, with_revision
+from minilm_retriever.pretrained.hub import resolve_beside
+from minilm_retriever.progress import escape, json_line, print_result, say
 from minilm_retriever.search.config import IndexConfig, SearchConfig
 from minilm_retriever.search.index import Hit, Index, find
 from minilm_retriever.search.index_folder import make_index, open_index
 from minilm_retriever.search.trec_run import trec_line
 from minilm_retriever.storage import atomic_files
+from minilm_retriever.storage.schema import check_fields
+from minilm_retriever.storage.schema import text as text_field
 
 BATCH = 1024  # queries encoded and searched at a time
 FORMAT_OF_ENDING = {".jsonl": "jsonl", ".trec": "trec", ".run": "trec"}
@@ -61,18 +63,14 @@ def run_search(config: SearchConfig) -> None:
             )
     finer = Path(config.rescore) if config.rescore else None
     index = open_index(Path(config.folder), effort=config.effort, finer=finer)
-    fingerprint, precision = split_fingerprint(index.info["model"])
-    model = config.model or recorded_model(index)
-    encoder = open_for_command(model, precision=config.precision or precision)
-    if encoder.model.fingerprint() != fingerprint:
-        other = f"another model than {model}"
-        raise UserError(f"{config.folder} was encoded with {other}: name that with --model")
+    encoder = open_encoder(config, index)
     format = config.format or FORMAT_OF_ENDING.get(Path(config.out or "").suffix, "text")
     count = 0
     on_terminal = not config.out and sys.stdout is not None and sys.stdout.isatty()
     with atomic_files.writing(config.out) if config.out else nullcontext() as out:
         for batch in read_queries(config, len(index)):
-            vectors = encoder.encode_query([text for _, text in batch])
+            texts = [text for _, text in batch]
+            vectors = encoder.encode_query(texts, normalize=index.info["unit"] or None)
             for query, hits in zip(batch, find(index, vectors, config.k), strict=True):
                 text = format_hits(*query, hits, format)
                 if on_terminal:
@@ -84,10 +82,29 @@ def run_search(config: SearchConfig) -> None:
         say(f"{config.out}: {count:,} queries")
 
 
-def recorded_model(index: Index) -> str:
-    """The model folder that the vectors were made with, if it is still there; else the base."""
-    name = index.info.get("model_name")
-    return name if isinstance(name, str) and Path(name).is_dir() else BASE_FOLDER
+def open_encoder(config: SearchConfig, index: Index) -> Encoder:
+    """The model that the vectors were encoded with: the one named, else the one they remember,
+    else the base model.
+
+    Raises UserError where that is not here, or is another."""
+    fingerprint, precision = split_fingerprint(index.info["model"])
+    remembered = index.info.get("model_name") or BASE_FOLDER
+    check_fields(config.folder, {"model_name": remembered}, {"model_name": text_field(4096)})
+    names = [resolve_beside(remembered, index.sources[0].folder), BASE_FOLDER]
+    failures = []
+    for name in [with_revision(config.model, config.revision)] if config.model else names:
+        try:
+            encoder = open_for_command(name, precision=config.precision or precision)
+        except UserError as problem:
+            failures.append(str(problem))
+            continue
+        if encoder.model.fingerprint() == fingerprint:
+            return encoder
+        failures.append(f"{name} is another model, or has changed since")
+    raise UserError(
+        f"{config.folder} is searched with the model that it was encoded with: name that with "
+        f"--model ({failures[0]})"
+    )
 
 
 def read_queries(config: SearchConfig, documents: int) -> Iterator[list[tuple[str, str]]]:
@@ -124,7 +141,7 @@ def format_hits(id: str, text: str, hits: Sequence[Hit], format: str) -> str:
         return "".join(trec_line(id, hit.id, rank, hit.score) for rank, hit in ranked)
     if format == "jsonl":
         objects = [{"rank": rank, **hit._asdict()} for rank, hit in ranked]
-        return json.dumps({"id": id, "query": text, "hits": objects}, ensure_ascii=False) + "\n"
+        return json_line({"id": id, "query": text, "hits": objects}) + "\n"
     lines = [
         f"{rank:4}  {hit.score:.4f}  {escape(hit.id)}  {escape(' '.join(hit.text.split()))}"
         for rank, hit in ranked

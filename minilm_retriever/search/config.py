@@ -7,7 +7,7 @@ from typing import Literal
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import check_bounds, flag
-from minilm_retriever.pretrained.config import BASE_FOLDER, Precision
+from minilm_retriever.pretrained.config import REVISION_HELP, Precision
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,8 @@ class SearchConfig:
     text: str | None = flag(None, "its column of texts")
     id: str | None = flag(None, "its column of ids")
     k: int = flag(10, "results a query", at_least=1)
-    model: str | None = flag(
-        None, f"the model it was encoded with (default: as its manifest says, or {BASE_FOLDER})"
-    )
+    model: str | None = flag(None, "the model it was encoded with (default: the one it remembers)")
+    revision: str | None = flag(None, REVISION_HELP)
     precision: Precision | None = flag(
         None, "of the queries (default: the one that the vectors were encoded in)"
     )

@@ -18,6 +18,7 @@ from minilm_retriever.errors import UserError
 from minilm_retriever.search import exact
 from minilm_retriever.search.faiss_index import IndexPlan, import_faiss
 from minilm_retriever.types import FloatArray, IntArray
+from minilm_retriever.vectors.checks import check_scores
 from minilm_retriever.vectors.quantization import fold_scale, quantize
 from minilm_retriever.vectors.vector_folder import VectorFolder
 
@@ -158,8 +159,9 @@ class Hit(NamedTuple):
 
 def find(index: Index, queries: FloatArray, k: int) -> list[list[Hit]]:
     """The best k documents of each query (B, H), best first, with ids and texts."""
-    hits = []
-    for scores, rows in zip(*index.search(queries, k), strict=True):
+    hits, (all_scores, all_rows) = [], index.search(queries, k)
+    check_scores(all_scores, queries, f"{index.folder}", unit=index.info["unit"])
+    for scores, rows in zip(all_scores, all_rows, strict=True):
         is_hit = rows >= 0
         pairs = zip(index.rows(rows[is_hit].tolist()), scores[is_hit].tolist(), strict=True)
         hits.append([Hit(*id_text, score) for id_text, score in pairs])

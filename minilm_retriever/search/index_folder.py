@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from minilm_retriever.errors import UserError, first_line
+from minilm_retriever.errors import UserError, named_errors
 from minilm_retriever.progress import Progress, say
 from minilm_retriever.search import faiss_index
 from minilm_retriever.search.exact import NO_ROWS
@@ -110,10 +110,8 @@ def read_index(path: Path, info: Mapping[str, Any]) -> Index:
 
 def read_deleted(path: Path, count: int, rows: int) -> IntArray:
     """So many rows, ascending, of an index of `rows`; UserError where the file holds others."""
-    try:
+    with named_errors(f"{path}: holds no rows that can be read"):
         deleted: IntArray = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as fault:
-        raise UserError(f"{path}: holds no rows that can be read: {first_line(fault)}") from None
     if (getattr(deleted, "dtype", None), np.shape(deleted)) != (np.int64, (count,)):
         raise UserError(f"{path}: holds no {count} row numbers: build the index again")
     if deleted[0] < 0 or deleted[-1] >= rows or (np.diff(deleted) <= 0).any():

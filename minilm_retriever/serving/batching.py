@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from minilm_retriever.encoder import Encoder, check_finite, encode_tokens
+from minilm_retriever.encoder import Encoder, encode_tokens
 from minilm_retriever.pretrained.prompts import find_prompt
 from minilm_retriever.pretrained.tokenizer import TokenizedTexts, check_texts
 from minilm_retriever.serving.config import ServeConfig
 from minilm_retriever.serving.metrics import Metrics
 from minilm_retriever.serving.refusal import Refusal
 from minilm_retriever.types import Array, FloatArray
+from minilm_retriever.vectors.checks import check_vectors
 
 TURN_TEXTS = 16  # of a request, before it is the next one's turn
 BATCH_TOKENS = 2048  # after which a batch takes no more texts
@@ -169,7 +170,7 @@ class Batcher:
         prompt_tokens = self.prompt.tokens
         model = self.encoder.model.encoder
         vectors = encode_tokens(model, tokens, prompt_tokens=prompt_tokens)
-        check_finite(vectors, lambda row: f"text {row} of a batch")
+        check_vectors(vectors, lambda row: f"text {row} of a batch", unit=model.normalize)
         return vectors
 
     def deliver(self, batch: list[Pending], result: FloatArray | Failed) -> None:

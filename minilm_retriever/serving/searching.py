@@ -1,21 +1,33 @@
-"""Search for several queries in a served folder."""
+"""Search in a served folder: hits, what moved between two models, best passages, a picture.
+
+Shapes: B queries, H hidden, K hits."""
 
 from __future__ import annotations
 
 import asyncio
+import re
+from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
-from minilm_retriever.search.index import find
-from minilm_retriever.serving.models import Side
+import numpy as np
+
+from minilm_retriever.search.index import Index, find
+from minilm_retriever.serving.models import ServedModel, Side
 from minilm_retriever.types import FloatArray
+
+PICTURED = 50  # hits in the picture
+PASSAGE_CHARACTERS = 80  # at least, so that a passage says something
+PASSAGES = 24  # of a text at most: the rest is the last one
+PIECE = re.compile(r"(?<=[.!?;:,\n])\s+")  # where a passage may end
 
 
 class Found(NamedTuple):
     """The hits of each query, best first, as {"id", "text", "score"}."""
 
     hits: list[list[dict[str, Any]]]
-    vectors: FloatArray  # (B, H) of the queries
     tokens: int  # of all queries together
 
 
@@ -23,4 +35,108 @@ async def search(side: Side, queries: Sequence[str], k: int) -> Found:
     vectors, tokens = await side.model.batcher("query").encode(queries)
     loop = asyncio.get_running_loop()
     hits = await loop.run_in_executor(side.model.worker, find, side.index, vectors, k)
-    return Found([[hit._asdict() for hit in of_query] for of_query in hits], vectors, tokens)
+    return Found([[hit._asdict() for hit in of_query] for of_query in hits], tokens)
+
+
+@dataclass
+class PageHit:
+    """A hit as the page shows it: `text` is before, best and after, one after the other."""
+
+    rank: int
+    id: str
+    text: str
+    score: float
+    best: tuple[int, int] = (0, 0)  # where the best passage begins and ends, if it was looked for
+    other: int | None = None  # its rank by the other model, None: beyond what was looked through
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a folder answers to a query."""
+
+    side: Side
+    hits: list[PageHit]
+    points: list[tuple[float, float]]  # from -1 to 1: the query, then the first hits
+    tokens: list[str]
+    is_truncated: bool
+
+
+async def search_column(side: Side, query: str, depth: int) -> Column:
+    vectors, _ = await side.model.batcher("query").encode([query])
+
+    def look() -> tuple[list[PageHit], list[tuple[float, float]]]:
+        scores, rows = side.index.search(vectors, depth)
+        found = rows[0][rows[0] >= 0].tolist()
+        pairs = zip(side.index.rows(found), scores[0].tolist(), strict=False)
+        hits = [PageHit(rank, *pair, score) for rank, (pair, score) in enumerate(pairs, 1)]
+        near = stored_vectors(side.index, found[:PICTURED])
+        return hits, project(side.index.sources[0].truncate_queries(vectors), near)
+
+    loop = asyncio.get_running_loop()
+    hits, points = await loop.run_in_executor(side.model.worker, look)
+    return Column(side, hits, points, *query_tokens(side.model, query))
+
+
+def query_tokens(model: ServedModel, query: str) -> tuple[list[str], bool]:
+    """The tokens that the model sees of a query, and whether it has more."""
+    prompted = model.batcher("query").prompt.before([query])[0]
+    encoding = model.encoder.model.tokenizer.fast.encode(prompted)
+    return encoding.tokens, bool(encoding.overflowing)
+
+
+def stored_vectors(index: Index, rows: Sequence[int]) -> FloatArray:
+    """(N, H) float32 of these rows of an index."""
+    vectors = [np.zeros((0, index.info["dimension"]), np.float32)]
+    for row in rows:
+        owner = bisect_right(index.starts, row) - 1
+        folder, own_row = index.sources[owner], row - index.starts[owner]
+        shard = bisect_right(folder.starts, own_row) - 1
+        vectors.append(folder.floats(folder.shards[shard][[own_row - folder.starts[shard]]]))
+    return np.concatenate(vectors)
+
+
+def project(query: FloatArray, vectors: FloatArray) -> list[tuple[float, float]]:
+    """The query (1, H) and the vectors (N, H) on their two principal axes, from -1 to 1; the query
+    is never left of or below the middle."""
+    points = np.concatenate([query, vectors]).astype(np.float64)
+    points -= points.mean(axis=0)
+    axes = np.linalg.svd(points, full_matrices=False)[2][:2]
+    flat = np.zeros((len(points), 2))
+    flat[:, : len(axes)] = points @ axes.T
+    flat *= np.where(flat[0] < 0, -1, 1)
+    flat /= max(1e-12, float(np.abs(flat).max()))
+    return [(x, y) for x, y in flat.tolist()]
+
+
+def mark_moves(column: Column, other: Column) -> None:
+    """Note the rank of each hit by the other model."""
+    ranks = {hit.id: hit.rank for hit in reversed(other.hits)}
+    for hit in column.hits:
+        hit.other = ranks.get(hit.id)
+
+
+async def mark_passages(model: ServedModel, query: str, hits: Sequence[PageHit]) -> None:
+    """Find in each text the passage whose vector is nearest to the query's."""
+    spans = {hit.rank: passages(hit.text) for hit in hits}
+    parts = [hit.text[a:b] for hit in hits for a, b in spans[hit.rank] if len(spans[hit.rank]) > 1]
+    if not parts:
+        return
+    vectors, _ = await model.batcher("document").encode(parts)
+    queries, _ = await model.batcher("query").encode([query])
+    scores = iter(model.encoder.similarity(queries, vectors)[0].tolist())
+    for hit in hits:
+        if len(spans[hit.rank]) > 1:
+            of_hit = [next(scores) for _ in spans[hit.rank]]
+            hit.best = spans[hit.rank][int(np.argmax(of_hit))]
+
+
+def passages(text: str) -> list[tuple[int, int]]:
+    """Where each passage begins and ends: sentences, or parts of them, not too short."""
+    ends, start = [0], 0
+    for match in PIECE.finditer(text):
+        if match.end() - start >= PASSAGE_CHARACTERS and len(ends) < PASSAGES:
+            start = match.end()
+            ends.append(start)
+    if len(text) - start < PASSAGE_CHARACTERS // 2 and len(ends) > 1:
+        ends.pop()
+    return list(pairwise([*ends, len(text)]))

@@ -19,6 +19,8 @@ from minilm_retriever.serving.connections import SILENT_SECONDS, bounded_protoco
 from minilm_retriever.serving.guard import Guard
 from minilm_retriever.serving.metrics import Metrics
 from minilm_retriever.serving.models import open_models, open_sides
+from minilm_retriever.serving.page import Page
+from minilm_retriever.serving.worst_queries import find_worst
 
 BACKLOG = 2048  # connections that wait to be accepted
 DRAIN_SECONDS = 30  # for requests that are in work when the server is told to end
@@ -49,7 +51,8 @@ def make_app(settings: ServeConfig, worker: ThreadPoolExecutor) -> Guard:
     models = open_models(settings, worker, metrics)
     sides = open_sides(settings, models.values())
     api = Api(settings, models, sides, metrics)
-    return Guard(api.routes(), settings, metrics)
+    page = Page(sides, find_worst(settings, models))
+    return Guard([*api.routes(), *page.routes()], settings, metrics)
 
 
 def uvicorn_config(app: Guard, settings: ServeConfig) -> uvicorn.Config:

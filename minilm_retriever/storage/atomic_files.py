@@ -90,30 +90,53 @@ def truncate_lines(path: StrPath, count: int) -> int:
 def lock(path: StrPath) -> Iterator[None]:
     """Lock an output, file or folder; UserError when another process holds the lock.
 
-    The lock file `.NAME.lock` beside it stays: if it were removed, two processes could lock two
-    files of that name. The system frees the lock when the process ends, however it ends."""
-    from filelock import lock_descriptor  # not above: it takes 30 ms to import
-
+    The lock file `.NAME.lock` beside it is removed by its holder. Who has opened it before that
+    holds a file without a name, and opens again: so two processes never lock two files of one
+    name. The system frees the lock when the process ends, however it ends."""
     target = resolve(path)
+    place = target.parent / f".{target.name}.lock"
     with user_errors(path):
         make_folder(target.parent)
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-        fd = os.open(target.parent / f".{target.name}.lock", flags, 0o666)
+        fd = _open_locked(place, path)
+        while not _is_at(place, fd):
+            os.close(fd)
+            fd = _open_locked(place, path)
     try:
-        with user_errors(path):
-            try:
-                locked = lock_descriptor(fd, blocking=False)
-            except OSError as fault:
-                if fault.errno not in NO_LOCKS:
-                    raise
-                reason = f"this file system has no locks ({os.strerror(fault.errno)})"
-                warnings.warn(f"{path}: {reason}; let no other process write there", stacklevel=3)
-                locked = True
-        if not locked:
-            raise UserError(f"another process is writing {path}: wait, or choose another output")
         yield
     finally:
+        try:
+            with suppress(OSError):
+                if os.fstat(fd).st_size == 0:  # else a user's own file of that name
+                    os.unlink(place)
+        finally:
+            os.close(fd)
+
+
+def _open_locked(place: Path, path: StrPath) -> int:
+    """A descriptor of the lock file, with the lock of the output `path`."""
+    from filelock import lock_descriptor  # not above: it takes 30 ms to import
+
+    fd = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        if not lock_descriptor(fd, blocking=False):
+            raise UserError(f"another process is writing {path}: wait, or choose another output")
+    except OSError as fault:
+        if fault.errno not in NO_LOCKS:
+            os.close(fd)
+            raise
+        reason = f"this file system has no locks ({os.strerror(fault.errno)})"
+        warnings.warn(f"{path}: {reason}; let no other process write there", stacklevel=5)
+    except BaseException:
         os.close(fd)
+        raise
+    return fd
+
+
+def _is_at(place: Path, fd: int) -> bool:
+    """Whether the open file has this name still."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(place.lstat(), os.fstat(fd))
+    return False
 
 
 def clean_stale(parent: StrPath, name: str | None = None) -> list[Path]:

@@ -79,7 +79,9 @@ class RunFolder:
 
         settings: all that decides the result; `notes`: recorded with them, and never compared.
         UserError naming the first setting that differs, or with `overwrite` a new run then."""
-        settings = json.loads(json.dumps(settings))  # as it is read back: tuples are lists
+        settings = json.loads(
+            json.dumps(settings, allow_nan=False)
+        )  # as it is read back: tuples are lists
         try:
             record = self.read_record()
             if record is not None:

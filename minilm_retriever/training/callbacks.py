@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import threading
@@ -16,7 +15,7 @@ from typing import Any
 from minilm_retriever.core.trainer import Batch, Step
 from minilm_retriever.encoder import encode_texts
 from minilm_retriever.errors import UserError, require
-from minilm_retriever.progress import Progress, say
+from minilm_retriever.progress import Progress, json_line, say
 from minilm_retriever.storage import atomic_files
 from minilm_retriever.training import checkpoint
 from minilm_retriever.training.checkpoint import LOG, Position
@@ -61,7 +60,7 @@ class Callbacks:
             figures: Mapping[str, Any] = {"eval": values} if kind == "eval" else values
             row = {"step": step, "epoch": epoch, **figures}
             row |= {"general": general} if general else {}
-            atomic_files.append_line(self.log_path, json.dumps(row))
+            atomic_files.append_line(self.log_path, json_line(row))
             self.position.log_lines += 1
         if self.events is not None:
             for name, value in {"epoch": epoch, **values}.items():

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from minilm_retriever.core.trainer import Trainer
-from minilm_retriever.errors import UserError
+from minilm_retriever.errors import UserError, named_errors
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest
 from minilm_retriever.storage.tensors import load_tensors, save_tensors
 from minilm_retriever.types import StrPath
@@ -64,9 +64,14 @@ def save(run: Path, trainer: Trainer, position: Position, keep: int) -> None:
 
 def restore(folder: Path | None, trainer: Trainer) -> Position:
     """Resume every rank from the checkpoint of rank 0, or begin where it is None."""
-    encoder, ranks = trainer.encoder, trainer.ranks
-    if not ranks.broadcast_json(folder is not None):
+    if not trainer.ranks.broadcast_json(folder is not None):
         return Position()
+    with named_errors(f"{folder}: holds no state that can be resumed"):
+        return _restore(folder, trainer)
+
+
+def _restore(folder: Path | None, trainer: Trainer) -> Position:
+    encoder, ranks = trainer.encoder, trainer.ranks
     weights, moments, state = load_state(folder, encoder) if folder else ({}, {}, {})
     position = Position(**ranks.broadcast_json(state))
     encoder.load_state_dict(ranks.broadcast_tensors(weights))

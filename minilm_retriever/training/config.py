@@ -30,6 +30,7 @@ class TrainConfig(PairFlags):
     )
     eval: str | None = flag(None, "held-out pairs, or a BEIR-style folder", may_change=True)
     model: str = flag(shared.BASE_FOLDER, "base model: a folder or a hub name", may_change=True)
+    revision: str | None = flag(None, shared.REVISION_HELP)
     out: str = unlisted("", "folder to publish the model in")
 
     recipe: Literal["printed", "fit", "robust"] = flag(
@@ -77,6 +78,9 @@ class TrainConfig(PairFlags):
         0.0, "by how much (cosine) the guide must find it closer", at_least=0
     )
     symmetric: bool = flag(False, "also tell each document's query apart from the others")
+    stay_near: float = flag(
+        0.0, "weight of 1 - cosine of each vector with the base model's, added", at_least=0
+    )
     matryoshka: tuple[int, ...] = flag((), "mean loss over vectors cut to these lengths")
 
     gradient_accumulation_steps: int = flag(
@@ -118,6 +122,7 @@ class TrainConfig(PairFlags):
         None, "write a training state every so many steps", at_least=1, may_change=True
     )
     save_minutes: float = flag(10.0, "and at least every so many minutes", above=0, may_change=True)
+    save_dtype: shared.SaveDtype = flag("float32", shared.SAVE_DTYPE_HELP)
     keep: int = flag(2, "training states to keep", at_least=1, may_change=True)
     language: str | None = unlisted(None, "language of the texts, for the model card")
     license: str | None = unlisted(None, "licence of the model, for the model card")
@@ -162,6 +167,7 @@ RECIPES: dict[str, dict[str, Any]] = {  # what differs from the defaults above
         "distinct": True,
         "false_negatives": "avoid",
         "symmetric": True,
+        "stay_near": 0.5,
         "batch_size": 64,
         "learning_rate": 1e-4,
         "warmup_steps": 5,

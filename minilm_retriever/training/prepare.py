@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from minilm_retriever.encoder import default_device, encode_texts
 from minilm_retriever.errors import UserError
 from minilm_retriever.evaluation.general import GeneralMeasure, read_general
 from minilm_retriever.flags import flag_values
+from minilm_retriever.pretrained.config import with_revision
 from minilm_retriever.pretrained.model_folder import LoadedModel, load_pretrained
 from minilm_retriever.pretrained.tokenizer import TextTokenizer, TokenizedTexts
 from minilm_retriever.progress import Progress, say
@@ -31,6 +32,7 @@ from minilm_retriever.training.config import TrainConfig
 from minilm_retriever.training.gradient_caching import encode_in_pieces
 from minilm_retriever.training.objective import Objective, check_negatives
 from minilm_retriever.training.sparse_embedding import SparseEmbedding
+from minilm_retriever.training.stay_near import StayNear
 from minilm_retriever.training.validation import Validation
 from minilm_retriever.types import IntArray
 
@@ -113,13 +115,18 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None) -> TrainingRun:
     if ranks.world_size > 1:
         ranks.check_same(data_sums(config, sources))
     data = TrainingData.tokenize(sources, base.tokenizer)
-    check_negatives(config, base.encoder.bert.config.hidden_size, data.text_ids)
+    check_negatives(config, base.encoder.dimension, data.text_ids)
     avoid = config.false_negatives == "avoid"
     avoided = tuple(map(data.without_absent, data.text_ids)) if avoid else None
     accumulation = config.gradient_accumulation_steps
     sampler = BatchSampler(data.sizes, config.batch_size, accumulation, config.seed, avoided)
     total = config.max_steps or sampler.steps_per_epoch * config.epochs
     guide = guide_vectors(config, base, data, ranks)
+    near = (
+        guide_vectors(replace(config, guide="base"), base, data, ranks)
+        if config.stay_near
+        else None
+    )
     objective = Objective(config, ranks, guide, data.absent)
     encoder = base.encoder.to(torch.device(config.device or default_device()))
     general = general_measure(config, base, ranks)
@@ -127,7 +134,10 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None) -> TrainingRun:
     encode = partial(encode_in_pieces, encoder, size=config.cache_batch)
     sparse = train_used_words(encoder, data.tokens, config)
     settings = hyperparameters(config, sampler, total)
-    trainer = Trainer(encoder, objective.loss, settings, encode=encode, ranks=ranks)
+    loss: Callable[[Tensor, Any], Tensor] = objective.loss
+    if near is not None:
+        loss = StayNear(loss, config.stay_near, near, ranks)
+    trainer = Trainer(encoder, loss, settings, encode=encode, ranks=ranks)
     if sparse is not None:
         trainer.optimizer.register_step_post_hook(sparse.update_table)
     return TrainingRun(config, base, data, validation, general, sampler, objective, trainer, total)
@@ -155,7 +165,7 @@ def read_data(
 
 def open_base(config: TrainConfig) -> LoadedModel:
     """The base model, with the dropout and token limit of the flags."""
-    base = load_pretrained(config.model)
+    base = load_pretrained(with_revision(config.model, config.revision))
     if config.dropout is not None:
         for module in base.encoder.modules():
             if isinstance(module, nn.Dropout):

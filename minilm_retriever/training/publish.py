@@ -18,6 +18,7 @@ from minilm_retriever.encoder import Encoder
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import flag_values
 from minilm_retriever.pretrained import hub
+from minilm_retriever.pretrained.config import with_revision
 from minilm_retriever.pretrained.model_folder import write_model
 from minilm_retriever.reports.html_report import report_html
 from minilm_retriever.reports.model_card import model_card
@@ -87,7 +88,7 @@ def publish(run: TrainingRun, position: Position) -> str:
     )
     extra = {"run": {"steps": position.step}}
     with atomic_folders.staged_folder(out, overwrite=config.overwrite, extra=extra) as staged:
-        write_model(staged, model, card=model_card(record))
+        write_model(staged, model, card=model_card(record), dtype=config.save_dtype)
         atomic_files.write_text(staged / "report.html", report_html(record, log))
         training = {"settings": settings, "versions": record.versions}
         training |= {"mix": asdict(mix)} if mix else {}
@@ -148,13 +149,13 @@ def public_name(path: str) -> str:
 
 
 def about_model(run: TrainingRun) -> dict[str, Any]:
-    model, name = run.base, run.config.model
+    model, name = run.base, with_revision(run.config.model, run.config.revision)
     base, revision = hub.origin(hub.resolve(name)) or (public_name(name), None)
     bert, settings = model.encoder.bert.config, model.settings
     return {
         "base": base,
         "base_revision": revision,
-        "dimension": bert.hidden_size,
+        "dimension": model.encoder.kept,
         "architecture": {
             "layers": bert.num_hidden_layers,
             "attention heads": bert.num_attention_heads,

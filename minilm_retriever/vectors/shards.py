@@ -20,17 +20,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save
 
-from minilm_retriever.errors import UserError, require
+from minilm_retriever.errors import UserError, named_errors, require
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest
 from minilm_retriever.types import Array, IntArray
 
 UNFINISHED = "unfinished"  # the folder inside OUT.run that tells it from a finished one
 FORMATS = ("npy", "safetensors", "parquet")
-# What readers raise for files that are not what they should be; pyarrow's errors are of them.
-UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, EOFError, NotImplementedError)
 SHARD_ROWS = 16384
 SHARD_CHARACTERS = 1 << 26  # a shard of very long texts ends earlier: its texts lie in memory
 
@@ -119,7 +117,7 @@ def row_lines(ids: Sequence[str], texts: Sequence[str] | None) -> str:
     rows = [{"id": id} for id in ids]
     if texts is not None:
         rows = [{"id": id, "text": text} for id, text in zip(ids, texts, strict=True)]
-    return "".join(f"{json.dumps(row)}\n" for row in rows)
+    return "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in rows)
 
 
 def npy_header(dtype: npt.DTypeLike, shape: Sequence[int]) -> bytes:
@@ -164,10 +162,8 @@ def move_manifest_to_parquet(folder: Path) -> None:
 def open_shard(path: Path, dtype: npt.DTypeLike, shape: tuple[int, int]) -> Array:
     """The vectors of a shard, memory-mapped; those of a Parquet file are read. UserError where the
     file does not hold vectors of that type and shape (rows, width)."""
-    try:
+    with named_errors(f"{path}: holds no vectors that can be read"):
         vectors: Array = map_vectors(path)
-    except (OSError, *UNREADABLE, SafetensorError) as fault:
-        raise UserError(f"{path}: holds no vectors that can be read: {fault}") from None
     if vectors.dtype != dtype or vectors.shape != shape:
         actual = f"{vectors.dtype} of shape {vectors.shape}"
         raise UserError(f"{path}: holds {actual}, not {np.dtype(dtype)} of shape {shape}")
@@ -190,12 +186,10 @@ def read_ids_texts(
 ) -> list[tuple[str, str]]:
     """(id, text) of these rows out of a shard's file of `count`; "" where texts are not kept.
     UserError where the file holds others."""
-    try:
+    with named_errors(f"{path}: holds no ids and texts that can be read"):
         pairs = _read_ids_texts(path, rows, count)
         if any(not isinstance(part, str) for pair in pairs for part in pair):
             raise ValueError("an id or a text is no string")
-    except (OSError, RecursionError, *UNREADABLE) as fault:
-        raise UserError(f"{path}: holds no ids and texts that can be read: {fault}") from None
     return pairs
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,10 @@ from minilm_retriever.storage.schema import (
 )
 from minilm_retriever.types import Array, FloatArray
 from minilm_retriever.vectors import quantization, shards
+from minilm_retriever.vectors.checks import check_vectors
 from minilm_retriever.vectors.quantization import Ranges
 
+CHECKED_ROWS = 4096  # at a time
 FIELDS = {  # of what a manifest says under "vectors"
     "model": text(200),
     "rows": integer(0, 1 << 40),
@@ -172,8 +175,25 @@ def verify(path: Path) -> str:
     files = manifest.verify_folder(listing.parent, listing.name)
     line = f"{path}: {len(files)} files as they were written"
     if "vectors" in manifest.read_manifest(listing.parent, listing.name):
-        line += f", {sum(map(len, open_vectors(path, verify=False).shards)):,} vectors"
+        folder = open_vectors(path, verify=False)
+        check_stored(folder)
+        line += f", {len(folder):,} vectors"
     return line
+
+
+def check_stored(folder: VectorFolder) -> None:
+    """UserError for the first vector that is not finite, or not of the length that is claimed."""
+    if folder.dtype == "binary":
+        return
+    unit = folder.info["unit"] and folder.dtype != "int8"  # which keeps a length roughly
+    for path, shard in zip(folder.shards.paths, folder.shards, strict=True):
+        for start in range(0, len(shard), CHECKED_ROWS):
+            vectors = folder.floats(shard[start : start + CHECKED_ROWS])
+            check_vectors(vectors, partial(_row_name, path, start), unit=unit)
+
+
+def _row_name(path: Path, start: int, row: int) -> str:
+    return f"row {start + row} of {path}"
 
 
 def save_vectors(
@@ -192,7 +212,9 @@ def save_vectors(
     """Write vectors (N, H) as a folder that can be searched, indexed and added to an index.
 
     model: its fingerprint, `encoder.model.fingerprint()`. ranges: of int8 (default: those of these
-    vectors). shard_size: rows."""
+    vectors). shard_size: rows. UserError for a vector that is not finite, or where `unit` not of
+    length 1."""
+    check_vectors(vectors, lambda row: f"row {ids[row]!r}", unit=unit)
     ranges = (ranges or quantization.calibrate(vectors)) if dtype == "int8" else None
     parts = [slice(start, start + shard_size) for start in range(0, len(vectors), shard_size)]
     info = {

@@ -172,9 +172,7 @@ def bad_rows(scene: Scene, count: int) -> Iterator[Outcome]:
             and errors[-1].startswith(f"error: {path}:{line}: ")
             and all(": text column text (" in said for said in errors[:-1])
         )
-        left = [
-            p.name for p in room.iterdir() if p.name not in (path.name, "out.run", ".out.run.lock")
-        ]
+        left = [p.name for p in room.iterdir() if p.name not in (path.name, "out.run")]
         # encode keeps its finished shards beside the output, for when the row is mended; train has
         # nothing to keep.
         left += left_behind(room) + (

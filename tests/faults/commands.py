@@ -10,7 +10,9 @@ from minilm_retriever.__main__ import main
 
 def command(*words: object) -> tuple[int, str, list[str]]:
     """(exit status, stdout, lines on stderr); a traceback passes."""
-    out, err = io.StringIO(), io.StringIO()
+    raw, err = io.BytesIO(), io.StringIO()
+    out = io.TextIOWrapper(raw, "utf-8", "surrogateescape", newline="")
     with redirect_stdout(out), redirect_stderr(err):
         status = main([str(word) for word in words])
-    return status, out.getvalue(), err.getvalue().splitlines()
+    out.flush()
+    return status, raw.getvalue().decode("utf-8", "replace"), err.getvalue().split("\n")[:-1]

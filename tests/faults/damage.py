@@ -25,7 +25,7 @@ from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.encoding.encode_files import encode_files
 from minilm_retriever.encoding.resumable_output import UnfinishedRun
 from minilm_retriever.errors import UserError
-from minilm_retriever.pretrained import model_folder, settings
+from minilm_retriever.pretrained import model_folder, pipeline, settings
 from minilm_retriever.pretrained.model_folder import load_pretrained
 from minilm_retriever.search.index_folder import make_index, open_index
 from minilm_retriever.storage import manifest
@@ -467,7 +467,8 @@ def settings_unguarded() -> object:
     def unguarded(path: Path, kind: type = dict) -> Any:
         return json.loads(path.read_bytes())
 
-    return patched((settings, "read_json", unguarded), (model_folder, "read_json", unguarded))
+    readers = (settings, model_folder, pipeline)
+    return patched(*((reader, "read_json", unguarded) for reader in readers))
 
 
 def archives_unguarded() -> object:

@@ -236,7 +236,9 @@ def steps_unchecked() -> object:
 def vectors_unchecked() -> object:
     """Mutation: vectors are not checked."""
     unchecked = lambda *_: None  # noqa: E731
-    return patched((encoder, "check_finite", unchecked), (shard_encoder, "check_finite", unchecked))
+    return patched(
+        (encoder, "check_vectors", unchecked), (shard_encoder, "check_vectors", unchecked)
+    )
 
 
 ROWS = (

@@ -37,6 +37,8 @@ def start(arguments: Sequence[str], output: Path) -> int:
             os.dup2(fd, 1)
             sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
             status = main(arguments)
+        except SystemExit as left:
+            status = left.code if isinstance(left.code, int) else 0
         except BaseException:
             traceback.print_exc()
         finally:

@@ -107,8 +107,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def left_behind(folder: Path) -> list[str]:
-    """Temporary names that stand in a folder; locks are meant to stay."""
-    return [p.name for p in folder.rglob(".*") if not p.name.endswith(".lock")]
+    """Temporary names and locks that stand in a folder."""
+    return [p.name for p in folder.rglob(".*")]
 
 
 def one_line(text: str) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 
 from minilm_retriever.encoder import Encoder
 from minilm_retriever.errors import UserError
-from minilm_retriever.pretrained import load_weights, model_folder, settings
+from minilm_retriever.pretrained import json_files, load_weights, model_folder, pipeline
 from minilm_retriever.storage import manifest
 from minilm_retriever.vectors.vector_folder import open_vectors
 from tests.faults.processes import limited
@@ -337,7 +337,7 @@ def peak() -> int:
 def pickles_read() -> object:
     """Mutation: weights in a pickle are read."""
 
-    def trusting(folder: Path) -> str:
+    def trusting(folder: Path, name: str = "") -> str:
         for path in sorted(folder.glob("*")):
             if path.suffix in load_weights.PICKLES:
                 pickle.loads(path.read_bytes())
@@ -348,7 +348,7 @@ def pickles_read() -> object:
 
 def paths_unchecked() -> object:
     """Mutation: paths in modules.json are followed wherever they lead."""
-    return patched((settings, "inside", lambda folder, relative, named_in: folder / relative))
+    return patched((pipeline, "inside", lambda folder, relative, named_in: folder / relative))
 
 
 def sizes_unchecked() -> object:
@@ -357,7 +357,7 @@ def sizes_unchecked() -> object:
     def unlimited(path: Path, largest: int = 0) -> bytes:
         return path.read_bytes()
 
-    return patched((settings, "read_file", unlimited), (model_folder, "read_file", unlimited))
+    return patched((json_files, "read_file", unlimited), (model_folder, "read_file", unlimited))
 
 
 ROWS = (

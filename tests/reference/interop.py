@@ -6,7 +6,9 @@ Makes each peer an environment of its own (.peers/st3, .peers/st6; needs a packa
 then
   1. makes every committed fixture anew, compares, and holds the reference loop against the new ones;
   2. opens our folders (the base model saved by our Encoder, and each --folder) in both peers and in plain transformers;
-  3. opens the base model as each peer saves it with our Encoder.
+  3. opens the base model as each peer saves it with our Encoder;
+  4. opens folders drawn at random, which the peers write, and the base model in the variations of
+     tests/variations.py, with our Encoder, and each as ours saves it with the peers.
 One line a check, a table at the end; exit status 1 if any check fails. --quick leaves out training
 (the long part of 1). Standard library only: what needs more runs as a process in the environment
 that has it."""
@@ -136,6 +138,25 @@ def exchange_folders(
         )
 
 
+def compare_drawn(
+    report: Report, pythons: dict[str, Path], base: Path, count: int, scratch: Path
+) -> None:
+    """Every folder drawn at random, and then as ours writes it, opens alike or is refused."""
+    ours, drawn = Path(sys.executable), scratch / "drawn"
+    for peer, python in pythons.items():
+        made = ("--count", str(count), "--out", drawn)
+        report.script(PEERS[peer], python, "make_folders.py", *made)
+    report.script(PEERS["st6"], pythons["st6"], "make_folders.py", "--real", base, "--out", drawn)
+    for name, more in (("model", ("--save", "saved")), ("saved", ())):
+        folders = ("--folders", drawn, "--name", name)
+        for peer, python in pythons.items():
+            report.script(PEERS[peer], python, "folder_vectors.py", *folders)
+        report.script("this project", ours, "our_folders.py", *folders, *more)
+    for peer, python in pythons.items():
+        known = HERE / "variations.npz"
+        report.script(PEERS[peer], python, "make_variations.py", "--compare", known)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -149,6 +170,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="do not make the training fixtures anew"
     )
+    parser.add_argument("--count", type=int, default=80, help="folders drawn for each peer")
     args = parser.parse_args()
     base, folders = args.base.resolve(), [folder.resolve() for folder in args.folder]
     for folder in (base, *folders):
@@ -161,6 +183,7 @@ def main() -> None:
         scratch = Path(name)
         compare_inputs(report, scratch / "inputs")
         exchange_folders(report, pythons, base, folders, scratch)
+        compare_drawn(report, pythons, base, args.count, scratch)
         compare_fixtures(report, pythons, base, scratch, args.quick)
     failed = [result for result in report.results if not result.good]
     print(f"\n{len(report.results)} checks, {len(failed)} failed", *failed, sep="\n")

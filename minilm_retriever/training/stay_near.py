@@ -1,0 +1,35 @@
+"""--stay-near: each text's vector is held near the one that the base model gives it.
+
+Adds weight * mean(1 - cosine of both vectors) to the loss: distillation of the base model's
+embeddings, so that a run moves only what its task needs (learning without forgetting; Z. Li,
+D. Hoiem, 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minilm_retriever.distributed import Ranks
+from minilm_retriever.types import IntArray
+
+
+@dataclass(frozen=True)
+class StayNear:
+    """A loss of a batch with that term added."""
+
+    loss: Callable[[Tensor, IntArray], Tensor]
+    weight: float
+    base: Tensor  # (N, H) vectors of the distinct texts by the base model
+    ranks: Ranks
+
+    def __call__(self, vectors: Tensor, text_ids: IntArray) -> Tensor:
+        """vectors of this rank's rows, column by column; text_ids (C, B) of all ranks' rows. As the
+        loss, the sum over the ranks is the batch's."""
+        own = text_ids[:, self.ranks.own_rows(text_ids.shape[1])].reshape(-1)
+        base = self.base[torch.from_numpy(own)].to(vectors.device)
+        away = (1 - F.cosine_similarity(vectors.float(), base, dim=-1)).sum() / text_ids.size
+        return self.loss(vectors, text_ids) + self.weight * away
