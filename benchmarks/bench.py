@@ -450,7 +450,7 @@ def main() -> None:
     parser.add_argument("--name", default="bench", help="the result's file name")
     args = parser.parse_args()
     make_peers()
-    tokenizer = TextTokenizer((MODEL / "tokenizer.json").read_bytes(), max_length=256)
+    tokenizer = TextTokenizer(json.loads((MODEL / "tokenizer.json").read_bytes()), max_length=256)
     pairs = example_pairs()
     if args.data:
         read = read_pairs(args.data, tuple(args.columns) if args.columns else None)

@@ -40,8 +40,7 @@ MODEL = WHOLE["model"]
 
 
 def opened(**changes):
-    data = json.dumps({**copy.deepcopy(WHOLE), **changes}).encode()
-    return TextTokenizer(data, max_length=16, where="tokenizer.json")
+    return TextTokenizer({**copy.deepcopy(WHOLE), **changes}, max_length=16, where="tokenizer.json")
 
 
 @pytest.mark.parametrize(
@@ -182,7 +181,7 @@ def test_any_change_of_a_tokenizer_opens_or_is_one_line(capfd):
     for _ in range(400):
         value = mutate(small, draw)
         try:
-            TextTokenizer(json.dumps(value).encode(), max_length=16).tokenize(TEXTS)
+            TextTokenizer(value, max_length=16).tokenize(TEXTS)
         except UserError as problem:
             refused += 1
             assert "\n" not in str(problem)

@@ -47,7 +47,7 @@ class LoadedModel:
     tokenizer: TextTokenizer
     settings: Settings
     config: Mapping[str, Any]  # config.json as it was
-    tokenizer_files: Mapping[str, bytes]
+    tokenizer_files: Mapping[str, bytes]  # those beside tokenizer.json
 
     def fingerprint(self) -> str:
         """SHA-256 over all that decides a vector: weights, configuration, tokenizer, settings."""
@@ -90,7 +90,7 @@ def load_pretrained(name_or_folder: StrPath, revision: str | None = None) -> Loa
         if (words / name).is_file()
     }
     tokenizer = read_tokenizer(words, files, config, **limits)
-    files["tokenizer.json"] = tokenizer.file
+    files.pop("tokenizer.json", None)
     if tokenizer.vocab_size > bert_config.vocab_size:
         ids = f"token ids up to {tokenizer.vocab_size - 1} in {tokenizer.where}"
         raise UserError(f"{root}: {ids}, vocab_size {bert_config.vocab_size} in config.json")
@@ -149,8 +149,12 @@ def write_model(
                     raise UserError(f"tensor {name} holds a number beyond {dtype}'s range")
             save_tensors(folder / path / WHOLE, stored, {"format": "pt"})
     for name, data in model.tokenizer_files.items():
-        data = with_limit(name, data, model.settings.max_length)
+        if name == "tokenizer_config.json":
+            data = with_limit(data, model.settings.max_length)
         atomic_files.write_bytes(folder / name, data)
+    tokenizer = {**model.tokenizer.parsed, "truncation": None, "padding": None}
+    data = json.dumps(tokenizer, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    atomic_files.write_bytes(folder / "tokenizer.json", data)
     atomic_files.write_text(folder / "README.md", card or plain_card(model))
 
 
@@ -207,16 +211,10 @@ def pooling_file(model: LoadedModel) -> dict[str, Any]:
     }
 
 
-def with_limit(name: str, data: bytes, max_length: int) -> bytes:
-    """A tokenizer file with the model's own limit: a leftover of 128 would cut texts short in other
-    tools."""
-    if name not in ("tokenizer.json", "tokenizer_config.json"):
-        return data
-    value = json.loads(data)
-    if name == "tokenizer.json":
-        value |= {"truncation": None, "padding": None}
-        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
-    value |= {"model_max_length": max_length}
+def with_limit(data: bytes, max_length: int) -> bytes:
+    """tokenizer_config.json with the model's own limit: a leftover of 128 would cut texts short in
+    other tools."""
+    value = {**json.loads(data), "model_max_length": max_length}
     if value.get("tokenizer_class") == "TokenizersBackend":  # transformers 5's name, unknown to 4
         value["tokenizer_class"] = "PreTrainedTokenizerFast"
     for leftover in ("max_length", "stride", "pad_to_multiple_of", "truncation_strategy"):

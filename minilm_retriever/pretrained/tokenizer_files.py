@@ -8,7 +8,6 @@ in for a missing tokenizer.json. Any other tokenizer is tokenizer.json as it is.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -71,8 +70,7 @@ def read_tokenizer(
     except (KeyError, TypeError, AttributeError, IndexError) as problem:
         problem_line = f"a setting of its tokenizer is missing or of another type ({problem})"
         raise UserError(f"{root}: {problem_line}") from None
-    data = json.dumps(parsed, ensure_ascii=False, allow_nan=False).encode()
-    return TextTokenizer(data, max_length=max_length, lower_case=lower_case, **settings)
+    return TextTokenizer(parsed, max_length=max_length, lower_case=lower_case, **settings)
 
 
 def resolve(
