@@ -115,8 +115,8 @@ print(json.dumps({{"python": platform.python_version(), **versions}}))"""
     return dict(json.loads(found))
 
 
-def make_environment(folder: Path, requirements: str) -> None:
-    """An environment of these requirements, once."""
+def make_environment(folder: Path, requirements: str, without: str = "") -> None:
+    """An environment of these requirements, once, and without a package that they bring."""
     stamp, file = folder / ".installed", folder / "requirements.txt"
     if stamp.exists() and stamp.read_text("utf-8") == requirements:
         return
@@ -126,6 +126,8 @@ def make_environment(folder: Path, requirements: str) -> None:
     flags = os.environ.get("PIP_FLAGS", "").split()
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", *flags]
     subprocess.run([*pip, "-r", str(file)], check=True)
+    if without:
+        subprocess.run([*pip[:3], "uninstall", "-q", "-y", without], check=True)
     stamp.write_text(requirements, encoding="utf-8")
 
 
@@ -150,7 +152,8 @@ def more_peers() -> list[str]:
     for name, folder in BACKENDS.items():
         backend = name.split()[1]
         try:
-            make_environment(folder, f"torch==2.13.0\nsentence-transformers[{backend}]==6.2.0\n")
+            wanted = f"torch==2.13.0\nsentence-transformers[{backend}]==6.2.0\n"
+            make_environment(folder, wanted, without="torchvision")  # of another build than torch
         except subprocess.CalledProcessError:
             print(f"{name} does not install here", flush=True)
             continue

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.texts import EXAMPLE
+from minilm_retriever.data.pairs import read_pairs
 from minilm_retriever.evaluation.evaluate import evaluate_retrieval, row_cosines, task_of_pairs
 from minilm_retriever.evaluation.tasks import RetrievalTask
 
@@ -17,7 +18,7 @@ SAME = 0.9999  # the least cosine of vectors that count as the same
 def quality_task() -> RetrievalTask:
     """The example's unseen wordings against all its occupations: 282 queries, 352 documents."""
     pairs, corpus = str(EXAMPLE / "unseen_wordings.csv"), str(EXAMPLE / "corpus.csv")
-    return task_of_pairs(pairs, None, corpus)
+    return task_of_pairs(pairs, read_pairs(pairs), corpus)
 
 
 def task_texts(task: RetrievalTask) -> list[str]:

@@ -130,6 +130,8 @@ def test_a_refused_key_is_named(whole, file, key):
 
 @pytest.mark.parametrize("file", KNOWN)
 def test_a_key_that_stands_nowhere_is_refused(whole, file):
+    change(whole, file, an_old_idea=None)
+    load_pretrained(whole)
     change(whole, file, a_new_idea=1)
     if file == "config.json":  # of which BertModel reads what is in its rows alone
         load_pretrained(whole)

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -135,6 +138,7 @@ def processor_of(monkeypatch):
     def set_processor(vendor, flags):
         facts = f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: {flags}\nbugs\t\t: amx_bf16\n"
         monkeypatch.setattr(processor.Path, "read_text", lambda *_: facts)
+        monkeypatch.setattr(processor, "int8_is_exact", lambda: True)  # tried on this one
         clear()
 
     def clear():
@@ -165,6 +169,17 @@ def test_a_precision_that_would_be_slower_is_refused(precision, tiny_folder, pro
     with pytest.raises(UserError, match=slower):
         encoder.precision = precision
     assert encoder.precision == "fp32"
+
+
+def test_int8_is_refused_where_onednn_may_not_use_its_instructions():
+    """There two products overflow oneDNN's 16-bit sums: vectors would be wrong, not only slow."""
+    code = "from minilm_retriever.kernels.processor import lacks_instructions as lacks\n"
+    code += "print(lacks('int8'))"
+    held_back = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=held_back, capture_output=True, text=True, check=True
+    )
+    assert run.stdout == "AMX-INT8, AVX512-VNNI or AVX-VNNI\n"
 
 
 def test_another_word_for_a_precision_is_refused(fresh):

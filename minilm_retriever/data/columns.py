@@ -145,8 +145,8 @@ def named_pair(columns: Sequence[str]) -> PairColumns:
 
 def pair_columns(columns: Sequence[Column], where: str) -> PairColumns:
     """The columns of query, document and hard negatives; UserError where they are not clear."""
+    negatives = negative_columns(columns)
     named = [column for column in columns if column.may_be_text]
-    negatives = [column.name for column in named if names.NEGATIVE.fullmatch(column.key)]
     named = [column for column in named if not names.NEGATIVE.fullmatch(column.key)]
     free = [column for column in named if column.is_text]
     families = names.numbered([column.name for column in named])
@@ -161,7 +161,7 @@ def pair_columns(columns: Sequence[Column], where: str) -> PairColumns:
     if len(queries) + len(documents) < 2:
         queries, documents, why = only_texts(columns, free, queries, documents)
     if len(queries) == len(documents) == 1:
-        return PairColumns(queries[0].name, documents[0].name, tuple(negatives), why)
+        return PairColumns(queries[0].name, documents[0].name, negatives, why)
     what = f"which column is the query, and which the document? {table(columns)}"
     if len(free) < 2:
         what = f"pairs need two columns of text: {table(columns)}"
@@ -171,6 +171,12 @@ def pair_columns(columns: Sequence[Column], where: str) -> PairColumns:
     elif len(columns) == 1:
         how += "; or is it another --format (csv, tsv, jsonl) or --separator?"
     raise UserError(f"{where}: {what}; {how}")
+
+
+def negative_columns(columns: Sequence[Column], taken: Sequence[str] = ()) -> tuple[str, ...]:
+    """Those of hard negatives by their names."""
+    free = [column for column in columns if column.may_be_text and column.name not in taken]
+    return tuple(column.name for column in free if names.NEGATIVE.fullmatch(column.key))
 
 
 def ranked(columns: Sequence[Column], patterns: Sequence[re.Pattern[str]]) -> list[Column]:

@@ -61,9 +61,9 @@ def parse_json(data: bytes, path: Path, kind: type = dict) -> Any:
 
 
 def check_keys(config: Mapping[str, Any], known: Sequence[str], path: Path) -> None:
-    """UserError naming the first setting that is not known: it may change a vector."""
-    for name in config:
-        if name not in known:
+    """UserError naming the first setting, but for null, that is not known: it may matter."""
+    for name, value in config.items():
+        if name not in known and value is not None:
             raise UserError(f"{path}: {name} is not known here (see docs/model_folders.md)")
 
 
