@@ -241,8 +241,8 @@ def refuse_judgement(judged: Column, pair: PairColumns, where: str) -> None:
     is_clear = values.are_verdicts(judged.distinct)
     positive = [value for value in judged.distinct if is_clear and values.YES.fullmatch(value)]
     take = f"--positives-where {judged.name}={positive[0] if positive else 'X'}"
-    is_whole = judged.kind == values.WHOLE and (len(judged.distinct) < 4 or "label" in judged.key)
-    if judged.span and not is_whole and not is_clear:
+    is_class = judged.kind == values.WHOLE and bool(re.search("label|class", judged.key))
+    if judged.span and not is_class and not is_clear:
         held = f"scores ({judged.span})"
         take = "--min-score X, or learn the scores with --loss cosent"
     raise UserError(
