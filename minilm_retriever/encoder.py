@@ -323,7 +323,8 @@ def encode_texts(
         else None,
     )
     vectors = vectors if len(distinct) == len(texts) else vectors[inverse]
-    unit = encoder.normalize if normalize is None else normalize
+    as_made = encoder.normalize and encoder.kept == encoder.dimension
+    unit = as_made if normalize is None else normalize
     check_vectors(vectors, lambda row: f"text {row}", unit=unit)
     return vectors
 

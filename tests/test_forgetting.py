@@ -104,7 +104,7 @@ def measure(lost):
 
 
 def points(own, general):
-    shares = (0.0, *SHARES, 1.0)
+    shares = (0.0, 0.25, 0.5, 0.75, 1.0)
     return [SharePoint(*values) for values in zip(shares, own, general, strict=True)]
 
 

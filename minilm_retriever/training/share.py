@@ -18,7 +18,12 @@ from minilm_retriever.reports.run_record import Mix, SharePoint
 from minilm_retriever.training.prepare import TrainingRun
 from minilm_retriever.training.validation import general_encoders
 
-SHARES = (0.25, 0.5, 0.75)  # between the base model and the fine-tuned one, which are measured
+SHARES = (
+    0.25,
+    0.5,
+    0.625,
+    0.75,
+)  # between the base model and the fine-tuned one, which are measured
 Measured = dict[str, Any]  # an evaluation's row of metrics.jsonl
 
 
