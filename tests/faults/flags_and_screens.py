@@ -164,7 +164,9 @@ def screens(scene: Scene, count: int) -> Iterator[Outcome]:
         elif kind == 3:
             status, out, errors = command("inspect", source, "--columns", column, "b", *small)
         elif kind == 4:
-            status, out, errors = command("encode", source, "--text", hostile(rng), "--out", name)
+            status, out, errors = command(
+                "encode", source, "--text", hostile(rng), "--out", room / name
+            )
         else:
             status, out, errors = command("verify", room / name)
         screen = [*out.split("\n"), *errors]
