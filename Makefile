@@ -1,5 +1,5 @@
 # Each target is one command that also works without make: see the lines below.
-.PHONY: demo test lint interop bench faults
+.PHONY: demo test lint interop clients bench faults
 
 demo:     ## fine-tune, compare, encode and search on the example
 	./setup.sh && .venv/bin/python examples/demo.py
@@ -14,6 +14,9 @@ interop:  ## against sentence-transformers 3.4.1 and 6.2.0, each in an environme
 	./setup.sh && .venv/bin/minilm-retriever fetch
 	test -d checkpoints/interop || .venv/bin/python train.py --train examples/job_skills/train.csv --max-steps 5 --out checkpoints/interop
 	.venv/bin/python tests/reference/interop.py --folder checkpoints/interop
+
+clients:  ## `serve` against the openai client and LangChain, in an environment of their own
+	./setup.sh && .venv/bin/minilm-retriever fetch && .venv/bin/python tests/reference/clients.py
 
 faults:   ## faults put in on purpose and counted, under an hour; writes tests/faults/scorecard.json
 	./setup.sh && .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,fuzz]'

@@ -34,9 +34,9 @@ from minilm_retriever.kernels.memory import keep_freed_memory
 from minilm_retriever.storage import atomic_files
 from minilm_retriever.training.batches import shuffle
 from minilm_retriever.training.config import TrainConfig
+from minilm_retriever.training.dataset import BatchRows
 from minilm_retriever.training.prepare import TrainingRun, prepare
 from minilm_retriever.training.run import KEPT_BYTES
-from minilm_retriever.types import IntArray
 
 EXAMPLE = Path("examples/job_skills")
 ROWS = 100_000
@@ -131,7 +131,7 @@ def run_arm(arm: str, seed: int, train: Path, args: argparse.Namespace) -> dict[
             began = time.monotonic()
             loss = float(run.trainer.step(number - 1, batches).losses.sum())
             seconds += time.monotonic() - began
-            losses.append((loss, run.objective.floor(batches[0].text_ids)))
+            losses.append((loss, run.objective.floor(batches[0].rows)))
         if number in at:
             loss, floor = np.mean(losses[-50:], axis=0) if losses else (0.0, 0.0)
             point = {"step": number, "minutes": seconds / 60, "loss": loss, "floor": floor}
@@ -187,21 +187,21 @@ def overhead(train: Path, args: argparse.Namespace, rounds: int = 15) -> dict[st
     keep = runs["keep"]
     for number, batches in enumerate(keep.batches(0, rounds)):
         timed("step", partial(keep.trainer.step, number, batches))
-        texts, ids, mask = batches[0]
+        rows, ids, mask, _ = batches[0]
         device = keep.trainer.device
         vectors = keep.base.encoder(ids.to(device), mask.to(device)).detach().requires_grad_()
         for _ in range(20):
             for arm in ("keep", "mask"):
-                timed(f"loss, {arm}", partial(loss_and_gradient, runs[arm], vectors, texts))
+                timed(f"loss, {arm}", partial(loss_and_gradient, runs[arm], vectors, rows))
     for _ in range(3):
         for arm in ("keep", "avoid"):
             timed(f"order of 6,250 batches, {arm}", partial(runs[arm].sampler.epoch, 0))
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
-def loss_and_gradient(run: TrainingRun, vectors: Tensor, texts: IntArray) -> None:
+def loss_and_gradient(run: TrainingRun, vectors: Tensor, rows: BatchRows) -> None:
     """What comes between the two passes through the model."""
-    run.objective.loss(vectors, texts).backward()
+    run.objective.loss(vectors, rows).backward()
 
 
 def floor_figures(path: str) -> dict[str, float]:

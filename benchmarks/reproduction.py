@@ -98,7 +98,7 @@ def windows(run: TrainingRun, steps: int) -> Any:
     losses, floors = [], []
     for number, batches in enumerate(run.batches(0, steps)):
         losses.append(float(run.trainer.step(number, batches).losses.sum()))
-        floors.append(floor([run.data.texts[i] for i in batches[0].text_ids[1]]))
+        floors.append(floor([run.data.texts[i] for i in batches[0].rows.texts[1]]))
         if (number + 1) % LOG_STEPS == 0:
             mean = [sum(values[-LOG_STEPS:]) / LOG_STEPS for values in (losses, floors)]
             yield {"step": number + 1, "loss": round(mean[0], 4), "floor": round(mean[1], 4)}

@@ -175,7 +175,8 @@ class Encoder:
     def encode_document(
         self, documents: Texts, *, batch_size: int | None = None, normalize: bool | None = None
     ) -> FloatArray:
-        """encode(), with the prompt that the model's folder has for documents, if it has one."""
+        """encode(), with the prompt that the model's folder has for documents, if it has one (the
+        first of document, passage, corpus that is there, also an empty one)."""
         prompt = find_prompt(self.model, task=DOCUMENT).text
         return self.encode(documents, prompt=prompt, batch_size=batch_size, normalize=normalize)
 
@@ -322,7 +323,8 @@ def encode_texts(
         else None,
     )
     vectors = vectors if len(distinct) == len(texts) else vectors[inverse]
-    unit = encoder.normalize if normalize is None else normalize
+    as_made = encoder.normalize and encoder.kept == encoder.dimension
+    unit = as_made if normalize is None else normalize
     check_vectors(vectors, lambda row: f"text {row}", unit=unit)
     return vectors
 
@@ -357,7 +359,8 @@ def encode_tokens(
             continue
         try:
             ids, mask = (part.to(device) for part in tokens.batch(rows))
-            vectors = encoder(ids, mask, normalize=normalize, prompt_tokens=prompt_tokens)
+            prompted = mask.new_full((len(mask),), prompt_tokens) if prompt_tokens else None
+            vectors = encoder(ids, mask, normalize=normalize, prompt_tokens=prompted)
             if encoder.kept < encoder.dimension:
                 vectors = vectors[:, : encoder.kept]
                 vectors = l2_normalize(vectors) if normalize else vectors

@@ -20,6 +20,7 @@ def flag(
     heading: str | None = None,
     *,
     name: str | None = None,
+    also: str | None = None,
     at_least: float | None = None,
     above: float | None = None,
     below: float | None = None,
@@ -30,7 +31,8 @@ def flag(
     """A field that is also a flag.
 
     text: its help; heading: begins a part of --help; name: in place of --field-name, and without
-    dashes that of a positional argument; may_change: an unfinished run may resume with another
+    dashes that of a positional argument; also: another name; may_change: an unfinished run may
+    resume with another
     value; on_card: the model card shows it; settings: argparse's, over those of the field's type.
     """
     return field(default=default, metadata=locals())  # the arguments by their names
@@ -56,7 +58,8 @@ def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
             settings["dest"] = item.name
         else:
             settings["metavar"], name = name, item.name
-        group.add_argument(name, default=argparse.SUPPRESS, help=help_text(item), **settings)
+        names = filter(None, (name, item.metadata["also"]))
+        group.add_argument(*names, default=argparse.SUPPRESS, help=help_text(item), **settings)
 
 
 def help_text(item: Field[Any]) -> str:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from minilm_retriever.core.loss import FalseNegatives, contrastive_loss
 from minilm_retriever.training.gradient_caching import encode_in_pieces
+from minilm_retriever.training.loss_variants import FalseNegatives, contrastive_loss
 from minilm_retriever.training.objective import false_negative_mask
 
 WORDS = "the cook bakes bread a nurse plans tests and repairs old pumps in small towns by".split()

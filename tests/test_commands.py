@@ -12,6 +12,7 @@ import pytest
 
 from minilm_retriever.__main__ import main
 from tests.conftest import ROOT
+from tests.variations import edit
 
 GOOD = (
     b"sentence_0,sentence_1\ncooks meals,bread and soup\nmends pipes,plumbing\nnurses people,care\n"
@@ -232,6 +233,16 @@ def test_search_takes_the_model_that_the_vectors_remember(capsys, tmp_path, monk
     (after / "model").rename(after / "elsewhere")
     status, _, err = run(capsys, "search", after / "v", "music")
     assert status == 2 and f"no folder {after / 'model'}" in err[-1] and "--model" in err[-1]
+
+
+def test_vectors_that_the_model_shortens_are_stored_with_length_1(capsys, tmp_path, tiny_copy):
+    edit(tiny_copy, "config_sentence_transformers.json", truncate_dim=16)
+    (tmp_path / "texts.txt").write_text("bread\nmusic\n", encoding="utf-8")
+    out, model = tmp_path / "v", ("--model", tiny_copy)
+    assert run(capsys, "encode", tmp_path / "texts.txt", *model, "--out", out)[0] == 0
+    assert run(capsys, "verify", out)[0] == 0
+    status, text, _ = run(capsys, "search", out, "music", "-k", "1")
+    assert status == 0 and "1  1.0000" in text
 
 
 @pytest.fixture()

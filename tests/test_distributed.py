@@ -85,7 +85,11 @@ MIXTURES = [
         "cache_batch": 2,
         **EVERYTHING,
     },  # the last batch has one row: less than ranks
-    {**EVERYTHING, "gradient_accumulation_steps": 2},
+    {**EVERYTHING, "guide_all": True, "gradient_accumulation_steps": 2},
+]
+SCORED = [
+    {"loss": "cosent", "batch_size": 41, "matryoshka": (32, 8), "query_prompt": "a team "},
+    {"loss": "cosine", "score_range": (0.0, 5.0), "cache_batch": 3},
 ]
 
 
@@ -108,6 +112,12 @@ def float64_steps(configs: list[TrainConfig], place: Path, name: str) -> None:
 
 def test_ranks_give_one_process_losses_and_weights(config, tmp_path):
     configs = [config(dropout=0.0, epochs=1, **changes) for changes in MIXTURES]
+    scored = tmp_path / "scored.csv"
+    lines = (tmp_path / "pairs.csv").read_text("utf-8").splitlines()
+    rows = [f"{i % 6},{line}" for i, line in enumerate(lines[1:])]
+    scored.write_text("\n".join([f"score,{lines[0]}", *rows]) + "\n", "utf-8")
+    more = {"dropout": 0.0, "epochs": 1, "train": (str(scored),)}
+    configs += [config(**changes, **more) for changes in SCORED]
     float64_steps(configs, tmp_path, "alone")
     alone = load_file(tmp_path / "alone-0")
     assert len(alone["0 losses"]) == 6 and alone["0 losses"].std() > 1e-4

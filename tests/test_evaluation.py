@@ -138,7 +138,7 @@ def test_prompts_and_similarity_are_the_folders_own(tiny_copy, pairs_file):
         encoder.encode_query(list(task.queries)),
         encoder.encode_document(list(task.documents)),
     )
-    run = rank(task, str(tiny_copy), 3)
+    run = rank(task, str(tiny_copy), 3, EvaluateConfig())
     for row, query in enumerate(task.query_ids):
         found = dict(run[query])
         expected = {str(n): queries[row] @ document for n, document in enumerate(documents)}
@@ -146,7 +146,7 @@ def test_prompts_and_similarity_are_the_folders_own(tiny_copy, pairs_file):
     config["similarity_fn_name"] = "euclidean"
     (tiny_copy / "config_sentence_transformers.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="compares by euclidean"):
-        rank(task, str(tiny_copy), 3)
+        rank(task, str(tiny_copy), 3, EvaluateConfig())
 
 
 def test_the_queries_that_changed_most_are_told():

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from minilm_retriever.core.loss import FalseNegatives, contrastive_loss, info_nce_loss
+from minilm_retriever.core.loss import info_nce_loss
 from minilm_retriever.curation.duplicates import batch_floor
+from minilm_retriever.training.loss_variants import FalseNegatives, contrastive_loss
 from minilm_retriever.training.objective import false_negative_mask, guide_mask
 
 

@@ -473,8 +473,7 @@ def test_held_out_data_is_evaluated_before_during_and_after_and_the_best_is_publ
         key=lambda step: (evaluations[step]["mrr@10"], -step),
     )
     again = Encoder.from_pretrained(tmp_path / "out", device="cpu")
-    validation = Validation.read(settings, again.model.tokenizer)
-    published = validation.evaluate(again.model.encoder, Ranks())
+    published = Validation.read(settings, again.model).evaluate(Ranks())
     assert published["mrr@10"] == pytest.approx(evaluations[best]["mrr@10"], abs=1e-9)
     assert published["loss"] == pytest.approx(evaluations[best]["loss"], abs=1e-6)
 
@@ -488,12 +487,11 @@ def test_the_evaluation_before_the_first_step_is_the_base_models(config, tmp_pat
     settings = config(eval=str(held_out), max_steps=1)
     ready = prepare.prepare(settings)
     table = ready.trainer.encoder.bert.embeddings.word_embeddings
-    validation = Validation.read(settings, ready.base.tokenizer)
     used = {int(id) for text in rows for id in ready.base.tokenizer.tokenize([text]).ids}
     assert isinstance(table, SparseEmbedding) and used - set(table.rows.tolist())
-    base = Encoder.from_pretrained(settings.model, device="cpu").model.encoder
-    expected = validation.evaluate(base, Ranks())
-    assert validation.evaluate(ready.trainer.encoder, Ranks()) == expected
+    base = Encoder.from_pretrained(settings.model, device="cpu").model
+    expected = Validation.read(settings, base).evaluate(Ranks())
+    assert Validation.read(settings, ready.base).evaluate(Ranks()) == expected
     assert train(settings) == 0
     assert log_rows(tmp_path / "out")[0]["eval"] == pytest.approx(expected, abs=1e-9)
 

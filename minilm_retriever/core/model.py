@@ -215,16 +215,16 @@ class SentenceEncoder(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor,
         normalize: bool | None = None,
-        prompt_tokens: int = 0,
+        prompt_tokens: Tensor | None = None,
     ) -> Tensor:
         """input_ids, attention_mask (B, T) -> embeddings (B, H), float32 at least.
 
-        normalize: unit rows or not, in place of the model's own setting. prompt_tokens: as many
-        leading tokens, [CLS] among them, take part in attention but not in the pooling."""
+        normalize: unit rows or not, in place of the model's own setting. prompt_tokens (B,): as
+        many leading tokens of a row, [CLS] among them, take part in attention, not in pooling."""
         hidden = self.bert(input_ids, attention_mask)  # (B, T, H)
-        if prompt_tokens:
-            attention_mask = attention_mask.clone()
-            attention_mask[:, :prompt_tokens] = 0
+        if prompt_tokens is not None:
+            positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+            attention_mask = attention_mask * (positions >= prompt_tokens[:, None])
         pooled = self.pool(hidden, attention_mask)
         pooled = pooled if self.head is None else self.head(pooled)
         unit = self.normalize if normalize is None else normalize

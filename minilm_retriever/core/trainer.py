@@ -33,9 +33,10 @@ class Hyperparameters:
 class Batch(NamedTuple):
     """The texts of a batch; among ranks, the tokens of this rank's rows alone."""
 
-    text_ids: Any  # which text stands where: only the loss looks at it
+    rows: Any  # which text stands where, maybe scores: only the loss looks at it
     input_ids: Tensor  # (N, T) int64
     attention_mask: Tensor  # (N, T) of 0 and 1
+    prompt_tokens: Tensor | None = None  # (N,) leading tokens that are not pooled
 
 
 class Step(NamedTuple):
@@ -55,11 +56,11 @@ class Trainer:
         loss: Callable[[Tensor, Any], Tensor],
         settings: Hyperparameters,
         *,
-        encode: Callable[[Tensor, Tensor], Tensor] | None = None,
+        encode: Callable[..., Tensor] | None = None,
         ranks: Ranks | None = None,
     ) -> None:
-        """loss: of vectors (N, H) and Batch.text_ids. encode: (input_ids, attention_mask) ->
-        vectors, where that is not the encoder itself (gradient caching)."""
+        """loss: of vectors (N, H) and Batch.rows. encode: in place of the encoder itself, with its
+        arguments (gradient caching)."""
         self.encoder, self.loss, self.settings = encoder, loss, settings
         self.encode, self.ranks = encode or encoder, ranks or Ranks()
         self.device = next(encoder.parameters()).device
@@ -95,10 +96,10 @@ class Trainer:
     def batch_loss(self, batch: Batch) -> Tensor:
         """The loss of a batch, or this rank's part of it: one forward pass over all its texts."""
         dtype = AUTOCAST_DTYPES.get(self.settings.precision)
-        ids, mask = batch.input_ids.to(self.device), batch.attention_mask.to(self.device)
+        ids, mask, prompts = (x if x is None else x.to(self.device) for x in batch[1:])
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
-            vectors = self.encode(ids, mask)
-        return self.loss(vectors, batch.text_ids)
+            vectors = self.encode(ids, mask, prompt_tokens=prompts)
+        return self.loss(vectors, batch.rows)
 
 
 def linear_schedule(step: int, settings: Hyperparameters) -> float:

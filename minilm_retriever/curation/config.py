@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from minilm_retriever.data.config import PairFlags, ReadingFlags
 from minilm_retriever.data.names import check_pair_columns
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import check_bounds, flag
-from minilm_retriever.pretrained.config import BASE_FOLDER, DEVICE_HELP, MODEL_HELP, REVISION_HELP
+from minilm_retriever.pretrained.config import (
+    BASE_FOLDER,
+    DEVICE_HELP,
+    DOCUMENT_PROMPT_HELP,
+    MODEL_HELP,
+    QUERY_PROMPT_HELP,
+    REVISION_HELP,
+)
 
 
 @dataclass(frozen=True)
@@ -32,35 +40,58 @@ class MineConfig(PairFlags):
     """Add hard negatives to pairs, chosen by a model."""
 
     pairs: str = flag("", "pairs: a file, or a folder (also BEIR's)", "data", name="PAIRS")
-    columns: tuple[str, ...] = flag((), "the columns of query and document")
+    columns: tuple[str, ...] = flag((), "query, document and maybe hard negatives")
     corpus: str | None = flag(None, "more documents to choose from: a file of texts")
     out: str = flag("", "where to write the pairs with their negatives: .csv, .tsv or .jsonl")
     overwrite: bool = flag(False, "replace what is there")
 
     model: str = flag(BASE_FOLDER, "the model that ranks: best the one to be trained", "mining")
     revision: str | None = flag(None, REVISION_HELP)
-    negatives: int = flag(1, "hard negatives a row", at_least=1)
+    query_prompt: str | None = flag(None, QUERY_PROMPT_HELP)
+    document_prompt: str | None = flag(None, DOCUMENT_PROMPT_HELP)
+    negatives: int = flag(1, "new hard negatives a row, at most", at_least=1)
     ranks: tuple[int, ...] = flag(
         (1, 50), "first and last rank to choose from, known answers left out"
     )
-    margin: float = flag(
-        0.05, "how much lower (cosine) than the row's own document a negative must be", at_least=0
+    margin: float | None = flag(
+        None,
+        "how much lower (cosine) than the row's own document a negative must be (default 0.05; 0 "
+        "with --relative-margin)",
+        at_least=0,
     )
-    seed: int = flag(42, "seed of the random documents where the ranks hold too few", at_least=0)
+    relative_margin: float | None = flag(
+        None, "the same as a share of the own document's cosine", at_least=0
+    )
+    min_cosine: float | None = flag(None, "the lowest cosine of a negative with its query")
+    max_cosine: float | None = flag(None, "the highest cosine of a negative with its query")
+    sampling: Literal["top", "random"] = flag(
+        "top", "of the candidates that are left, the nearest, or random ones"
+    )
+    seed: int = flag(42, "seed of --sampling random", at_least=0)
+    cosines: bool = flag(False, "also write the cosines of the documents and the new negatives")
     device: str | None = flag(None, DEVICE_HELP)
 
     def __post_init__(self) -> None:
         check_bounds(self)
         if not self.out:
             raise UserError("--out is missing: the file to write")
-        if len(self.columns) not in (0, 2):
-            names = " ".join(self.columns)
-            raise UserError(f"--columns needs two names, query and document, not {names}")
+        check_pair_columns(self.columns)
+        low, high = self.min_cosine, self.max_cosine
+        if low is not None and high is not None and low > high:
+            raise UserError(f"--min-cosine {low:g} is above --max-cosine {high:g}")
         ranks = " ".join(map(str, self.ranks))
         if len(self.ranks) != 2 or not 1 <= self.ranks[0] <= self.ranks[1]:
             raise UserError(f"--ranks needs a first and a last rank, counted from 1, not {ranks}")
         if self.ranks[1] - self.ranks[0] + 1 < self.negatives:
             raise UserError(f"--ranks {ranks} has no room for --negatives {self.negatives}")
+
+    def highest_cosine(self, own: float) -> float:
+        """That a negative may have, of a row whose document has the cosine `own`."""
+        margin = self.margin
+        if margin is None:
+            margin = 0.05 if self.relative_margin is None else 0.0
+        bounds = [own - margin, own - abs(own) * (self.relative_margin or 0.0)]
+        return min([*bounds, *([] if self.max_cosine is None else [self.max_cosine])])
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,17 @@
 """Hard negatives: for each pair, documents that are close to the query but no answer of it.
 
 Documents are ranked for each query by exact search, without its known answers anywhere in the data
-and its own text. Of the ranks in --ranks, the nearest are taken whose cosine is at least `margin`
-below that of the row's own document (what is as close may be another right answer).
+and its own text. Of the ranks in --ranks, those are candidates that are no negatives of the row
+already and whose cosine is within the bounds: at least --margin below that of the row's own
+document (what is as close may be another right answer), and so on. The nearest are taken, or random
+ones; where there are too few, a row gets fewer.
 
 Shapes: N rows (pairs), Q distinct queries, D distinct documents, K negatives a row, H hidden."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -17,34 +20,51 @@ import numpy as np
 
 from minilm_retriever.curation.config import MineConfig
 from minilm_retriever.data.distinct import deduplicate
-from minilm_retriever.data.pairs import collect
+from minilm_retriever.data.pairs import Pairs, collect
 from minilm_retriever.data.texts import read_texts
 from minilm_retriever.data.writer import check_table, write_table
 from minilm_retriever.encoder import open_for_command
 from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained.config import with_revision
+from minilm_retriever.pretrained.prompts import retrieval_prompts
 from minilm_retriever.progress import Progress, say
 from minilm_retriever.search.exact import top_k
-from minilm_retriever.types import FloatArray, IntArray
+from minilm_retriever.types import Float64Array, FloatArray, IntArray
 
 QUERIES = 4096  # searched at a time: bounds the memory of their neighbours
 
 
 class Negatives(NamedTuple):
-    rows: IntArray  # (N, K) documents of each row
-    random: int  # of them drawn at random
-    mean_cosine: float  # of the others
-    mean_own: float  # of each row's own document
+    rows: IntArray  # (N, K) documents of each row, nearest first; -1 where there are fewer
+    cosines: Float64Array  # (N, K) with the row's query
+    own_cosines: Float64Array  # (N,) of each row's own document
+
+    def summary(self) -> str:
+        """How many there are, and which rows have fewer."""
+        there, wanted = self.rows >= 0, self.rows.shape[1]
+        counts = there.sum(axis=1)
+        line = (
+            f"{len(counts):,} rows with {counts.sum():,} new hard negatives, mean cosine "
+            f"{self.cosines[there].mean():.3f} (own documents: {self.own_cosines.mean():.3f})"
+        )
+        if fewer := int((counts < wanted).sum()):
+            none = int((counts == 0).sum())
+            line += f"; fewer than {wanted} in {fewer:,}" + f", none in {none:,}" * bool(none)
+            line += ": no more documents are within --ranks and the bounds on the cosine"
+        return line
 
 
 def mine(config: MineConfig) -> str:
-    """Write the pairs with `negatives` further columns; returns a summary line."""
+    """Write the pairs, their negatives and up to `negatives` new ones; returns a summary line."""
     out = Path(config.out)
     check_table(out, config.overwrite, (config.pairs, config.corpus))
     bad_rows = config.bad_rows()
     bad_rows.check(config.overwrite, (config.pairs, config.corpus))
     with bad_rows.open() as on_bad:
-        pairs = collect(config.pair_source(config.pairs, config.columns), on_bad)
+        source = config.pair_source(
+            config.pairs, config.columns, max_negatives=sys.maxsize, keep_negatives=True
+        )
+        pairs = collect(source, on_bad)
     say(pairs.note)
     queries, query_of = deduplicate([text.strip() for text in pairs.texts[0]])
     more = read_texts(config.corpus, on_choice=say) if config.corpus else ()
@@ -52,29 +72,53 @@ def mine(config: MineConfig) -> str:
     documents, place = deduplicate([*map(str.strip, pairs.texts[1]), *filter(None, corpus)])
     own = place[: len(pairs)]
     known = known_documents(queries, query_of, documents, own)
-    most = max(map(len, known), default=0)
-    if len(documents) - most < config.negatives:
-        raise UserError(
-            f"{config.pairs}: {most} of its {len(documents)} distinct documents answer one query, "
-            f"which leaves fewer than {config.negatives} negatives; add documents with --corpus"
-        )
     encoder = open_for_command(with_revision(config.model, config.revision), config.device)
-    encode = partial(encoder.encode, prompt="", normalize=True)
+    prompts = retrieval_prompts(encoder.model, config.query_prompt, config.document_prompt)
+    if prompts:
+        say(str(prompts))
+    encode = partial(encoder.encode, normalize=True)
     vectors = (
-        encode(queries, show_progress="encoding queries"),
-        encode(documents, show_progress="encoding documents"),
+        encode(queries, prompt=prompts.query.text, show_progress="encoding queries"),
+        encode(documents, prompt=prompts.document.text, show_progress="encoding documents"),
     )
-    negatives = choose(*vectors, query_of, own, known, config)
-    columns = [f"negative_{number}" for number in range(1, config.negatives + 1)]
-    columns = columns if config.negatives > 1 else ["negative"]
-    texts = ([documents[row] for row in rows] for rows in negatives.rows.tolist())
-    rows = ([*pair, *more] for *pair, more in zip(*pairs.texts[:2], texts, strict=True))
-    write_table(out, [*pairs.columns[:2], *columns], rows)
-    return (
-        f"{out}: {len(pairs):,} rows with {config.negatives} hard negatives each, mean cosine "
-        f"{negatives.mean_cosine:.3f} (own documents: {negatives.mean_own:.3f}); "
-        f"{negatives.random:,} drawn at random, where --ranks and --margin left too few"
-    )
+    held = known_negatives(pairs, documents)
+    negatives = choose(*vectors, query_of, own, known, config, held)
+    if not (negatives.rows >= 0).any():
+        wider = "widen --ranks, lower --margin, or add documents with --corpus"
+        raise UserError(f"{config.pairs}: no document is left that could be a negative: {wider}")
+    write_table(out, *mined_table(pairs, documents, negatives, config.cosines))
+    return f"{out}: {negatives.summary()}"
+
+
+def mined_table(
+    pairs: Pairs, documents: Sequence[str], negatives: Negatives, with_cosines: bool
+) -> tuple[list[str], Iterable[Sequence[object]]]:
+    """Columns and rows: what the pairs had, then the new negatives, then the cosines; nothing where
+    a row has fewer."""
+    count, before = negatives.rows.shape[1], list(pairs.columns)
+    first = len(before) - 1
+    numbers = (f"negative_{number}" for number in range(first, first + len(before) + count))
+    new = [name for name in numbers if name not in before][:count]
+    if count == 1 and "negative" not in before:
+        new = ["negative"]
+    cosines = [f"cosine_{name}" for name in (before[1], *new)] if with_cosines else []
+
+    def rows() -> Iterator[Sequence[object]]:
+        held = zip(*pairs.texts, strict=True)
+        for texts, chosen, own, scores in zip(held, *negatives_by_row(negatives), strict=True):
+            mined = [documents[number] if number >= 0 else None for number in chosen]
+            shown = [s if n >= 0 else None for s, n in zip(scores, chosen, strict=True)]
+            yield [*texts, *mined, *([own, *shown] if with_cosines else [])]
+
+    return [*before, *new, *cosines], rows()
+
+
+def negatives_by_row(
+    negatives: Negatives,
+) -> tuple[list[list[int]], list[float], list[list[float]]]:
+    """Documents, cosine of the own document, and cosines, for each row."""
+    cosines = negatives.cosines.round(6).tolist()
+    return negatives.rows.tolist(), negatives.own_cosines.round(6).tolist(), cosines
 
 
 def known_documents(
@@ -88,6 +132,13 @@ def known_documents(
     return known
 
 
+def known_negatives(pairs: Pairs, documents: Sequence[str]) -> list[set[int]]:
+    """By row, the documents that are its negatives already."""
+    index = {text: number for number, text in enumerate(documents)}
+    columns = [[index.get(text.strip(), -1) for text in column] for column in pairs.texts[2:]]
+    return [set(numbers) for numbers in zip(*columns, strict=True)]
+
+
 def choose(
     queries: FloatArray,
     documents: FloatArray,
@@ -95,24 +146,30 @@ def choose(
     own: IntArray,
     known: Sequence[set[int]],
     config: MineConfig,
+    held: Sequence[set[int]] = (),
 ) -> Negatives:
     """Negatives for the N pairs (query_of[i], own[i]); queries (Q, H) and documents (D, H) are unit
-    vectors."""
+    vectors; known: documents that are none, by query; held: or by row."""
     rows_by_query: list[list[int]] = [[] for _ in known]
     for row, query in enumerate(query_of.tolist()):
         rows_by_query[query].append(row)
     rows = np.full((len(own), config.negatives), -1, dtype=np.int64)
-    cosines = np.zeros(rows.shape)
-    own_cosines = np.empty(len(own), dtype=np.float64)
+    cosines, own_cosines = np.zeros(rows.shape), np.empty(len(own))
     for query, near, scores in candidates(queries, documents, known, config.ranks):
         for row in rows_by_query[query]:
             own_cosines[row] = queries[query] @ documents[own[row]]
-            far = np.flatnonzero(scores <= own_cosines[row] - config.margin)[: config.negatives]
-            rows[row, : len(far)], cosines[row, : len(far)] = near[far], scores[far]
-    ranked = rows >= 0
-    mean_cosine = float(cosines[ranked].mean()) if ranked.any() else 0.0
-    add_random(rows, query_of, known, len(documents), config.seed)
-    return Negatives(rows, int((~ranked).sum()), mean_cosine, float(own_cosines.mean()))
+            fits = scores <= config.highest_cosine(own_cosines[row])
+            if config.min_cosine is not None:
+                fits &= scores >= config.min_cosine
+            if held and held[row]:
+                fits &= ~np.isin(near, list(held[row]))
+            chosen = np.flatnonzero(fits)
+            if config.sampling == "random":
+                random = np.random.default_rng((config.seed, row))
+                chosen = np.sort(random.permutation(chosen)[: config.negatives])
+            chosen = chosen[: config.negatives]
+            rows[row, : len(chosen)], cosines[row, : len(chosen)] = near[chosen], scores[chosen]
+    return Negatives(rows, cosines, own_cosines)
 
 
 def candidates(
@@ -129,16 +186,3 @@ def candidates(
                 allowed = np.array([document not in known[query] for document in near.tolist()])
                 yield query, near[allowed][first - 1 : last], cosines[allowed][first - 1 : last]
             progress.at(start + len(block))
-
-
-def add_random(
-    rows: IntArray, query_of: IntArray, known: Sequence[set[int]], documents: int, seed: int
-) -> None:
-    """Put random documents, no known ones and none twice, where a row has too few (-1)."""
-    random = np.random.default_rng(seed)
-    for row, column in np.argwhere(rows < 0):
-        excluded = known[query_of[row]] | set(rows[row].tolist())
-        document = int(random.integers(documents))
-        while document in excluded:  # the next free one: mine() has checked that there are enough
-            document = (document + 1) % documents
-        rows[row, column] = document

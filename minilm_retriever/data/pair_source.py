@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,6 +48,7 @@ class PairSource:
     max_negatives: int | None = None
     reading: Reading = Reading()
     scores: bool | None = False
+    keep_negatives: bool = False  # take columns of them also where two others are named
 
     # Once rows were read:
     pair: PairColumns | None = None
@@ -105,9 +106,12 @@ class PairSource:
 
     def _choose(self, sample: Sequence[Row], source: RowSource) -> set[str]:
         """Choose the columns by some rows; returns the names of all."""
-        columns, where = columns_of(sample), sample[0].where
+        columns = columns_of(sample, named=bool(self.columns))
+        where = sample[0].where
         if self.pair is None:
             pair = choice.named_pair(self.columns) if self.columns else None
+            if pair and self.keep_negatives and not pair.negatives:
+                pair = replace(pair, negatives=choice.negative_columns(columns, pair.names))
             pair = pair or choice.pair_columns(columns, where)
             if names.are_positions(pair.names) and _is_header(sample[0], pair):
                 what = "the first row holds names of columns: leave it out, or give --header"
@@ -118,7 +122,7 @@ class PairSource:
             if self.max_negatives is None and lists:
                 self.max_negatives = LIST_NEGATIVES
             self.note = self._describe(columns, sample, source)
-        return {column.name for column in columns}
+        return {name for row in sample for name in row.values}
 
     def _choose_scores(self, columns: Sequence[Column], pair: PairColumns, where: str) -> None:
         judged = choice.judgement_column(columns, pair.names)

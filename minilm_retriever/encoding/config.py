@@ -28,7 +28,9 @@ class EncodeConfig(ReadingFlags):
 
     model: str = flag(shared.BASE_FOLDER, shared.MODEL_HELP, "model", may_change=True)
     revision: str | None = flag(None, shared.REVISION_HELP)
-    prompt: str | None = flag(None, "prefix of each text (default: the model's for documents)")
+    prompt: str | None = flag(
+        None, "prefix of each text (default: the model's for documents)", also="--document-prompt"
+    )
     prompt_name: str | None = flag(None, "or the name of one of the model's", may_change=True)
     batch_size: int | None = flag(None, "texts a batch, at most (default: by tokens)", at_least=1)
     precision: shared.Precision = flag("fp32", shared.PRECISION_HELP)

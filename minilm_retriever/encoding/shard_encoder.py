@@ -113,6 +113,7 @@ class ShardEncoder:
             model.encoder,
             tokens,
             batch_size=config.batch_size,
+            normalize=model.settings.normalize,  # after truncate_dim too
             prompt_tokens=self.prompt.tokens,
             progress=show,
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -34,6 +35,7 @@ from minilm_retriever.evaluation.ranking import Encode, Run, rank_documents
 from minilm_retriever.evaluation.tasks import RetrievalTask
 from minilm_retriever.kernels.processor import lacks_instructions
 from minilm_retriever.pretrained.config import Precision
+from minilm_retriever.pretrained.prompts import pair_prompts
 from minilm_retriever.types import Float64Array, FloatArray
 
 TOP = 10  # of the first precision's documents that another one should find, too
@@ -133,14 +135,17 @@ def compare_precisions(config: CompareConfig) -> PrecisionTable:
         encoder.encode(WARM_UP)
         last = Measurement(precision)
         if isinstance(task, RetrievalTask):
-            queries, documents = map(last.recorded, encode_functions(encoder, config.model, task))
+            queries, documents = map(
+                last.recorded, encode_functions(encoder, config.model, task, config)
+            )
             last.run = rank_documents(task, queries, documents, max(KS))
             measured = measure_run(task, last.run)
             last.values, last.metrics = measured.per_query, measured.metrics
         else:
             (left, right), scores = task.texts[:2], task.scores or []
-            encode = last.recorded(encoder.encode)
-            cosines = row_cosines(encode(left), encode(right))
+            prompts = pair_prompts(encoder.model, config.query_prompt, config.document_prompt)
+            encode = [last.recorded(partial(encoder.encode, prompt=p.text)) for p in prompts]
+            cosines = row_cosines(encode[0](left), encode[1](right))
             last.values = dict.fromkeys(CORRELATIONS, cosines)
             last.metrics = {name: float(f(scores, cosines)) for name, f in CORRELATIONS.items()}
         measurements.append(last)

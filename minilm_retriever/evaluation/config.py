@@ -7,7 +7,14 @@ from typing import get_args
 
 from minilm_retriever.data.config import PairFlags
 from minilm_retriever.flags import flag
-from minilm_retriever.pretrained.config import BASE_FOLDER, MODEL_HELP, PRECISION_HELP, Precision
+from minilm_retriever.pretrained.config import (
+    BASE_FOLDER,
+    DOCUMENT_PROMPT_HELP,
+    MODEL_HELP,
+    PRECISION_HELP,
+    QUERY_PROMPT_HELP,
+    Precision,
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,8 @@ class CompareConfig(PairFlags):
     corpus: str | None = flag(None, "more documents to search than those of the pairs")
     split: str = flag("test", "judgements of a BEIR-style folder: qrels/SPLIT.tsv")
     model: str = flag(BASE_FOLDER, MODEL_HELP)
+    query_prompt: str | None = flag(None, QUERY_PROMPT_HELP)
+    document_prompt: str | None = flag(None, DOCUMENT_PROMPT_HELP)
     json: bool = flag(False, "print JSON", action="store_true")
 
     def __post_init__(self) -> None:
@@ -50,6 +59,8 @@ class EvaluateConfig(PairFlags):
     run: tuple[str, ...] = flag(
         (), "write a model's ranking as a TREC run", action="append", nargs=None
     )
+    query_prompt: str | None = flag(None, QUERY_PROMPT_HELP)
+    document_prompt: str | None = flag(None, DOCUMENT_PROMPT_HELP)
     general: str | None = flag(
         None,
         "also measure what each model keeps of the first: agreement over 300 sentences, or on a "

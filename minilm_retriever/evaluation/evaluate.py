@@ -32,8 +32,8 @@ from minilm_retriever.evaluation.config import CompareConfig, EvaluateConfig
 from minilm_retriever.evaluation.metrics import KS, run_metrics
 from minilm_retriever.evaluation.ranking import PORTION_DOCUMENTS, Encode, Run, rank_documents
 from minilm_retriever.evaluation.tasks import RetrievalTask, read_beir, retrieval_from_pairs
-from minilm_retriever.pretrained.config import BASE_FOLDER, Precision
-from minilm_retriever.pretrained.prompts import DOCUMENT, find_prompt
+from minilm_retriever.pretrained.config import BASE_FOLDER
+from minilm_retriever.pretrained.prompts import pair_prompts, retrieval_prompts
 from minilm_retriever.progress import say
 from minilm_retriever.search.trec_run import check_trec_fields, trec_line
 from minilm_retriever.storage import atomic_files
@@ -50,14 +50,14 @@ def evaluate_models(config: EvaluateConfig) -> ComparisonTable:
     if isinstance(task, Pairs):
         if runs:
             raise UserError(f"--run: {data} has scored pairs, so there is no ranking to write")
-        return similarity_table(data, task, models, config.precision)
+        return similarity_table(task, config)
     if runs:
         for path in runs:
             atomic_files.check_not_input(path, (data, config.corpus), "--run")
         check_runs(task, models, runs, config.overwrite)
     results = []
     for number, model in enumerate(models):
-        results.append(measure_run(task, rank(task, model, max(KS), config.precision)))
+        results.append(measure_run(task, rank(task, model, max(KS), config)))
         if runs:
             tag = "-".join(short_name(model).split())
             atomic_files.write_text(runs[number], results[-1].trec_run(tag))
@@ -99,11 +99,16 @@ class RetrievalResult:
 
 
 def evaluate_retrieval(
-    task: RetrievalTask, encode: Encode, ks: Sequence[int] = KS
+    task: RetrievalTask,
+    encode: Encode,
+    ks: Sequence[int] = KS,
+    *,
+    encode_documents: Encode | None = None,
 ) -> RetrievalResult:
     """Rank all documents for each query, by exact inner products of the vectors (N, H) that
-    `encode` returns for N texts, and measure that."""
-    return measure_run(task, rank_documents(task, encode, encode, max(ks)), ks)
+    `encode`, or of documents `encode_documents`, returns for N texts, and measure that."""
+    run = rank_documents(task, encode, encode_documents or encode, max(ks))
+    return measure_run(task, run, ks)
 
 
 def measure_run(task: RetrievalTask, run: Run, ks: Sequence[int] = KS) -> RetrievalResult:
@@ -112,29 +117,35 @@ def measure_run(task: RetrievalTask, run: Run, ks: Sequence[int] = KS) -> Retrie
     return RetrievalResult(task, query_ids, per_query, run)
 
 
-def rank(task: RetrievalTask, model: str, depth: int, precision: Precision = "fp32") -> Run:
-    """The best documents of each query, by BM25 or by a model's vectors with its own prompts."""
+def rank(task: RetrievalTask, model: str, depth: int, config: EvaluateConfig) -> Run:
+    """The best documents of each query, by BM25 or by a model's vectors with its prompts."""
     if model == bm25.NAME:
         return bm25.rank_by_terms(task, depth)
-    encoder = open_for_command(model, precision=precision)
-    return rank_documents(task, *encode_functions(encoder, model, task), depth)
+    encoder = open_for_command(model, precision=config.precision)
+    return rank_documents(task, *encode_functions(encoder, model, task, config), depth)
 
 
-def encode_functions(encoder: Encoder, name: str, task: RetrievalTask) -> tuple[Encode, Encode]:
+def encode_functions(
+    encoder: Encoder, name: str, task: RetrievalTask, config: EvaluateConfig | CompareConfig
+) -> tuple[Encode, Encode]:
     """Vectors of queries, and of documents, that rank by inner product; `name` is the model's."""
     similarity = encoder.model.settings.similarity
     if similarity not in ("cosine", "dot"):
         raise UserError(f"{name}: compares by {similarity} distance; only cosine and dot can rank")
     normalize = True if similarity == "cosine" else None
-    prompt = find_prompt(encoder.model, task=DOCUMENT).text
+    prompts = retrieval_prompts(encoder.model, config.query_prompt, config.document_prompt)
+    if prompts:
+        say(str(prompts))
+    encode_queries = partial(encoder.encode, prompt=prompts.query.text, normalize=normalize)
+    encode = partial(encoder.encode, prompt=prompts.document.text, normalize=normalize)
     portions = math.ceil(len(task.documents) / PORTION_DOCUMENTS)
     number = itertools.count(1)
 
     def encode_documents(texts: list[str]) -> FloatArray:
         job = "encoding documents" + f", part {next(number)} of about {portions}" * (portions > 1)
-        return encoder.encode(texts, prompt=prompt, normalize=normalize, show_progress=job)
+        return encode(texts, show_progress=job)
 
-    return partial(encoder.encode_query, normalize=normalize), encode_documents
+    return encode_queries, encode_documents
 
 
 def task_of_pairs(data: str, pairs: Pairs, corpus: str | None) -> RetrievalTask:
@@ -187,24 +198,34 @@ def most_changed(result: RetrievalResult, gains: Float64Array) -> list[tuple[flo
     return [(float(gains[i]), texts[result.query_ids[i]]) for i in losses + rises]
 
 
-def similarity_table(
-    data: str, pairs: Pairs, models: Sequence[str], precision: Precision
-) -> ComparisonTable:
+def similarity_table(pairs: Pairs, config: EvaluateConfig) -> ComparisonTable:
     """Correlations of each model's cosines with people's scores, with intervals over the pairs."""
+    data, models = config.data, config.model or (BASE_FOLDER,)
     if bm25.NAME in models:
         raise UserError(f"{data} has scored pairs, and {bm25.NAME} has no similarity to correlate")
-    left, right, scores = pairs.texts[0], pairs.texts[1], pairs.scores or []
+    scores = pairs.scores or []
     columns, before, interval = list[ModelResult](), None, bootstrap.correlation_interval
     for model in models:
-        encoder = open_for_command(model, precision=precision)
-        cosines = row_cosines(encoder.encode(left), encoder.encode(right))
+        encoder = open_for_command(model, precision=config.precision)
+        cosines = pair_scores(encoder, pairs, config)
         compared = CORRELATIONS if columns else {}
         intervals = {name: interval(f, scores, cosines) for name, f in CORRELATIONS.items()}
         gain = {name: interval(f, scores, cosines, before) for name, f in compared.items()}
         metrics = {name: estimate.mean for name, estimate in intervals.items()}
         columns.append(ModelResult(model, metrics, intervals, gain))
         before = cosines
-    return ComparisonTable(f"{Path(data).name}: {len(left):,} scored pairs", columns)
+    return ComparisonTable(f"{Path(data).name}: {len(pairs):,} scored pairs", columns)
+
+
+def pair_scores(
+    encoder: Encoder, pairs: Pairs, config: EvaluateConfig | CompareConfig
+) -> Float64Array:
+    """The cosine of each pair's two texts, with their prompts, (N,)."""
+    prompts = pair_prompts(encoder.model, config.query_prompt, config.document_prompt)
+    if prompts:
+        say(str(prompts))
+    sides = zip(pairs.texts[:2], prompts, strict=True)
+    return row_cosines(*(encoder.encode(texts, prompt=prompt.text) for texts, prompt in sides))
 
 
 def row_cosines(a: FloatArray, b: FloatArray) -> Float64Array:

@@ -39,7 +39,8 @@ class GeneralMeasure:
     data: str  # name of what it is measured on
     name: str  # agreement, spearman or ndcg@10
     most_lost: float
-    measure: Callable[[Encode], float]  # of the model that encodes so
+    # Of the model that encodes so; queries and documents by the second and third, if given.
+    measure: Callable[..., float]
 
     def is_within(self, before: float, after: float) -> bool:
         return after >= before - self.most_lost
@@ -54,7 +55,9 @@ def read_general(path: str | None, encode_base: Encode) -> GeneralMeasure:
             task.name,
             "ndcg@10",
             MOST_LOST_OTHER,
-            lambda encode: evaluate_retrieval(task, encode).metrics["ndcg@10"],
+            lambda encode, queries=None, documents=None: evaluate_retrieval(
+                task, queries or encode, encode_documents=documents or encode
+            ).metrics["ndcg@10"],
         )
     if path and has_scored_pairs(path):
         left, right, scores = read_scored_pairs(path)
@@ -62,7 +65,7 @@ def read_general(path: str | None, encode_base: Encode) -> GeneralMeasure:
             Path(path).name,
             "spearman",
             MOST_LOST_OTHER,
-            lambda encode: rank_correlation(row_cosines(encode(left), encode(right)), scores),
+            lambda encode, *_: rank_correlation(row_cosines(encode(left), encode(right)), scores),
         )
     texts = read_sentences(path)
     base = pair_cosines(encode_base(texts))
@@ -70,7 +73,7 @@ def read_general(path: str | None, encode_base: Encode) -> GeneralMeasure:
         Path(path).name if path else f"{len(texts)} general sentences",
         AGREEMENT,
         MOST_LOST_AGREEMENT,
-        lambda encode: rank_correlation(pair_cosines(encode(texts)), base),
+        lambda encode, *_: rank_correlation(pair_cosines(encode(texts)), base),
     )
 
 

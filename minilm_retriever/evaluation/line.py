@@ -15,8 +15,8 @@ from minilm_retriever.evaluation.evaluate import (
     encode_functions,
     evaluate_models,
     measure_run,
+    pair_scores,
     read_task,
-    row_cosines,
 )
 from minilm_retriever.evaluation.general import GeneralMeasure, read_general
 from minilm_retriever.evaluation.metrics import rank_correlation
@@ -48,7 +48,8 @@ def evaluate(config: EvaluateConfig) -> ComparisonTable:
 
 
 def kept_by(model: str, general: GeneralMeasure, config: EvaluateConfig) -> float:
-    return general.measure(open_for_command(model, precision=config.precision).encode)
+    encoder = open_for_command(model, precision=config.precision)
+    return general.measure(encoder.encode, encoder.encode_query, encoder.encode_document)
 
 
 def check_picture(config: EvaluateConfig) -> None:
@@ -89,12 +90,12 @@ def walk(
         encoder.model.encoder.bert.load_state_dict(mix_weights(first, second, share))
         if isinstance(task, RetrievalTask):
             name = "mrr@10"
-            run = rank_documents(task, *encode_functions(encoder, config.model[1], task), 10)
+            encode = encode_functions(encoder, config.model[1], task, config)
+            run = rank_documents(task, *encode, 10)
             own = measure_run(task, run, (10,)).metrics[name]
         else:
             name = "spearman"
-            own = rank_correlation(
-                row_cosines(*map(encoder.encode, task.texts[:2])), task.scores or []
-            )
-        points.append(SharePoint(share, own, general.measure(encoder.encode)))
+            own = rank_correlation(pair_scores(encoder, task, config), task.scores or [])
+        kept = general.measure(encoder.encode, encoder.encode_query, encoder.encode_document)
+        points.append(SharePoint(share, own, kept))
     return name, points

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained.model_folder import LoadedModel
@@ -24,6 +25,58 @@ class Prompt:
         """The texts, each with the prompt before it."""
         # What is no str is left as it is: the tokenizer's error names it.
         return [self.text + t if isinstance(t, str) else t for t in texts] if self.text else texts
+
+
+class Prompts(NamedTuple):
+    """The prompts of retrieval."""
+
+    query: Prompt = Prompt()
+    document: Prompt = Prompt()
+
+    def __str__(self) -> str:
+        return (
+            f"prompts {self.query.text!r} before queries, {self.document.text!r} before documents"
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.query.text or self.document.text)
+
+
+def retrieval_prompts(
+    model: LoadedModel, query: str | None = None, document: str | None = None
+) -> Prompts:
+    """The prompts before queries and documents: these texts, else those of the model's folder."""
+    return Prompts(
+        find_prompt(model, query, task=QUERY), find_prompt(model, document, task=DOCUMENT)
+    )
+
+
+def pair_prompts(
+    model: LoadedModel, first: str | None = None, second: str | None = None
+) -> Prompts:
+    """The prompts before both sides of scored pairs: without texts the model's default prompt, for
+    both are texts of one kind."""
+    if first is None and second is None:
+        return Prompts(*[find_prompt(model)] * 2)
+    return retrieval_prompts(model, first, second)
+
+
+def with_prompts(
+    model: LoadedModel, query: str | None, document: str | None, *, alike: bool = False
+) -> LoadedModel:
+    """The model with these texts as the prompts of its folder. alike: both sides of a pair are
+    texts of one kind, so that one prompt for both is the default prompt, too."""
+    texts = {QUERY[0]: query, DOCUMENT[0]: document}
+    prompts = {name: text for name, text in texts.items() if text is not None}
+    default = model.settings.default_prompt_name
+    if alike and prompts and query == document:
+        default = QUERY[0]
+    settings = replace(
+        model.settings,
+        prompts={**model.settings.prompts, **prompts},
+        default_prompt_name=default,
+    )
+    return replace(model, settings=settings)
 
 
 def find_prompt(

@@ -19,8 +19,18 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 TAGS = ["sentence-transformers", "sentence-similarity", "feature-extraction"]
 TAGS += ["generated_from_trainer", "minilm_retriever"]
-LOSS_SETTINGS = {"scale", "label_smoothing"}
-LOSS_VARIANTS = {"false_negatives", "guide", "guide_margin", "symmetric", "stay_near", "matryoshka"}
+LOSS_VARIANTS = {"false_negatives", "guide", "guide_margin", "guide_all", "symmetric", "matryoshka"}
+LOSS_VARIANTS |= {"stay_near"}
+LOSS_NAMES = {  # in sentence-transformers
+    "infonce": "MultipleNegativesRankingLoss",
+    "cosent": "CoSENTLoss",
+    "cosine": "CosineSimilarityLoss",
+}
+SETTINGS_OF_LOSS = {
+    "infonce": {"scale", "label_smoothing"},
+    "cosent": {"scale"},
+    "cosine": {"score_range"},
+}
 
 
 def model_card(record: RunRecord) -> str:
@@ -46,10 +56,11 @@ def front_matter(facts: dict[str, Any]) -> ModelCardData:
     from huggingface_hub import EvalResult, ModelCardData
 
     evaluation = facts["evaluation"] or {"after": {}}
+    task = "Information Retrieval" if evaluation.get("documents", 1) else "Semantic Similarity"
     results = [
         EvalResult(
-            task_type="information-retrieval",
-            task_name="Information Retrieval",
+            task_type=task.lower().replace(" ", "-"),
+            task_name=task,
             dataset_type="unknown",
             dataset_name=evaluation["data"],
             metric_type=metric,
@@ -65,7 +76,7 @@ def front_matter(facts: dict[str, Any]) -> ModelCardData:
         license=facts["license"],
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
-        tags=[*TAGS, f"dataset_size:{facts['rows']}", "loss:MultipleNegativesRankingLoss"],
+        tags=[*TAGS, f"dataset_size:{facts['rows']}", f"loss:{LOSS_NAMES[facts['loss']]}"],
         widget=widget or None,
         model_name=facts["name"] if results else None,
         eval_results=results or None,
@@ -75,8 +86,8 @@ def front_matter(facts: dict[str, Any]) -> ModelCardData:
 def code_blocks(facts: dict[str, Any]) -> dict[str, str]:
     """The texts of the template's code blocks: one line each, so that none can end a block."""
     texts = [text for source, others in facts["widget"][:1] for text in (source, *others)]
-    loss_parameters = {"similarity_fct": "cos_sim"}
-    loss_parameters |= {k: v for k, v in facts["settings"].items() if k in LOSS_SETTINGS}
+    loss_parameters, shown = {"similarity_fct": "cos_sim"}, SETTINGS_OF_LOSS[facts["loss"]]
+    loss_parameters |= {k: v for k, v in facts["settings"].items() if k in shown}
     loss_parameters |= {k: v for k, v in facts["changed"].items() if k in LOSS_VARIANTS}
     return {
         "sentences": "sentences = [\n" + "".join(f"    {text!r},\n" for text in texts) + "]",

@@ -25,7 +25,7 @@ class Evaluation:
 
     data: str  # its name
     queries: int
-    documents: int
+    documents: int  # 0: the queries are the first texts of pairs with scores
     after: Mapping[str, float]  # the metric that decides comes first
     before: Mapping[str, float] = field(default_factory=dict)  # the same metrics, or none
     also_in_training: int = 0  # held-out rows that are training rows too
@@ -91,6 +91,8 @@ class RunRecord:
     base_revision: str | None = None  # at the hub; None: `base` is no hub name
     architecture: Mapping[str, object] = field(default_factory=dict)  # layers, attention heads, ...
     similarity: str = "cosine"
+    loss: str = "infonce"  # or "cosent", "cosine"
+    prompts: Mapping[str, str] = field(default_factory=dict)  # of the model folder, by name
     distinct_pairs: int | None = None
     loss_floor: float | None = None  # lowest possible mean loss, given the batches' duplicates
     notes: Sequence[str] = ()  # sentences: stopped early, which step was published

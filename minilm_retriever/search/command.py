@@ -15,6 +15,7 @@ from minilm_retriever.encoder import Encoder, open_for_command, split_fingerprin
 from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained.config import BASE_FOLDER, with_revision
 from minilm_retriever.pretrained.hub import resolve_beside
+from minilm_retriever.pretrained.prompts import QUERY, find_prompt
 from minilm_retriever.progress import escape, json_line, print_result, say
 from minilm_retriever.search.config import IndexConfig, SearchConfig
 from minilm_retriever.search.index import Hit, Index, find
@@ -64,13 +65,15 @@ def run_search(config: SearchConfig) -> None:
     finer = Path(config.rescore) if config.rescore else None
     index = open_index(Path(config.folder), effort=config.effort, finer=finer)
     encoder = open_encoder(config, index)
+    prompt = find_prompt(encoder.model, config.query_prompt, task=QUERY).text
     format = config.format or FORMAT_OF_ENDING.get(Path(config.out or "").suffix, "text")
     count = 0
     on_terminal = not config.out and sys.stdout is not None and sys.stdout.isatty()
     with atomic_files.writing(config.out) if config.out else nullcontext() as out:
         for batch in read_queries(config, len(index)):
             texts = [text for _, text in batch]
-            vectors = encoder.encode_query(texts, normalize=index.info["unit"] or None)
+            unit = index.info["unit"] or None
+            vectors = encoder.encode(texts, prompt=prompt, normalize=unit)
             for query, hits in zip(batch, find(index, vectors, config.k), strict=True):
                 text = format_hits(*query, hits, format)
                 if on_terminal:

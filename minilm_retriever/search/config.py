@@ -7,7 +7,7 @@ from typing import Literal
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import check_bounds, flag
-from minilm_retriever.pretrained.config import REVISION_HELP, Precision
+from minilm_retriever.pretrained.config import QUERY_PROMPT_HELP, REVISION_HELP, Precision
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class SearchConfig:
     k: int = flag(10, "results a query", at_least=1)
     model: str | None = flag(None, "the model it was encoded with (default: the one it remembers)")
     revision: str | None = flag(None, REVISION_HELP)
+    query_prompt: str | None = flag(None, QUERY_PROMPT_HELP)
     precision: Precision | None = flag(
         None, "of the queries (default: the one that the vectors were encoded in)"
     )

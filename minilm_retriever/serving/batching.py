@@ -167,10 +167,10 @@ class Batcher:
         """(N, H), in the worker's thread."""
         offsets = np.cumsum([0, *(len(pending.ids) for pending in batch)])
         tokens = TokenizedTexts(np.concatenate([pending.ids for pending in batch]), offsets)
+        model, unit = self.encoder.model.encoder, self.encoder.model.encoder.normalize
         prompt_tokens = self.prompt.tokens
-        model = self.encoder.model.encoder
-        vectors = encode_tokens(model, tokens, prompt_tokens=prompt_tokens)
-        check_vectors(vectors, lambda row: f"text {row} of a batch", unit=model.normalize)
+        vectors = encode_tokens(model, tokens, normalize=unit, prompt_tokens=prompt_tokens)
+        check_vectors(vectors, lambda row: f"text {row} of a batch", unit=unit)
         return vectors
 
     def deliver(self, batch: list[Pending], result: FloatArray | Failed) -> None:

@@ -44,11 +44,12 @@ def find_worst(settings: ServeConfig, models: Mapping[str, ServedModel]) -> list
     if settings.pairs is None:
         return []
     columns, corpus, split = settings.columns, settings.corpus, settings.split
-    task = read_task(EvaluateConfig(settings.pairs, columns=columns, corpus=corpus, split=split))
+    config = EvaluateConfig(settings.pairs, columns=columns, corpus=corpus, split=split)
+    task = read_task(config)
     if not isinstance(task, RetrievalTask):
         raise UserError(f"--pairs: {settings.pairs} has scored pairs: give queries and documents")
     runs = {
-        name: rank_documents(task, *encode_functions(model.encoder, name, task), DEPTH)
+        name: rank_documents(task, *encode_functions(model.encoder, name, task, config), DEPTH)
         for name, model in models.items()
     }
     ranks = {name: first_ranks(task, run) for name, run in runs.items()}

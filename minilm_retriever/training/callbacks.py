@@ -8,18 +8,17 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from types import FrameType, MappingProxyType
 from typing import Any
 
 from minilm_retriever.core.trainer import Batch, Step
-from minilm_retriever.encoder import encode_texts
 from minilm_retriever.errors import UserError, require
 from minilm_retriever.progress import Progress, json_line, say
 from minilm_retriever.storage import atomic_files
 from minilm_retriever.training import checkpoint
 from minilm_retriever.training.checkpoint import LOG, Position
 from minilm_retriever.training.prepare import TrainingRun
+from minilm_retriever.training.validation import general_encoders
 
 NOTHING: Mapping[str, float] = MappingProxyType({})
 
@@ -73,8 +72,8 @@ class Callbacks:
     def log(self, done: int, batches: Sequence[Batch], step: Step, seconds: float) -> None:
         position, floor = self.position, 0.0
         for batch in batches:
-            position.tokens += int(self.run.data.tokens.lengths_of(batch.text_ids).sum())
-            floor += self.run.objective.floor(batch.text_ids) / len(batches)
+            position.tokens += int(self.run.data.tokens.lengths_of(batch.rows.inputs).sum())
+            floor += self.run.objective.floor(batch.rows) / len(batches)
         position.step = done
         position.seconds += seconds
         position.floor_sum += floor
@@ -112,13 +111,13 @@ class Callbacks:
         return self.signal, by_steps or minutes > self.config.save_minutes
 
     def evaluate(self, done: int) -> tuple[bool, bool]:
-        run, metric = self.run, self.config.metric
+        run, metric = self.run, self.run.metric
         every = self.config.eval_steps or run.sampler.steps_per_epoch
         is_due = done % every == 0 or done == run.total
         if not is_due or (run.validation is None and run.general is None):
             return False, False
         self.read_losses()
-        values = run.validation.evaluate(run.base.encoder, self.ranks) if run.validation else {}
+        values = run.validation.evaluate(self.ranks) if run.validation else {}
         general = self.measure_general()
         self.write_log("eval", values, general)
         shown = [f"{metric} {values[metric]:.4f}"] if run.validation else []
@@ -136,8 +135,7 @@ class Callbacks:
         general, position = self.run.general, self.position
         if general is None:
             return {}
-        encode_own = partial(encode_texts, self.run.base.encoder, self.run.base.tokenizer)
-        value = general.measure(partial(self.ranks.split_work, encode_own))
+        value = general.measure(*general_encoders(self.run.base, self.ranks))
         value = float(self.ranks.broadcast_json(value))
         if position.general_before is None:
             position.general_before = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -28,9 +29,14 @@ class TrainConfig(PairFlags):
     max_negatives: int | None = flag(
         None, "hard negatives a row, at most (default: all columns, 7 of a list)", at_least=0
     )
+    sample_negatives: int | None = flag(
+        None, "draw so many of each row's hard negatives, anew in each epoch", at_least=1
+    )
     eval: str | None = flag(None, "held-out pairs, or a BEIR-style folder", may_change=True)
     model: str = flag(shared.BASE_FOLDER, "base model: a folder or a hub name", may_change=True)
     revision: str | None = flag(None, shared.REVISION_HELP)
+    query_prompt: str | None = flag(None, shared.QUERY_PROMPT_HELP)
+    document_prompt: str | None = flag(None, shared.DOCUMENT_PROMPT_HELP)
     out: str = unlisted("", "folder to publish the model in")
 
     recipe: Literal["printed", "fit", "robust"] = flag(
@@ -39,6 +45,14 @@ class TrainConfig(PairFlags):
         "robust: few passes over distinct pairs, then a mix with the base model that keeps what it "
         "could do",
         "recipe",
+    )
+    loss: Literal["infonce", "cosent", "cosine"] = flag(
+        "infonce",
+        "infonce: against the batch's other documents; of pairs with scores, cosent: by the order "
+        "of the scores, cosine: by their values",
+    )
+    score_range: tuple[float, ...] = flag(
+        (0.0, 1.0), "for --loss cosine: the scores that mean a cosine of 0, and of 1", nargs=2
     )
     epochs: int = flag(3, "passes over the data", at_least=1)
     max_steps: int | None = flag(None, "optimizer steps, in place of epochs", at_least=1)
@@ -70,13 +84,15 @@ class TrainConfig(PairFlags):
     distinct: bool = flag(False, "train on the distinct rows of each file")
     guide: str | None = flag(
         None,
-        "mask what a frozen model (alone: the base) finds closer than the positive",
+        "mask what a frozen model (alone: the base) finds closer than the positive: GISTEmbed "
+        "without its query-query and document-document candidates",
         nargs="?",
         const="base",
     )
     guide_margin: float = flag(
         0.0, "by how much (cosine) the guide must find it closer", at_least=0
     )
+    guide_all: bool = flag(False, "with --guide: these candidates, too, which is all of GISTEmbed")
     symmetric: bool = flag(False, "also tell each document's query apart from the others")
     stay_near: float = flag(
         0.0, "weight of 1 - cosine of each vector with the base model's, added", at_least=0
@@ -99,13 +115,17 @@ class TrainConfig(PairFlags):
     eval_steps: int | None = flag(
         None, "evaluate every so many steps (default: each epoch's end)", "evaluation", at_least=1
     )
+    metric: str | None = flag(
+        None,
+        "the metric that decides which weights are published (default mrr@10; spearman for pairs "
+        "with scores)",
+    )
     general: str | None = flag(
         None,
         "what general ability is measured on, beside --eval: pairs with scores, sentences, or a "
         "BEIR-style folder (default: agreement with the base model over 300 sentences)",
         may_change=True,
     )
-    metric: str = flag("mrr@10", "the metric that decides which weights are published")
     patience: int | None = flag(None, "evaluations without a better metric, then stop", at_least=1)
 
     mix: str | None = flag(
@@ -138,8 +158,10 @@ class TrainConfig(PairFlags):
         if any(size < 1 for size in sizes) or len(set(sizes)) < len(sizes):
             shown = " ".join(map(str, sizes))
             raise UserError(f"--matryoshka needs different lengths of at least 1, not {shown}")
-        if self.guide_margin and not self.guide:
-            raise UserError("--guide-margin needs --guide")
+        for name in ("guide_margin", "guide_all"):
+            if getattr(self, name) and not self.guide:
+                raise UserError(f"--{name.replace('_', '-')} needs --guide")
+        self.check_loss()
         check_pair_columns(self.columns)
         if self.patience and not self.eval:
             raise UserError("--patience needs --eval: it watches a metric on held-out data")
@@ -149,6 +171,25 @@ class TrainConfig(PairFlags):
             raise UserError("--train is missing: the pairs to train on")
         if not self.out:
             raise UserError("--out is missing: the folder to publish the fine-tuned model in")
+
+    def check_loss(self) -> None:
+        """UserError for flags of another loss."""
+        if self.recipe == "robust" and self.loss != "infonce":
+            raise UserError(
+                f"--recipe robust is for pairs without scores, not for --loss {self.loss}"
+            )
+        scored = "label_smoothing false_negatives guide symmetric max_negatives positives_where"
+        others = {"infonce": [], "cosine": ["scale"], "cosent": []}[self.loss]
+        others += (
+            [] if self.loss == "infonce" else [*scored.split(), "min_score", "sample_negatives"]
+        )
+        others += [] if self.loss == "cosine" else ["score_range"]
+        for name in others:
+            if getattr(self, name) != getattr(TrainConfig, name):
+                raise UserError(f"--{name.replace('_', '-')} has no part in --loss {self.loss}")
+        low, high = self.score_range
+        if not -math.inf < low < high < math.inf:
+            raise UserError(f"--score-range {low:g} {high:g}: the lower score comes first")
 
     @staticmethod
     def check_mix(share: str) -> None:

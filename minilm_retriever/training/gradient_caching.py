@@ -19,15 +19,19 @@ TRIM_EVERY = 8  # pieces, forward and backward, after which freed memory is give
 
 
 def encode_in_pieces(
-    encoder: SentenceEncoder, input_ids: Tensor, attention_mask: Tensor, size: int | None
+    encoder: SentenceEncoder,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    size: int | None,
+    prompt_tokens: Tensor | None = None,
 ) -> Tensor:
-    """input_ids, attention_mask (N, T) -> vectors (N, H) with gradient, `size` texts at a time
-    (None: all at once)."""
+    """input_ids, attention_mask (N, T), prompt_tokens (N,) -> vectors (N, H) with gradient, `size`
+    texts at a time (None: all at once)."""
     if not len(input_ids):  # a rank without rows
         weight = encoder.bert.embeddings.word_embeddings.weight
         return weight.new_zeros(0, weight.shape[1]).requires_grad_()
     if size is None or size >= len(input_ids):
-        vectors: Tensor = encoder(input_ids, attention_mask)
+        vectors: Tensor = encoder(input_ids, attention_mask, prompt_tokens=prompt_tokens)
         return vectors
     lengths = attention_mask.sum(dim=1)
     order = lengths.argsort(descending=True, stable=True)  # pieces of like lengths: little padding
@@ -35,7 +39,8 @@ def encode_in_pieces(
     for number, rows in enumerate(torch.split(order, size)):
         width = int(lengths[rows[0]])
         ids, mask = input_ids[rows, :width], attention_mask[rows, :width]
-        piece = checkpoint(encoder, ids, mask, use_reentrant=False)
+        prompts = None if prompt_tokens is None else prompt_tokens[rows]
+        piece = checkpoint(encoder, ids, mask, None, prompts, use_reentrant=False)
         if number % TRIM_EVERY == 0:
             give_back_memory()
             piece.register_hook(lambda _: give_back_memory())  # before the piece is encoded again

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +16,6 @@ from torch import Tensor, nn
 
 from minilm_retriever.core.model import SentenceEncoder
 from minilm_retriever.core.trainer import Batch, Hyperparameters, Trainer
-from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.data.pairs import Pairs, collect
 from minilm_retriever.distributed import Ranks
 from minilm_retriever.encoder import default_device, encode_texts
@@ -23,53 +24,30 @@ from minilm_retriever.evaluation.general import GeneralMeasure, read_general
 from minilm_retriever.flags import flag_values
 from minilm_retriever.pretrained.config import with_revision
 from minilm_retriever.pretrained.model_folder import LoadedModel, load_pretrained
-from minilm_retriever.pretrained.tokenizer import TextTokenizer, TokenizedTexts
+from minilm_retriever.pretrained.prompts import (
+    Prompts,
+    pair_prompts,
+    retrieval_prompts,
+    with_prompts,
+)
+from minilm_retriever.pretrained.tokenizer import TokenizedTexts
 from minilm_retriever.progress import Progress, say
 from minilm_retriever.storage import manifest
 from minilm_retriever.storage.resume import RunFolder
-from minilm_retriever.training.batches import BatchSampler
+from minilm_retriever.training.batches import BatchSampler, NegativeSampler
 from minilm_retriever.training.config import TrainConfig
+from minilm_retriever.training.dataset import TrainingData
 from minilm_retriever.training.gradient_caching import encode_in_pieces
-from minilm_retriever.training.objective import Objective, check_negatives
+from minilm_retriever.training.objective import (
+    Objective,
+    check_contrast,
+    check_matryoshka,
+    check_negatives,
+    target_scores,
+)
 from minilm_retriever.training.sparse_embedding import SparseEmbedding
 from minilm_retriever.training.stay_near import StayNear
-from minilm_retriever.training.validation import Validation
-from minilm_retriever.types import IntArray
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """The rows of each source, each distinct text tokenised once."""
-
-    sources: Sequence[Pairs]
-    texts: Sequence[str]  # distinct, without surrounding white space, which no tokenizer sees
-    tokens: TokenizedTexts  # of `texts`
-    text_ids: Sequence[IntArray]  # (N, C) of each source: row i's text of column c
-    absent: int  # the empty text, in place of a negative that a row does not have; -1: none
-
-    @staticmethod
-    def tokenize(sources: Sequence[Pairs], tokenizer: TextTokenizer) -> TrainingData:
-        columns = (column for pairs in sources for column in pairs.texts)
-        distinct, numbers = deduplicate([text.strip() for column in columns for text in column])
-        ends = np.cumsum([len(pairs.texts) * len(pairs) for pairs in sources])
-        parts = zip(sources, np.split(numbers, ends[:-1]), strict=True)
-        text_ids = [part.reshape(len(pairs.texts), len(pairs)).T for pairs, part in parts]
-        absent = distinct.index("") if "" in distinct else -1
-        return TrainingData(sources, distinct, tokenizer.tokenize(distinct), text_ids, absent)
-
-    def without_absent(self, text_ids: IntArray) -> IntArray:
-        """(N, C) with the row's own document in place of each absent negative."""
-        return np.where(text_ids == self.absent, text_ids[:, 1:2], text_ids)
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        return tuple(len(pairs) for pairs in self.sources)
-
-    def batch(self, source: int, rows: IntArray, own: slice = slice(None)) -> Batch:
-        """The texts (C, B) of B rows, the tokens of the `own` rows: all queries first, then each
-        further column."""
-        text_ids = self.text_ids[source][rows].T
-        return Batch(text_ids, *self.tokens.batch(text_ids[:, own].reshape(-1)))
+from minilm_retriever.training.validation import Validation, general_encoders
 
 
 class TrainingRun(NamedTuple):
@@ -91,6 +69,11 @@ class TrainingRun(NamedTuple):
         return Path(f"{self.config.out}.run")
 
     @property
+    def metric(self) -> str:
+        """The one that decides which weights are published."""
+        return self.validation.metric if self.validation else self.config.metric or "mrr@10"
+
+    @property
     def log_steps(self) -> int:
         """Steps between loss lines: the published recipe's 500, or a tenth of a short run."""
         return self.config.log_steps or min(500, max(1, self.total // 10))
@@ -98,8 +81,9 @@ class TrainingRun(NamedTuple):
     def batches(self, first: int, last: int) -> Iterator[list[Batch]]:
         """The batches of each step first..last-1; among ranks, the tokens of our own rows."""
         ranks = self.trainer.ranks
-        for step in self.sampler.steps(first, last):
-            yield [self.data.batch(i, rows, ranks.own_rows(len(rows))) for i, rows in step]
+        for number, step in enumerate(self.sampler.steps(first, last), first):
+            epoch = number // self.sampler.steps_per_epoch
+            yield [self.data.batch(i, rows, ranks.own_rows(len(rows)), epoch) for i, rows in step]
 
 
 def prepare(config: TrainConfig, ranks: Ranks | None = None) -> TrainingRun:
@@ -114,20 +98,18 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None) -> TrainingRun:
     sources, validation = read_data(config, base, write=ranks.is_first and not config.dry_run)
     if ranks.world_size > 1:
         ranks.check_same(data_sums(config, sources))
-    data = TrainingData.tokenize(sources, base.tokenizer)
-    check_negatives(config, base.encoder.dimension, data.text_ids)
+    data = tokenize(config, base, sources)
+    check_matryoshka(config, base.encoder.dimension)
     avoid = config.false_negatives == "avoid"
     avoided = tuple(map(data.without_absent, data.text_ids)) if avoid else None
     accumulation = config.gradient_accumulation_steps
     sampler = BatchSampler(data.sizes, config.batch_size, accumulation, config.seed, avoided)
     total = config.max_steps or sampler.steps_per_epoch * config.epochs
-    guide = guide_vectors(config, base, data, ranks)
-    near = (
-        guide_vectors(replace(config, guide="base"), base, data, ranks)
-        if config.stay_near
-        else None
-    )
+    guide = guide_vectors(config.guide, config, base, data, ranks)
+    near = guide_vectors("base" if config.stay_near else None, config, base, data, ranks)
     objective = Objective(config, ranks, guide, data.absent)
+    epoch = chain.from_iterable(sampler.steps(0, sampler.steps_per_epoch))
+    check_contrast(config, objective, ((i, data.rows(i, rows)) for i, rows in epoch))
     encoder = base.encoder.to(torch.device(config.device or default_device()))
     general = general_measure(config, base, ranks)
     encoder.bert.checkpoint_layers = config.gradient_checkpointing
@@ -154,18 +136,36 @@ def read_data(
     sources = []
     with bad_rows.open(write=write) as on_bad:
         for path in config.train:
-            source = config.pair_source(path, config.columns, max_negatives=config.max_negatives)
+            scored = config.loss != "infonce"
+            most = 0 if scored else config.max_negatives
+            if config.sample_negatives and most is None:
+                most = sys.maxsize
+            source = config.pair_source(path, config.columns, max_negatives=most, scores=scored)
             sources.append(collect(source, on_bad))
             say(sources[-1].note)
-        validation = Validation.read(config, base.tokenizer, on_bad)
+        validation = Validation.read(config, base, on_bad)
     if bad_rows.count:
         say(f"{bad_rows.count:,} bad rows{f' in {config.skip_bad}' if write else ''}")
     return [pairs.distinct() for pairs in sources] if config.distinct else sources, validation
 
 
+def tokenize(config: TrainConfig, base: LoadedModel, sources: Sequence[Pairs]) -> TrainingData:
+    """The rows as token ids; UserError where there is nothing to learn from them."""
+    scored = config.loss != "infonce"
+    scores = [target_scores(config, pairs) for pairs in sources] if scored else ()
+    count, prompts = config.sample_negatives, training_prompts(config, base)
+    drawn = None if count is None else NegativeSampler(count, config.seed)
+    data = TrainingData.tokenize(sources, base.tokenizer, prompts, scores, drawn)
+    if not scored:
+        check_negatives(config, data.text_ids)
+    return data
+
+
 def open_base(config: TrainConfig) -> LoadedModel:
-    """The base model, with the dropout and token limit of the flags."""
-    base = load_pretrained(with_revision(config.model, config.revision))
+    """The base model, with the prompts, dropout and token limit of the flags."""
+    alike = config.loss != "infonce"
+    loaded = load_pretrained(with_revision(config.model, config.revision))
+    base = with_prompts(loaded, config.query_prompt, config.document_prompt, alike=alike)
     if config.dropout is not None:
         for module in base.encoder.modules():
             if isinstance(module, nn.Dropout):
@@ -179,26 +179,51 @@ def open_base(config: TrainConfig) -> LoadedModel:
     return replace(base, tokenizer=base.tokenizer.with_max_length(limit), settings=settings)
 
 
+def training_prompts(config: TrainConfig, base: LoadedModel) -> Prompts:
+    """The prompts of both sides of a pair. Scored pairs are texts of one kind: unless flags say
+    otherwise, they have the model's default prompt, as `evaluate` reads them."""
+    if config.loss == "infonce":
+        return retrieval_prompts(base)
+    return pair_prompts(base, config.query_prompt, config.document_prompt)
+
+
 def general_measure(config: TrainConfig, base: LoadedModel, ranks: Ranks) -> GeneralMeasure | None:
     """What is measured of general ability, if anything is evaluated."""
     if config.eval is None and config.general is None and config.mix != "auto":
         return None
-    encode_own = partial(encode_texts, base.encoder, base.tokenizer)
-    return read_general(config.general, partial(ranks.split_work, encode_own))
+    return read_general(config.general, general_encoders(base, ranks)[0])
 
 
 def guide_vectors(
-    config: TrainConfig, base: LoadedModel, data: TrainingData, ranks: Ranks
+    name: str | None, config: TrainConfig, base: LoadedModel, data: TrainingData, ranks: Ranks
 ) -> Tensor | None:
-    """Unit vectors (N, G) of the distinct texts by the frozen model that --guide names."""
-    if config.guide is None:
+    """Unit vectors (M, G) of the inputs by a frozen model: "base", or a folder or hub name."""
+    if name is None:
         return None
-    guide = base if config.guide == "base" else load_pretrained(config.guide)
+    guide = base if name == "base" else load_pretrained(name)
     guide.encoder.to(torch.device(config.device or default_device()))
-    with Progress("guide", ranks.own_rows(len(data.texts)).stop, "texts") as progress:
-        model = (guide.encoder, guide.tokenizer)
-        encode = partial(encode_texts, *model, normalize=True, progress=progress.at)
-        return torch.from_numpy(ranks.split_work(encode, data.texts))
+    prompts = data.prompts if guide is base else guide_prompts(guide, data.prompts)
+    parts = []
+    for role, prompt in enumerate(prompts):
+        texts = prompt.before([data.texts[i] for i in data.by_role[role]])
+        with Progress("guide", ranks.own_rows(len(texts)).stop, "texts") as progress:
+            encode = partial(
+                encode_texts,
+                guide.encoder,
+                guide.tokenizer,
+                normalize=True,
+                prompt_tokens=prompt.tokens,
+                progress=progress.at,
+            )
+            parts.append(ranks.split_work(encode, texts))
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def guide_prompts(guide: LoadedModel, prompts: Prompts) -> Prompts:
+    """Those of the guide's own folder, if it has any; else the run's."""
+    if any(guide.settings.prompts.values()):
+        return retrieval_prompts(guide)
+    return retrieval_prompts(guide, prompts.query.text, prompts.document.text)
 
 
 def train_used_words(

@@ -43,7 +43,7 @@ STATED = ("language", "license", "intended_use", "limits")  # by the user, about
 SHOWN_SETTINGS = ("max_length", "pooling", "normalize", "similarity")  # of the model
 PATHS = ("train", "eval", "general", "model", "guide")
 FIXED = {"optimizer": "AdamW", "lr_schedule": "linear"}  # what no flag changes
-METRICS = ("accuracy@1", "mrr@10", "recall@10", "ndcg@10", "loss")  # in the order of the card
+METRICS = ("accuracy@1", "mrr@10", "recall@10", "ndcg@10", "spearman", "pearson", "loss")  # shown
 
 
 def publish(run: TrainingRun, position: Position) -> str:
@@ -56,7 +56,7 @@ def publish(run: TrainingRun, position: Position) -> str:
         best = run.folder / f"step-{position.best_step:08d}"
         manifest.verify_folder(best)
         model.encoder.load_state_dict(tensors.load_tensors(best / "model.safetensors"))
-        notes = [f"The weights are of step {position.best_step}, the best by {config.metric}."]
+        notes = [f"The weights are of step {position.best_step}, the best by {run.metric}."]
     if position.step < run.total:
         notes += [f"Training stopped early, after {position.step} of {run.total} steps."]
     log = [json.loads(line) for line in (run.folder / LOG).read_text("utf-8").splitlines()]
@@ -83,6 +83,8 @@ def publish(run: TrainingRun, position: Position) -> str:
         general=general(run, measured),
         mix=mix,
         **about_model(run),
+        loss=config.loss,
+        prompts={name: text for name, text in model.settings.prompts.items() if text},
         **about_data(run),
         **{name: getattr(config, name) for name in STATED},
     )
@@ -110,6 +112,9 @@ def settings_and_defaults(run: TrainingRun) -> tuple[dict[str, Any], dict[str, A
         "dropout": run.base.encoder.bert.config.hidden_dropout_prob,
         "max_length": run.base.settings.max_length,
         "log_steps": run.log_steps,
+        "query_prompt": run.data.prompts.query.text or None,
+        "document_prompt": run.data.prompts.document.text or None,
+        "metric": run.metric,
         "threads": torch.get_num_threads(),
         "device": str(run.trainer.device),
     }
@@ -178,8 +183,8 @@ def about_data(run: TrainingRun) -> dict[str, Any]:
         "rows": sum(len(pairs) for pairs in sources),
         "distinct_pairs": len({row for pairs in sources for row in zip(*pairs.texts, strict=True)}),
         "columns": [
-            Column(name, model.tokenizer.tokenize(column[:COUNTED_ROWS]).lengths.tolist())
-            for name, column in zip(columns, texts, strict=True)
+            Column(name, lengths[:COUNTED_ROWS].tolist())
+            for name, lengths in zip(columns, run.data.lengths(0), strict=True)
         ],
         "samples": list(zip(*(column[:3] for column in texts), strict=True)),
         "widget": [(query, documents[i:] + documents[:i]) for i, query in enumerate(queries)],
@@ -199,11 +204,12 @@ def evaluation(run: TrainingRun, measured: dict[str, Any]) -> Evaluation | None:
     if run.validation is None:
         return None
     before, after = (measured.get(name, {}).get("eval", {}) for name in ("before", "after"))
-    shown = [name for name in dict.fromkeys((run.config.metric, *METRICS)) if name in after]
+    shown = [name for name in dict.fromkeys((run.metric, *METRICS)) if name in after]
+    task, pairs = run.validation.task, run.validation.pairs
     return Evaluation(
         data=public_name(str(run.config.eval)),
-        queries=len(run.validation.task.queries),
-        documents=len(run.validation.task.documents),
+        queries=len(task.queries if task else pairs or ()),
+        documents=len(task.documents) if task else 0,
         before={name: before[name] for name in shown if before},
         after={name: after[name] for name in shown},
         also_in_training=run.validation.count_in(run.data.sources),

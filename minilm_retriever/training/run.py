@@ -37,6 +37,9 @@ KEPT_BYTES = (1 << 31) - 1  # of freed memory, for the next step: its backward p
 MOST_PASSES = 16  # over distinct pairs: what more of them do is in docs/forgetting.md
 
 
+OTHER_SIZE = "another --batch-size has none such"
+
+
 def train(config: TrainConfig) -> int:
     """Start or resume a fine-tuning run; returns 0, or 128 + the signal that stopped it.
 
@@ -96,10 +99,10 @@ def check_autocast(precision: str, device: torch.device) -> None:
 def describe(run: TrainingRun) -> None:
     """Print the data, the steps and warnings."""
     config, data, trainer = run.config, run.data, run.trainer
-    mean = float(np.mean([data.tokens.lengths[ids].mean() for ids in data.text_ids]))
+    mean = float(np.mean([data.lengths(source).mean() for source in range(len(data.sources))]))
     say(
         f"{sum(data.sizes)} rows from {', '.join(config.train)}; "
-        f"{len(data.tokens)} distinct texts, {mean:.1f} tokens on average"
+        f"{len(data.texts)} distinct texts, {mean:.1f} tokens on average"
     )
     epochs, world_size = run.total / run.sampler.steps_per_epoch, trainer.ranks.world_size
     warm_up = f" after {config.warmup_steps} steps of warm-up" if config.warmup_steps else ""
@@ -109,8 +112,9 @@ def describe(run: TrainingRun) -> None:
         f"{config.learning_rate:g} falling to 0{warm_up}, seed {config.seed}, on "
         f"{trainer.device}{ranks}"
     )
-    left_out = run.sampler.left_out(0)
-    for path, ids, count in zip(config.train, data.text_ids, left_out, strict=True):
+    epoch = run.sampler.epoch(0)
+    for path, ids, batches in zip(config.train, data.text_ids, epoch, strict=True):
+        count = len(ids) - sum(map(len, batches))
         repeats = count_repeats(ids[:, 0], ids[:, 1], config.batch_size)
         for line in f"{path}: {summary(repeats)}".splitlines():
             say(line)
@@ -123,6 +127,10 @@ def describe(run: TrainingRun) -> None:
         if count:
             reason = "their texts repeat too often"
             say(f"warning: {count} rows of {path} find no batch in the first epoch: {reason}")
+        if ids.shape[1] == 2 and config.loss != "cosine" and any(len(b) == 1 for b in batches):
+            say(f"warning: a batch of {path} has one row, which teaches nothing: {OTHER_SIZE}")
+    if data.prompts:
+        say(f"{data.prompts}")
     if config.false_negatives != "keep":
         masked = config.false_negatives == "mask"
         say("copies are masked in the loss" if masked else "batches are drawn without copies")

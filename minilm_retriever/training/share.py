@@ -7,19 +7,23 @@ none is, the smallest that was measured."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from minilm_retriever.distributed import Ranks
-from minilm_retriever.encoder import encode_texts
 from minilm_retriever.evaluation.general import GeneralMeasure
 from minilm_retriever.pretrained.mixing import mix_weights
 from minilm_retriever.pretrained.model_folder import load_pretrained
 from minilm_retriever.progress import say
 from minilm_retriever.reports.run_record import Mix, SharePoint
 from minilm_retriever.training.prepare import TrainingRun
+from minilm_retriever.training.validation import general_encoders
 
-SHARES = (0.25, 0.5, 0.75)  # between the base model and the fine-tuned one, which are measured
+SHARES = (
+    0.25,
+    0.5,
+    0.625,
+    0.75,
+)  # between the base model and the fine-tuned one, which are measured
 Measured = dict[str, Any]  # an evaluation's row of metrics.jsonl
 
 
@@ -29,7 +33,7 @@ def mix_with_base(run: TrainingRun, rows: Mapping[str, Measured]) -> tuple[Mix, 
     there were any.
 
     Returns the choice, and the evaluation of the weights that were taken."""
-    bert, metric = run.base.encoder.bert, run.config.metric
+    bert, metric = run.base.encoder.bert, run.metric
     base = load_pretrained(run.config.model).encoder.bert.state_dict()
     tuned = {name: tensor.detach().cpu().clone() for name, tensor in bert.state_dict().items()}
     measured = {
@@ -53,9 +57,9 @@ def mix_with_base(run: TrainingRun, rows: Mapping[str, Measured]) -> tuple[Mix, 
 
 def evaluate(run: TrainingRun) -> Measured:
     """The model as it is now, on this process alone."""
-    encode = partial(encode_texts, run.base.encoder, run.base.tokenizer)
-    values = run.validation.evaluate(run.base.encoder, Ranks()) if run.validation else {}
-    general = {run.general.name: run.general.measure(encode)} if run.general else {}
+    encode = general_encoders(run.base, Ranks())
+    values = run.validation.evaluate(Ranks()) if run.validation else {}
+    general = {run.general.name: run.general.measure(*encode)} if run.general else {}
     return {"eval": values, "general": general}
 
 

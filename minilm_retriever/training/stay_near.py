@@ -14,22 +14,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minilm_retriever.distributed import Ranks
-from minilm_retriever.types import IntArray
+from minilm_retriever.training.dataset import BatchRows
 
 
 @dataclass(frozen=True)
 class StayNear:
     """A loss of a batch with that term added."""
 
-    loss: Callable[[Tensor, IntArray], Tensor]
+    loss: Callable[[Tensor, BatchRows], Tensor]
     weight: float
-    base: Tensor  # (N, H) vectors of the distinct texts by the base model
+    base: Tensor  # (M, H) vectors of the inputs by the base model
     ranks: Ranks
 
-    def __call__(self, vectors: Tensor, text_ids: IntArray) -> Tensor:
-        """vectors of this rank's rows, column by column; text_ids (C, B) of all ranks' rows. As the
-        loss, the sum over the ranks is the batch's."""
-        own = text_ids[:, self.ranks.own_rows(text_ids.shape[1])].reshape(-1)
+    def __call__(self, vectors: Tensor, rows: BatchRows) -> Tensor:
+        """vectors of this rank's rows, column by column; rows: of all ranks. As the loss, the sum
+        over the ranks is the batch's."""
+        own = rows.inputs[:, self.ranks.own_rows(rows.inputs.shape[1])].reshape(-1)
         base = self.base[torch.from_numpy(own)].to(vectors.device)
-        away = (1 - F.cosine_similarity(vectors.float(), base, dim=-1)).sum() / text_ids.size
-        return self.loss(vectors, text_ids) + self.weight * away
+        away = (1 - F.cosine_similarity(vectors.float(), base, dim=-1)).sum() / rows.inputs.size
+        return self.loss(vectors, rows) + self.weight * away

@@ -1,76 +1,114 @@
-"""Validation: retrieval metrics on held-out data while training, and whether they are the best."""
+"""Validation: retrieval metrics, or correlations with scores, on held-out data while training, and
+whether they are the best."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from minilm_retriever.core.loss import info_nce_loss
-from minilm_retriever.core.model import SentenceEncoder
 from minilm_retriever.data.pairs import Pairs, collect
 from minilm_retriever.data.rows import OnBad
 from minilm_retriever.distributed import Ranks
 from minilm_retriever.encoder import encode_texts
 from minilm_retriever.errors import UserError
-from minilm_retriever.evaluation.evaluate import evaluate_retrieval
+from minilm_retriever.evaluation.evaluate import evaluate_retrieval, row_cosines
+from minilm_retriever.evaluation.metrics import rank_correlation
+from minilm_retriever.evaluation.ranking import Encode
 from minilm_retriever.evaluation.tasks import RetrievalTask, read_beir, retrieval_from_pairs
-from minilm_retriever.pretrained.tokenizer import TextTokenizer
+from minilm_retriever.pretrained.model_folder import LoadedModel
+from minilm_retriever.pretrained.prompts import Prompt, find_prompt, pair_prompts, retrieval_prompts
 from minilm_retriever.progress import say
 from minilm_retriever.training.checkpoint import Position
 from minilm_retriever.training.config import TrainConfig
+from minilm_retriever.training.objective import row_loss, target_scores
 from minilm_retriever.types import FloatArray
 
 
 @dataclass(frozen=True)
 class Validation:
-    task: RetrievalTask
+    """Held-out data: a retrieval task, or pairs with scores."""
+
+    task: RetrievalTask | None  # None: the pairs have scores
     pairs: Pairs | None
-    tokenizer: TextTokenizer
+    model: LoadedModel
     config: TrainConfig
 
     @staticmethod
     def read(
-        config: TrainConfig, tokenizer: TextTokenizer, on_bad: OnBad | None = None
+        config: TrainConfig, model: LoadedModel, on_bad: OnBad | None = None
     ) -> Validation | None:
+        """The data of --eval, with a line on their columns; as `evaluate` reads them."""
         if config.eval is None:
             return None
         if Path(config.eval).is_dir():
-            return Validation(read_beir(Path(config.eval)), None, tokenizer, config)
-        source = config.pair_source(config.eval, config.columns[:2])  # no hard negatives
+            return Validation(read_beir(Path(config.eval)), None, model, config)
+        scored = True if config.loss != "infonce" and config.columns else None
+        columns = config.columns[:2]
+        source = config.pair_source(config.eval, columns, max_negatives=0, scores=scored)
         pairs = collect(source, on_bad)
         say(pairs.note)
-        task = retrieval_from_pairs(pairs.texts[0], pairs.texts[1])
-        return Validation(task, pairs, tokenizer, config)
+        if not pairs.scores:
+            task = retrieval_from_pairs(pairs.texts[0], pairs.texts[1])
+            return Validation(task, pairs, model, config)
+        if len(set(pairs.scores)) < 2:
+            raise UserError(
+                f"{config.eval}: all scores are {pairs.scores[0]:g}: nothing to measure"
+            )
+        if config.loss != "infonce":
+            target_scores(config, pairs)
+        return Validation(None, pairs, model, config)
 
-    def evaluate(self, encoder: SentenceEncoder, ranks: Ranks) -> dict[str, float]:
-        """The retrieval metrics, and for pairs the mean loss of batches in file order.
+    @property
+    def metric(self) -> str:
+        """The one that decides which weights are published."""
+        return self.config.metric or ("mrr@10" if self.task else "spearman")
+
+    def evaluate(self, ranks: Ranks) -> dict[str, float]:
+        """The metrics, and for pairs the mean loss of batches in file order.
 
         Raises UserError where the metric that is to decide is not among them."""
-        encode_own = partial(encode_texts, encoder, self.tokenizer)
-        encode = partial(ranks.split_work, encode_own)
-        values = dict(evaluate_retrieval(self.task, encode).metrics)
+        prompts = (retrieval_prompts if self.task else pair_prompts)(
+            self.model, self.config.query_prompt, self.config.document_prompt
+        )
+        queries, documents = encoders(self.model, prompts, ranks)
+        values = dict[str, float]()
+        if self.task is not None:
+            values |= evaluate_retrieval(self.task, queries, encode_documents=documents).metrics
         if self.pairs is not None:
-            queries, documents = (encode(column) for column in self.pairs.texts[:2])
-            values["loss"] = self.loss(queries, documents)
-        if self.config.metric not in values:
-            raise UserError(f"--metric {self.config.metric!r} is none of {', '.join(values)}")
+            left, right = queries(self.pairs.texts[0]), documents(self.pairs.texts[1])
+            if self.task is None:
+                scores, cosines = self.pairs.scores or [], row_cosines(left, right)
+                values["spearman"] = rank_correlation(cosines, scores)
+                values["pearson"] = float(np.corrcoef(cosines, scores)[0, 1])
+            if (self.task is None) == (self.config.loss != "infonce"):  # the loss of training
+                values["loss"] = self.loss(left, right)
+        if self.metric not in values:
+            raise UserError(f"--metric {self.metric!r} is none of {', '.join(values)}")
         return dict(ranks.broadcast_json(values))
 
     def loss(self, queries: FloatArray, documents: FloatArray) -> float:
         """The mean over rows (N, H), in batches as for training."""
+        assert self.pairs is not None
+        scores = torch.tensor(target_scores(self.config, self.pairs)) if self.task is None else None
         total, size = 0.0, self.config.batch_size
         for start in range(0, len(queries), size):
             q, d = (torch.from_numpy(x[start : start + size]) for x in (queries, documents))
-            total += len(q) * float(info_nce_loss(q, d, self.config.scale))
+            if scores is None:
+                loss = info_nce_loss(q, d, self.config.scale)
+            else:
+                loss = row_loss(self.config, q, d, scores[start : start + size])
+            total += len(q) * float(loss)
         return total / len(queries)
 
     def is_best(self, values: Mapping[str, float], position: Position) -> bool:
         """Whether the metric is the best of the run so far, which `position` records."""
-        value = values[self.config.metric] * (-1.0 if self.config.metric == "loss" else 1.0)
+        value = values[self.metric] * (-1.0 if self.metric == "loss" else 1.0)
         if position.best_metric is not None and not value > position.best_metric:
             position.stale_evaluations += 1
             return False
@@ -85,3 +123,18 @@ class Validation:
         rows = list(zip(*self.pairs.texts[:2], strict=True))
         sources = [set(zip(*pairs.texts[:2], strict=True)) for pairs in training]
         return sum(row in source for source in sources for row in rows)
+
+
+def encoders(model: LoadedModel, prompts: Iterable[Prompt], ranks: Ranks) -> list[Encode]:
+    """For each prompt what gives N texts behind it their vectors (N, H)."""
+
+    def encode(texts: Sequence[str], prompt: Prompt) -> FloatArray:
+        own = partial(encode_texts, model.encoder, model.tokenizer, prompt_tokens=prompt.tokens)
+        return ranks.split_work(own, prompt.before(texts))
+
+    return [partial(encode, prompt=prompt) for prompt in prompts]
+
+
+def general_encoders(model: LoadedModel, ranks: Ranks) -> list[Encode]:
+    """For the measure of general ability: of sentences, of queries, of documents."""
+    return encoders(model, [find_prompt(model), *retrieval_prompts(model)], ranks)

@@ -22,6 +22,7 @@ from tiny import make_tiny_bert
 
 EMBEDDINGS = 1e-6
 LOSSES = {"tiny": 1e-5, "real": 1e-4}
+VECTORS = 1e-9  # in float64
 CHANGE = 1e-3  # relative L2 distance of the weight change
 
 
@@ -44,6 +45,19 @@ def compare_embeddings(made: Path, checks: Checks) -> None:
         checks.equal(f"embeddings: {key}", new[key], old[key])
     ours, theirs = (np.load(folder / "embeddings.npz")["embeddings"] for folder in (made, HERE))
     checks.at_most("embeddings: largest difference", float(np.abs(ours - theirs).max()), EMBEDDINGS)
+
+
+def compare_losses(made: Path, checks: Checks) -> None:
+    new, old = (load_json(folder / "losses_st6.json") for folder in (made, HERE))
+    for name, theirs in old["vectors"]["losses"].items():
+        ours = new["vectors"]["losses"][name]
+        checks.at_most(f"loss {name}: value", abs(ours["value"] - theirs["value"]), VECTORS)
+        difference = np.abs(np.array(ours["gradients"]) - theirs["gradients"]).max()
+        checks.at_most(f"loss {name}: gradients", float(difference), VECTORS)
+    for name, theirs in old["runs"].items():
+        difference = largest_difference(new["runs"][name]["losses"], theirs["losses"])
+        checks.at_most(f"run {name}: losses", difference, LOSSES["tiny"])
+    checks.equal("mined negatives", new["mined"], old["mined"])
 
 
 def weight_changes(
@@ -121,6 +135,8 @@ def main() -> None:
     checks = Checks()
     if (made / "embeddings.json").exists():
         compare_embeddings(made, checks)
+    if (made / "losses_st6.json").exists():
+        compare_losses(made, checks)
     for peer in ("st3", "st6"):
         if (made / f"training_{peer}.json").exists():
             compare_training(made, peer, checks)

@@ -106,6 +106,8 @@ def compare_fixtures(
         report.script(PEERS[peer], python, "make_embeddings.py", "--model", base, "--out", made)
         if not quick:
             report.script(PEERS[peer], python, "make_training.py", "--model", base, "--out", made)
+        if peer == "st6":
+            report.script(PEERS[peer], python, "make_losses.py", "--out", made)
         report.script(PEERS[peer], python, "compare_fixtures.py", "--made", made)
         if not quick:
             report.script(

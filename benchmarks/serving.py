@@ -1,0 +1,293 @@
+"""What `serve` answers a second, and what it survives.
+
+python benchmarks/serving.py load   [--seconds 60] [--clients 32] [--infinity BIN/infinity_emb]
+python benchmarks/serving.py memory [--requests 100000]
+python benchmarks/serving.py fuzz   [--requests 10000]
+python benchmarks/serving.py faults [--connections 10000]
+
+load: each client sends a distinct text of 8 words and waits for its vector, over and over; beside
+it the same texts through Encoder.encode, before and after, through a server that encodes one text
+at a time, and through infinity. Besides rates, the processor's time for a text, which other work on
+the machine changes less. The load itself takes part of the two cores, too."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+BASE = "checkpoints/all-MiniLM-L6-v2"
+PORT = int(os.environ.get("PORT", "8123"))
+HEAD = "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+HERTZ = os.sysconf("SC_CLK_TCK")
+ONE_BY_ONE = """
+import asyncio, sys, uvicorn
+from concurrent.futures import ThreadPoolExecutor
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from minilm_retriever import Encoder
+encoder, worker = Encoder.from_pretrained(sys.argv[1]), ThreadPoolExecutor(1)
+async def embed(request):
+    text = (await request.json())["input"]
+    loop = asyncio.get_running_loop()
+    vector = await loop.run_in_executor(worker, encoder.encode, text)
+    return JSONResponse({"data": [{"embedding": vector.tolist()}]})
+async def health(request):
+    return JSONResponse({})
+routes = [Route("/v1/embeddings", embed, methods=["POST"]), Route("/health", health)]
+uvicorn.run(Starlette(routes=routes), port=int(sys.argv[2]), log_level="critical")
+"""
+
+
+def words() -> list[str]:
+    return (ROOT / "examples/job_skills/corpus.csv").read_text("utf-8").replace(",", " ").split()
+
+
+def make_text(rng: random.Random, vocabulary: list[str]) -> str:
+    return " ".join(rng.choices(vocabulary, k=8))
+
+
+@contextmanager
+def server(command: list[str]) -> Iterator[int]:
+    """A server's process id, once it answers."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as process:
+        for _ in range(1200):
+            if process.poll() is not None:
+                raise SystemExit(f"ended with {process.returncode}: {' '.join(command)}")
+            try:
+                asyncio.run(get("/health"))
+                break
+            except OSError:
+                time.sleep(0.25)
+        try:
+            yield process.pid
+        finally:
+            process.terminate()
+
+
+def ours(*flags: str) -> list[str]:
+    return [sys.executable, "-m", "minilm_retriever", "serve", "--port", str(PORT), *flags]
+
+
+async def get(path: str) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", PORT)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+async def post(streams: tuple, path: str, body: bytes) -> tuple[int, bytes]:
+    reader, writer = streams
+    writer.write(HEAD.replace("%s", path).encode() + b"Content-Length: %d\r\n\r\n" % len(body))
+    writer.write(body)
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
+    return int(head[9:12]), await reader.readexactly(length)
+
+
+def cpu_seconds(pid: int) -> float:
+    """The processor's time of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / HERTZ
+
+
+def memory_mb(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text("utf-8")
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+# --- load -----------------------------------------------------------------------------------------
+
+
+async def drive(clients: int, seconds: float, extra: dict[str, str]) -> list[float]:
+    """Closed-loop clients; returns the seconds of each request."""
+    vocabulary, times, rng = words(), list[float](), random.Random(time.time_ns())
+
+    async def client(end: float) -> None:
+        streams = await asyncio.open_connection("127.0.0.1", PORT)
+        while time.perf_counter() < end:
+            body = json.dumps({"input": make_text(rng, vocabulary), **extra}).encode()
+            start = time.perf_counter()
+            status, _ = await post(streams, "/v1/embeddings", body)
+            times.append(time.perf_counter() - start)
+            assert status == 200, status
+
+    end = time.perf_counter() + seconds
+    await asyncio.gather(*(client(end) for _ in range(clients)))
+    return sorted(times)
+
+
+def measure(name: str, command: list[str], args: argparse.Namespace, **extra: str) -> None:
+    with server(command) as pid:
+        asyncio.run(drive(args.clients, 3, extra))  # warm
+        before, own, start = cpu_seconds(pid), time.process_time(), time.perf_counter()
+        times = asyncio.run(drive(args.clients, args.seconds, extra))
+        took, count = time.perf_counter() - start, len(times)
+        cpu, load = cpu_seconds(pid) - before, time.process_time() - own
+        p50, p99 = (1000 * times[int(count * share)] for share in (0.5, 0.99))
+        print(f"{name}: {count / took:.0f} requests/s, p50 {p50:.0f} ms, p99 {p99:.0f} ms, "
+              f"processor {1000 * cpu / count:.2f} ms a text, the load's own "
+              f"{1000 * load / count:.2f} ms, {memory_mb(pid):.0f} MB", flush=True)  # fmt: skip
+
+
+def encode_rate(seconds: float) -> None:
+    """The same texts through Encoder.encode, 1,024 at a time."""
+    code = f"""
+import random, time
+from benchmarks.serving import make_text, words
+from minilm_retriever import Encoder
+encoder, rng, vocabulary = Encoder.from_pretrained("{BASE}"), random.Random(0), words()
+batches = [[make_text(rng, vocabulary) for _ in range(1024)] for _ in range(20)]
+encoder.encode(batches[0][:64])
+start, cpu, done = time.perf_counter(), time.process_time(), 0
+while time.perf_counter() - start < {seconds}:
+    encoder.encode(batches[done % 20])
+    done += 1
+count = 1024 * done
+print(f"Encoder.encode: {{count / (time.perf_counter() - start):.0f}} texts/s, "
+      f"processor {{1000 * (time.process_time() - cpu) / count:.2f}} ms a text", flush=True)
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def load(args: argparse.Namespace) -> None:
+    print(f"machine's load before: {os.getloadavg()[0]:.1f}", flush=True)
+    encode_rate(args.seconds / 3)
+    measure("serve", ours(), args)
+    measure("serve, base64", ours(), args, encoding_format="base64")
+    command = [sys.executable, "-c", ONE_BY_ONE, BASE, str(PORT)]
+    measure("one text at a time", command, args)
+    if args.infinity:
+        command = [args.infinity, "v2", "--model-id", str((ROOT / BASE).resolve()), "--port"]
+        command += [str(PORT), "--device", "cpu", "--engine", "torch", "--no-bettertransformer"]
+        command += ["--served-model-name", "m", "--no-compile"]
+        measure("infinity", command, args, model="m")
+    encode_rate(args.seconds / 3)
+    print(f"machine's load after: {os.getloadavg()[0]:.1f}", flush=True)
+
+
+# --- memory, fuzz, faults -------------------------------------------------------------------------
+
+
+async def many(requests: int, clients: int, pid: int) -> None:
+    vocabulary, rng, done = words(), random.Random(1), 0
+    for tenth in range(11):
+        print(f"after {done:,} requests: {memory_mb(pid):.0f} MB", flush=True)
+
+        async def client(count: int) -> None:
+            streams = await asyncio.open_connection("127.0.0.1", PORT)
+            for _ in range(count):
+                body = json.dumps({"input": make_text(rng, vocabulary)}).encode()
+                assert (await post(streams, "/v1/embeddings", body))[0] == 200
+
+        if tenth < 10:
+            await asyncio.gather(*(client(requests // 10 // clients) for _ in range(clients)))
+            done += requests // 10 // clients * clients
+
+
+async def fuzz(requests: int) -> Counter[int]:
+    """Random and damaged bodies; counts of statuses."""
+    rng, statuses = random.Random(2), Counter[int]()
+    values = [None, True, 0, -1, 1.5, 10**400, "", "a", "\x00\u202e", [], [[]], ["a"], {}, [1],
+              [None], {"a": {}}, "a" * 9999, ["a", 2], 7, 1e308, "base64", "query"]  # fmt: skip
+    names = ["model", "encoding_format", "dimensions", "input_type", "user", "index", "k", "x"]
+    streams = await asyncio.open_connection("127.0.0.1", PORT)
+    for _ in range(requests):
+        fields = {rng.choice(names): rng.choice(values) for _ in range(rng.randrange(3))}
+        fields[rng.choice(["input", "query"])] = rng.choice(values)
+        body = bytearray(json.dumps(fields).encode())
+        for _ in range(rng.choice([0, 0, 0, 1, 3])):
+            body[rng.randrange(len(body))] = rng.randrange(256)
+        if rng.random() < 0.1:
+            body = bytearray(rng.randbytes(rng.randrange(300)))
+        path = rng.choice(["/v1/embeddings", "/search"])
+        statuses[(await post(streams, path, bytes(body)))[0]] += 1
+    return statuses
+
+
+async def faults(connections: int, pid: int) -> None:
+    """Others are asked for a vector while clients misbehave."""
+    small = json.dumps({"input": "bread"}).encode()
+
+    async def served(name: str) -> None:
+        start = time.perf_counter()
+        streams = await asyncio.open_connection("127.0.0.1", PORT)
+        status, _ = await asyncio.wait_for(post(streams, "/v1/embeddings", small), 30)
+        streams[1].close()
+        took = 1000 * (time.perf_counter() - start)
+        print(f"{name}: another client has {status} in {took:.0f} ms, {memory_mb(pid):.0f} MB",
+              flush=True)  # fmt: skip
+
+    await served("before")
+    head = HEAD.replace("%s", "/v1/embeddings").encode()
+    halves = {"that say nothing": b"", "with half a header": head,
+              "with half a body": head + b"Content-Length: 100\r\n\r\n{"}  # fmt: skip
+    for name, half in halves.items():
+        held = []
+        for _ in range(connections // 3):
+            try:
+                held.append(await asyncio.open_connection("127.0.0.1", PORT))
+                held[-1][1].write(half)
+            except OSError:
+                continue
+        await served(f"{len(held):,} connections {name}")
+        for _, writer in held:
+            writer.close()
+    for _ in range(300):
+        _, writer = await asyncio.open_connection("127.0.0.1", PORT)
+        body = json.dumps({"input": [f"bread {random.random()}"] * 20}).encode()
+        writer.write(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        writer.close()
+    await served("300 clients that left before their answer")
+    _, writer = await asyncio.open_connection("127.0.0.1", PORT)
+    writer.write(head + b"Transfer-Encoding: chunked\r\n\r\n")
+    sent, block = 0, b"10000\r\n" + b" " * 65536 + b"\r\n"
+    try:
+        while sent < 1 << 30:
+            writer.write(block)
+            await writer.drain()
+            sent += 65536
+    except OSError:
+        pass
+    await served(f"a body of 1 GB, cut off after {sent >> 20} MB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["load", "memory", "fuzz", "faults"])
+    for name, default in (("seconds", 60), ("clients", 32), ("requests", 0), ("connections", 9999)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--infinity", help="infinity_emb of an environment that has it")
+    args = parser.parse_args()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if args.what == "load":
+        return load(args)
+    with server(ours()) as pid:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # after the server has begun
+        if args.what == "memory":
+            asyncio.run(many(args.requests or 100_000, args.clients, pid))
+        elif args.what == "fuzz":
+            print(dict(asyncio.run(fuzz(args.requests or 10_000))))
+        else:
+            asyncio.run(faults(args.connections, pid))
+    return None
+
+
+if __name__ == "__main__":
+    main()
