@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from minilm_retriever.data.names import DOCUMENT, NEGATIVE, check_header, plain
@@ -10,8 +11,8 @@ from minilm_retriever.data.rows import BadRow, NoValue, Row
 from minilm_retriever.errors import UserError, require
 
 BATCH_ROWS = 64
-# A part of a column that unpacks to RATIO times its size may repeat a large text: row by row, then.
-# One that unpacks to BOMB_RATIO times its size and BOMB_BYTES is no data.
+# A file that unpacks to RATIO times its size may repeat a large text: row by row, then. One that
+# unpacks to BOMB_RATIO times its size and BOMB_BYTES is no data.
 RATIO, RATIO_BYTES = 20, 1 << 20
 BOMB_RATIO, BOMB_BYTES = 400, 1 << 28
 
@@ -29,7 +30,7 @@ def parquet_rows(path: str, need: Sequence[str]) -> Iterator[Row | BadRow]:
             # Vectors and dates beside the text are not unpacked: that costs time, and can fail.
             columns = [field.name for field in schema if _is_read(arrow.types, field, need)]
             empty = {field.name: NoValue(str(field.type)) for field in schema}
-            size = _batch_rows(file.metadata, set(columns), path)
+            size = _batch_rows(file.metadata, path)
             for batch in file.iter_batches(batch_size=size, columns=columns):
                 for values in _unpack(batch, unreadable):
                     number += 1
@@ -65,19 +66,16 @@ def _is_text(types: Any, kind: Any) -> bool:
     )
 
 
-def _batch_rows(metadata: Any, columns: set[str], path: str) -> int:
-    """Rows to unpack at a time; UserError for a file that is made to fill the memory."""
-    rows = BATCH_ROWS
-    for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        for part in map(group.column, range(group.num_columns)):
-            packed, size = max(1, part.total_compressed_size), part.total_uncompressed_size
-            if part.path_in_schema.partition(".")[0] not in columns or size <= RATIO * packed:
-                continue
-            if size > BOMB_BYTES and size > BOMB_RATIO * packed:
-                what = f"{packed:,} bytes that unpack to {size:,}"
-                raise UserError(f"{path}: the column {part.path_in_schema!r} has {what}: no data?")
-            rows = 1 if size > RATIO_BYTES else rows
-    return rows
+def _batch_rows(metadata: Any, path: str) -> int:
+    """Rows to unpack at a time; UserError for a file that is made to fill the memory.
+
+    Of whole row groups: what a file says of one column in them can end the process in Arrow."""
+    packed = Path(path).stat().st_size
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    size = sum(group.total_byte_size for group in groups)
+    if size > BOMB_BYTES and size > BOMB_RATIO * packed:
+        raise UserError(f"{path}: {packed:,} bytes that unpack to {size:,}: no data?")
+    return 1 if size > RATIO_BYTES and size > RATIO * packed else BATCH_ROWS
 
 
 def _unpack(batch: Any, unreadable: tuple[type[Exception], ...]) -> list[Any]:
