@@ -84,7 +84,7 @@ def test_half_precision_factors_are_merged_in_float32(tiny_copy):
         ({"a_new_idea": 1}, "a_new_idea is not known here"),
         ({"r": 8}, "has no lora_A and lora_B of rank 8"),
         ({"r": "4"}, "r is '4', which is not a float"),
-        ({"lora_alpha": float("nan")}, "lora_alpha is nan, out of range"),
+        ({"lora_alpha": float("nan")}, "NaN is no finite number"),
         ({"rank_pattern": {"query": 3}}, "has no lora_A and lora_B of rank 3"),
         ({"alpha_pattern": {"(a+)+$": 3}}, r"alpha_pattern has '\(a\+\)\+\$', not a layer's name"),
         ({"rank_pattern": [1]}, "of another type|not an object"),

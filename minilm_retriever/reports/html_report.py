@@ -83,7 +83,8 @@ def curves(record: RunRecord, metrics: Sequence[MetricRow]) -> list[Chart]:
     evaluated: dict[str, list[Point]] = {}
     for row in metrics:
         for name, value in row.get("eval", {}).items():
-            evaluated.setdefault(name, []).append((row["step"], value))
+            if value is not None:  # not finite
+                evaluated.setdefault(name, []).append((row["step"], value))
     losses = [Line("training", points(metrics, "loss"))]
     if "loss" in evaluated:
         losses.append(Line("held out", evaluated.pop("loss")))
@@ -112,7 +113,9 @@ def forgetting_charts(
     kept = f"general {record.general.name}"
     own = next(iter(record.evaluation.after), "") if record.evaluation else ""
     values = [
-        (row["step"], row["general"][record.general.name]) for row in metrics if "general" in row
+        (row["step"], value)
+        for row in metrics
+        if (value := row.get("general", {}).get(record.general.name)) is not None
     ]
     lines = [Line(own, evaluated.get(own, ())), Line(kept, values)]
     drawn = [line for line in lines if line.points]
@@ -135,7 +138,7 @@ def share_chart(
 
 
 def points(metrics: Sequence[MetricRow], name: str) -> list[Point]:
-    return [(row["step"], float(row[name])) for row in metrics if name in row]
+    return [(row["step"], float(row[name])) for row in metrics if row.get(name) is not None]
 
 
 def lengths_chart(column: Column, max_length: int) -> Chart:

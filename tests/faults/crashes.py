@@ -133,8 +133,9 @@ def whole_run(
     """A run from its first file to its published output; the same command goes on after the
     fault."""
     place = scene.room(name)
-    act(place / "undisturbed")
-    expected = result(place / "undisturbed")
+    undisturbed = place / "alone" / "out"  # as far from its model: the path to it is kept
+    act(undisturbed)
+    expected = result(undisturbed)
     out = place / "here" / "out"
 
     def prepare() -> None:

@@ -164,6 +164,8 @@ def damage_under_a_manifest(scene: Scene, count: int) -> Iterator[Outcome]:
     for number in range(count):
         kept, path = targets[number % len(targets)]
         good = path.read_bytes()
+        container = path.name == manifest.PARQUET_NAME
+        said = manifest.read_manifest(path.parent) if container else None
         how = DAMAGES[
             scene.rng.randrange(len(DAMAGES)) if number % 3 == 0 else 0
         ]  # two in three are single bits
@@ -181,8 +183,12 @@ def damage_under_a_manifest(scene: Scene, count: int) -> Iterator[Outcome]:
         except Exception as fault:
             yield Outcome("silent", f"{path.name}, {what}: {type(fault).__name__}: {fault}")
         else:
-            yield Outcome(
-                "silent", f"{path.name} of {kept.place.name}, {what}: opened without a word"
+            # What a manifest says is under its sum; the Parquet file around it is no part of it.
+            is_whole = container and manifest.read_manifest(path.parent) == said
+            yield judge(
+                is_whole,
+                "survived",
+                f"{path.name} of {kept.place.name}, {what}: opened without a word",
             )
         finally:
             mend(path, good)

@@ -45,9 +45,14 @@ def two_runs(scene: Scene, name: str) -> str:
     )
 
 
+def undisturbed(scene: Scene, name: str) -> Path:
+    return scene.place / f"undisturbed-{name}" / "out"
+
+
 def expected(scene: Scene, name: str) -> object:
-    """The undisturbed result, made once."""
-    out = scene.place / f"undisturbed-{name}"
+    """The undisturbed result, made once, as far from its model as the others: its place relative to
+    the vectors is a part of them."""
+    out = undisturbed(scene, name)
     if not out.exists():
         status, output = run(JOBS[name][0](scene.place, out), scene.place / "output")
         assert status == 0, output
@@ -142,10 +147,9 @@ def moved_aside(scene: Scene, name: str) -> str:
     overwritten."""
     expected(scene, name)
     room = scene.room("aside")
-    undisturbed = scene.place / f"undisturbed-{name}"
     aside = room / f".out.old-{HEX}"
     aside.mkdir()
-    for path, data in contents(undisturbed).items():
+    for path, data in contents(undisturbed(scene, name)).items():
         (aside / path).parent.mkdir(parents=True, exist_ok=True)
         (aside / path).write_bytes(data)
     status, output = run(JOBS[name][0](scene.place, room / "out"), scene.place / "output")
@@ -162,7 +166,7 @@ def manifest_gone(scene: Scene, name: str) -> str:
     """A folder whose manifest is missing does not count as verified, and is not overwritten."""
     expected(scene, name)
     room = scene.room("no manifest")
-    for path, data in contents(scene.place / f"undisturbed-{name}").items():
+    for path, data in contents(undisturbed(scene, name)).items():
         (room / "out" / path).parent.mkdir(parents=True, exist_ok=True)
         (room / "out" / path).write_bytes(data)
     (room / "out" / manifest.NAME).unlink()
