@@ -27,6 +27,7 @@ from minilm_retriever.serving.config import ServeConfig
 from minilm_retriever.serving.guard import Guard
 
 JSON = {"Content-Type": "application/json"}
+EMBED, SEARCH = "/v1/embeddings", "/search"
 
 
 class Answer(NamedTuple):
@@ -109,3 +110,18 @@ def wait_for(condition: Any, seconds: float = 20) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not come true"
         time.sleep(0.005)
+
+
+class Hold:
+    """The model waits inside its first batch until `go`."""
+
+    def __init__(self, monkeypatch):
+        self.go, self.batches = threading.Event(), []
+        compute = Batcher.compute
+
+        def held(batcher, batch):
+            self.batches.append([pending.text for pending in batch])
+            assert self.go.wait(30)
+            return compute(batcher, batch)
+
+        monkeypatch.setattr(Batcher, "compute", held)

@@ -77,6 +77,31 @@ def test_a_message_is_short_however_many_columns_there_are(tmp_path):
         list(read_texts(path, text="x"))
 
 
+def test_of_very_many_columns_some_must_be_named(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(WIDE["columns"][1](10_001))
+    for read in (read_texts, read_pairs):
+        with pytest.raises(
+            UserError, match=r"a.csv:2: 10,001 columns: name those to read with --col"
+        ):
+            list(read(path))
+    assert [record.text for record in read_texts(path, text="c10000")] == ["x y"]
+    assert read_pairs(path, ["c10000", "c7"]).texts == [["x y"], ["x y"]]
+
+
+def test_rows_of_many_lists_and_names_take_time_that_grows_with_them(tmp_path):
+    counts = []
+    for size in (1000, 4000):
+        path = tmp_path / f"{size}.jsonl"
+        negatives = json.dumps({"query": "a b", "pos": ["c d"], "neg": ["x y"] * size}) + "\n"
+        late = "".join(
+            json.dumps({"query": "a b", "pos": ["c d"], f"k{n}": "x"}) + "\n" for n in range(size)
+        )
+        path.write_text(negatives + late)
+        counts.append(calls(lambda path: read_pairs(path, max_negatives=None).texts, path))
+    assert counts[1] < 5 * counts[0] + 1000
+
+
 def pipe(path, content):
     """A named pipe that somebody writes to, once."""
     os.mkfifo(path)

@@ -48,7 +48,7 @@ def test_a_number_that_no_library_takes_is_named(
 ):
     monkeypatch.chdir(tmp_path)
     for number in (HUGE, f"-{HUGE}") if whole else ("nan",):
-        count = 2 if flag in ("--ranks",) else 1
+        count = 2 if flag in ("--ranks", "--score-range") else 1
         assert main([command, *NEEDED[command], f"{flag}", *[number] * count]) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and f"error: {flag} " in error

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 
 from minilm_retriever.data import names, values
 from minilm_retriever.data.rows import BadRow, Row
@@ -17,6 +17,7 @@ from minilm_retriever.errors import UserError
 
 SAMPLE_ROWS, SAMPLE_CELLS = 200, 40_000
 SAMPLE_SIZE = 1 << 18  # characters
+MOST_COLUMNS = 10_000  # looked at where none is named
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,17 @@ def sampled(rows: Rows) -> tuple[list[Row], Rows]:
     return [row for row in first if isinstance(row, Row)], chain(first, rows)
 
 
-def columns_of(rows: Sequence[Row]) -> list[Column]:
-    """All columns of these rows, in their order."""
+def columns_of(rows: Sequence[Row], named: bool) -> list[Column]:
+    """The columns of these rows, in their order; UserError for too many of them if none is named,
+    else the first."""
     cells: dict[str, list[object]] = {}
     for row in rows:
         for name, value in row.values.items():
             cells.setdefault(name, []).append(value)
-    return [_column(name, held) for name, held in cells.items()]
+    if len(cells) > MOST_COLUMNS and not named:
+        what = f"{len(cells):,} columns: name those to read with --columns or --text"
+        raise UserError(f"{rows[0].where}: {what}")
+    return [_column(name, held) for name, held in islice(cells.items(), MOST_COLUMNS)]
 
 
 def _column(name: str, held: Sequence[object]) -> Column:
@@ -141,7 +146,8 @@ def named_pair(columns: Sequence[str]) -> PairColumns:
 def pair_columns(columns: Sequence[Column], where: str) -> PairColumns:
     """The columns of query, document and hard negatives; UserError where they are not clear."""
     negatives = negative_columns(columns)
-    named = [column for column in columns if column.may_be_text and column.name not in negatives]
+    named = [column for column in columns if column.may_be_text]
+    named = [column for column in named if not names.NEGATIVE.fullmatch(column.key)]
     free = [column for column in named if column.is_text]
     families = names.numbered([column.name for column in named])
     if len(families) == 1 and not ranked(named, names.DOCUMENT):
@@ -222,7 +228,8 @@ def table(columns: Sequence[Column]) -> str:
 
 def judgement_column(columns: Sequence[Column], taken: Sequence[str]) -> Column | None:
     """The column of labels or scores, if there is one; else one that is called so."""
-    free = [column for column in columns if column.name not in taken]
+    known = frozenset(taken)
+    free = [column for column in columns if column.name not in known]
     named = [column for column in free if names.is_label(column.name)]
     judging = [column for column in (*named, *free) if column.is_judgement]
     return next(iter((*judging, *named)), None)
@@ -234,8 +241,8 @@ def refuse_judgement(judged: Column, pair: PairColumns, where: str) -> None:
     is_clear = values.are_verdicts(judged.distinct)
     positive = [value for value in judged.distinct if is_clear and values.YES.fullmatch(value)]
     take = f"--positives-where {judged.name}={positive[0] if positive else 'X'}"
-    is_whole = judged.kind == values.WHOLE and (len(judged.distinct) < 4 or "label" in judged.key)
-    if judged.span and not is_whole and not is_clear:
+    is_class = judged.kind == values.WHOLE and bool(re.search("label|class", judged.key))
+    if judged.span and not is_class and not is_clear:
         held = f"scores ({judged.span})"
         take = "--min-score X, or learn the scores with --loss cosent"
     raise UserError(
@@ -276,8 +283,9 @@ def text_column(
 # --- what is said ---------------------------------------------------------------------------------
 
 
-def left_out(columns: Sequence[Column], taken: Sequence[str]) -> str:
+def left_out(columns: Sequence[Column], read: Sequence[str]) -> str:
     """The columns that are not read, and what they hold."""
+    taken = frozenset(read)
     rest = [c for c in columns if c.name not in taken and c.kind != values.NOTHING]
     shown = [f"{c.name[:60]} ({c.role})" for c in rest[:6]]
     more = [f"{len(rest) - 6:,} more"] if len(rest) > 6 else []

@@ -106,7 +106,8 @@ class PairSource:
 
     def _choose(self, sample: Sequence[Row], source: RowSource) -> set[str]:
         """Choose the columns by some rows; returns the names of all."""
-        columns, where = columns_of(sample), sample[0].where
+        columns = columns_of(sample, named=bool(self.columns))
+        where = sample[0].where
         if self.pair is None:
             pair = choice.named_pair(self.columns) if self.columns else None
             if pair and self.keep_negatives and not pair.negatives:
@@ -121,7 +122,7 @@ class PairSource:
             if self.max_negatives is None and lists:
                 self.max_negatives = LIST_NEGATIVES
             self.note = self._describe(columns, sample, source)
-        return {column.name for column in columns}
+        return {name for row in sample for name in row.values}
 
     def _choose_scores(self, columns: Sequence[Column], pair: PairColumns, where: str) -> None:
         judged = choice.judgement_column(columns, pair.names)

@@ -95,7 +95,7 @@ class Choice(NamedTuple):
 def _choose(
     source: RowSource, sample: Sequence[Row], named: Template, id: str | None, queries: bool
 ) -> Choice:
-    columns, first = columns_of(sample), sample[0]
+    columns, first = columns_of(sample, named=bool(named)), sample[0]
     pieces, why = named, "named"
     if not named:
         name, why = text_column(columns, first.where, id, queries=queries)

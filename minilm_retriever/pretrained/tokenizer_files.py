@@ -67,7 +67,9 @@ def read_tokenizer(
     not implemented."""
     try:
         parsed, settings = resolve(root, files, model_config)
-    except (KeyError, TypeError, AttributeError, IndexError) as problem:
+    except UserError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError) as problem:
         problem_line = f"a setting of its tokenizer is missing or of another type ({problem})"
         raise UserError(f"{root}: {problem_line}") from None
     return TextTokenizer(parsed, max_length=max_length, lower_case=lower_case, **settings)
