@@ -64,8 +64,10 @@ def make_text(rng: random.Random, vocabulary: list[str]) -> str:
 @contextmanager
 def server(command: list[str]) -> Iterator[int]:
     """A server's process id, once it answers."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as process:
+    environment, quiet = {**os.environ, "PYTHONPATH": str(ROOT)}, subprocess.DEVNULL
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=quiet, stderr=quiet
+    ) as process:
         for _ in range(1200):
             if process.poll() is not None:
                 raise SystemExit(f"ended with {process.returncode}: {' '.join(command)}")
@@ -176,7 +178,7 @@ def load(args: argparse.Namespace) -> None:
     if args.infinity:
         command = [args.infinity, "v2", "--model-id", str((ROOT / BASE).resolve()), "--port"]
         command += [str(PORT), "--device", "cpu", "--engine", "torch", "--no-bettertransformer"]
-        command += ["--served-model-name", "m", "--no-compile"]
+        command += ["--served-model-name", "m", "--no-compile", "--url-prefix", "/v1"]
         measure("infinity", command, args, model="m")
     encode_rate(args.seconds / 3)
     print(f"machine's load after: {os.getloadavg()[0]:.1f}", flush=True)
