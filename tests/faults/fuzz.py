@@ -68,7 +68,7 @@ ROWS = (
         "fuzz",
         f"seconds of fuzzing (atheris) over {', '.join(TARGETS)}",
         "read, or refused in one line that names the file",
-        153,
+        144,
         fuzzed,
         {"errors passed on raw": readers_unguarded},
         sample=0,
