@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import get_args, get_type_hints
-
 import pytest
 import torch
 
 from minilm_retriever import Encoder
-from minilm_retriever.__main__ import COMMANDS, main
+from minilm_retriever.__main__ import main
 from minilm_retriever.distributed import check_device, check_environment
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import flag_name
+from tests.faults.flags_and_screens import NEEDED, numeric_flags
 
 HUGE = str(10**30)
 
 
-def numeric_flags():
-    """(command, flag, whether it takes integers) of every flag that takes numbers."""
-    for command, (config, _) in COMMANDS.items():
-        hints = get_type_hints(config)
-        for item in fields(config):
-            kinds = {hints[item.name], *get_args(hints[item.name])}
-            if kinds & {int, float} and flag_name(item).startswith("-"):
-                yield command, flag_name(item), int in kinds
-
-
-NEEDED = {
-    "train": ["--train", "t.csv", "--out", "o"],
-    "encode": ["t.txt", "--out", "o"],
-    "inspect": ["t.csv"],
-    "mine": ["t.csv", "--out", "o.csv"],
-    "paraphrases": ["t.txt"],
-    "search": ["v", "nurse"],
-    "index": ["v", "--out", "o"],
-    "evaluate": ["t.csv"],
-    "mix": ["a", "b", "--out", "o"],
-    "compare": ["t.csv"],
-    "serve": ["v"],
-}
-
-
-@pytest.mark.parametrize(("command", "flag", "whole"), numeric_flags())
+@pytest.mark.parametrize(
+    ("command", "flag", "whole"),
+    [(command, flag_name(item), whole) for command, item, whole in numeric_flags()],
+)
 def test_a_number_that_no_library_takes_is_named(
     command, flag, whole, capsys, tmp_path, monkeypatch
 ):

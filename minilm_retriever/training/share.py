@@ -11,6 +11,7 @@ from typing import Any
 
 from minilm_retriever.distributed import Ranks
 from minilm_retriever.evaluation.general import GeneralMeasure
+from minilm_retriever.pretrained.config import with_revision
 from minilm_retriever.pretrained.mixing import mix_weights
 from minilm_retriever.pretrained.model_folder import load_pretrained
 from minilm_retriever.progress import say
@@ -18,12 +19,7 @@ from minilm_retriever.reports.run_record import Mix, SharePoint
 from minilm_retriever.training.prepare import TrainingRun
 from minilm_retriever.training.validation import general_encoders
 
-SHARES = (
-    0.25,
-    0.5,
-    0.625,
-    0.75,
-)  # between the base model and the fine-tuned one, which are measured
+SHARES = (0.25, 0.5, 0.625, 0.75)  # measured, between the base model and the fine-tuned one
 Measured = dict[str, Any]  # an evaluation's row of metrics.jsonl
 
 
@@ -34,7 +30,8 @@ def mix_with_base(run: TrainingRun, rows: Mapping[str, Measured]) -> tuple[Mix, 
 
     Returns the choice, and the evaluation of the weights that were taken."""
     bert, metric = run.base.encoder.bert, run.metric
-    base = load_pretrained(run.config.model).encoder.bert.state_dict()
+    name = with_revision(run.config.model, run.config.revision)
+    base = load_pretrained(name).encoder.bert.state_dict()
     tuned = {name: tensor.detach().cpu().clone() for name, tensor in bert.state_dict().items()}
     measured = {
         share: rows[name] for share, name in ((0.0, "before"), (1.0, "after")) if name in rows

@@ -50,7 +50,7 @@ def numeric_flags() -> list[tuple[str, Any, bool]]:
         hints = get_type_hints(config)
         for item in fields(config):
             kinds = {hints[item.name], *get_args(hints[item.name])}
-            if name in NEEDED and kinds & {int, float} and flag_name(item).startswith("-"):
+            if kinds & {int, float} and flag_name(item).startswith("-"):
                 found.append((name, item, int in kinds))
     return found
 
