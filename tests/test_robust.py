@@ -118,7 +118,7 @@ def test_robust_keeps_all_of_it_but_the_flags_that_are_given(words, files, tiny_
         ("--mix most", "--mix is a share from 0 to 1, or auto, not most"),
         ("--matryoshka 8 4096", "--matryoshka"),
         ("--columns query", "columns"),
-        ("--batch-size 1", "teach"),
+        ("--batch-size 1", "has no negatives"),
     ],
 )
 def test_what_robust_cannot_do_is_one_line(words, line, files, tiny_folder, tmp_path, capsys):
