@@ -19,7 +19,7 @@ from minilm_retriever.distributed import Ranks
 from minilm_retriever.evaluation import evaluate_retrieval, retrieval_from_pairs
 from minilm_retriever.flags import flag_name
 from minilm_retriever.training.checkpoint import Position
-from minilm_retriever.training.config import RECIPES, TrainConfig, with_recipe
+from minilm_retriever.training.config import RECIPES, TrainConfig, with_example, with_recipe
 from minilm_retriever.training.dataset import BatchRows
 from minilm_retriever.training.run import train
 from minilm_retriever.training.stay_near import StayNear
@@ -39,7 +39,7 @@ def test_robust_is_one_flag_and_every_number_of_it_can_be_given():
     assert TrainConfig(**watched).patience
     given = with_recipe({"train": ("x.csv",), "out": "y", "recipe": "robust", "mix": "1"})
     assert TrainConfig(**given).mix == "1"
-    assert with_recipe({"recipe": "robust"})["patience"]  # the example has held-out pairs
+    assert with_recipe(with_example({"recipe": "robust"}))["patience"]  # it has held-out pairs
 
 
 def robust(model, pairs, out, *words):

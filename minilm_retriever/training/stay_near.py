@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from minilm_retriever.core.loss import pair_cosines
 from minilm_retriever.distributed import Ranks
 from minilm_retriever.training.dataset import BatchRows
 
@@ -31,6 +31,6 @@ class StayNear:
         over the ranks is the batch's."""
         own = rows.inputs[:, self.ranks.own_rows(rows.inputs.shape[1])].reshape(-1)
         base = self.base[torch.from_numpy(own)].to(vectors.device)
-        kept = vectors[:, : base.shape[1]].float()
-        away = (1 - F.cosine_similarity(kept, base, dim=-1)).sum() / rows.inputs.size
+        cosines = pair_cosines(vectors[:, : base.shape[1]], base)
+        away = (1 - cosines).sum() / rows.inputs.size
         return self.loss(vectors, rows) + self.weight * away
