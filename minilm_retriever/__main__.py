@@ -15,11 +15,11 @@ from typing import Any
 from minilm_retriever import __version__
 from minilm_retriever.curation.config import InspectConfig, MineConfig, ParaphrasesConfig
 from minilm_retriever.encoding.config import EncodeConfig
-from minilm_retriever.errors import require, run_command
+from minilm_retriever.errors import UserError, require, run_command
 from minilm_retriever.evaluation.config import CompareConfig, EvaluateConfig
 from minilm_retriever.flags import add_flags, from_flags
 from minilm_retriever.keywords import read_settings
-from minilm_retriever.pretrained.config import FetchConfig, MixConfig, with_revision
+from minilm_retriever.pretrained.config import FetchConfig, MixConfig
 from minilm_retriever.progress import escape, fill_closed_streams, json_text, print_result, say
 from minilm_retriever.search.config import IndexConfig, SearchConfig
 from minilm_retriever.serving.config import ServeConfig
@@ -57,23 +57,18 @@ def encode(config: EncodeConfig) -> None:
 
 
 def inspect(config: InspectConfig) -> None:
-    from minilm_retriever.curation.inspect import as_text, inspect
-    from minilm_retriever.pretrained.model_folder import load_pretrained
+    from minilm_retriever.curation.inspect import inspect_pairs
 
-    bad_rows = config.bad_rows()
-    bad_rows.check(False, [config.pairs])
-    source = config.pair_source(config.pairs, config.columns)
-    tokenizer = load_pretrained(with_revision(config.model, config.revision)).tokenizer
-    with bad_rows.open() as on_bad:
-        result = inspect(source, tokenizer, config.batch_size, on_bad)
-    say(source.note)
-    print_result(json_text(result.as_json()) if config.json else as_text(result))
+    inspection = inspect_pairs(config)
+    print_result(json_text(inspection.as_json()) if config.json else repr(inspection))
 
 
 def mine(config: MineConfig) -> None:
     from minilm_retriever.curation.hard_negatives import mine
 
-    say(mine(config))
+    if not config.out:
+        raise UserError("--out is missing: the file to write")
+    say(repr(mine(config)))
 
 
 def paraphrases(config: ParaphrasesConfig) -> None:

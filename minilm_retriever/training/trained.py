@@ -100,14 +100,14 @@ def train(
             base = scratch / (Path(model.name).name or "base")
             model.save(base)
             model = base
-        files = isinstance(pairs, (list, tuple)) and not is_object(pairs)
-        config = TrainConfig(
-            train=pairs if files else named_source(pairs),
-            eval=None if eval is None else named_source(eval),
-            model=model,
-            out=out or scratch / "model",
-            **settings,
-        )
+        files = isinstance(pairs, (list, tuple)) and pairs and not is_object(pairs)
+        names = {
+            "train": pairs if files else named_source(pairs),
+            "eval": None if eval is None else named_source(eval),
+            "model": model,
+            "out": out or scratch / "model",
+        }
+        config = TrainConfig(**{**settings, **names})
         call = "the same call" if out else f"the same call with out={config.out!r}"
         hooks = Hooks(callback, bool(out), f"{call} goes on from there")
         with as_before():
@@ -118,6 +118,7 @@ def train(
             raise SystemExit(outcome.status)
     finished = outcome.finished
     encoder = Encoder(finished.model, config.device)
+    encoder.name = str(out or "trained")
     evaluation, folder = finished.record.evaluation, Path(out) if out else None
     return Trained(encoder, finished.log, evaluation, folder, finished)
 
