@@ -14,6 +14,7 @@ from minilm_retriever.curation.config import InspectConfig, MineConfig
 from minilm_retriever.data.objects import named_source
 from minilm_retriever.evaluation.config import EvaluateConfig
 from minilm_retriever.in_memory import named_model
+from minilm_retriever.kernels.memory import memory_as_it_is
 from minilm_retriever.keywords import configure
 from minilm_retriever.pretrained.config import BASE_FOLDER
 from minilm_retriever.types import StrPath
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from minilm_retriever.evaluation.comparison_table import ComparisonTable
 
 
+@memory_as_it_is()
 def inspect(
     pairs: object, *, model: StrPath | Encoder = BASE_FOLDER, **settings: Any
 ) -> Inspection:
@@ -35,6 +37,7 @@ def inspect(
     return inspect_pairs(configure(InspectConfig, names, settings))
 
 
+@memory_as_it_is()
 def mine(
     pairs: object,
     *,
@@ -54,6 +57,7 @@ def mine(
     return mine(configure(MineConfig, names, settings))
 
 
+@memory_as_it_is()
 def evaluate(
     data: object,
     *,

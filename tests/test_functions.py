@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -101,6 +102,18 @@ def test_what_train_gives_is_a_model_of_the_others(tiny_folder):
     before = {name: tensor.clone() for name, tensor in weights(tuned.encoder).items()}
     assert mine(ROWS, model=tuned, margin=0).negatives.rows.shape == (24, 1)
     assert all((weights(tuned.encoder)[name] == tensor).all() for name, tensor in before.items())
+
+
+def test_only_commands_change_what_malloc_keeps(pairs_file, tiny_folder, monkeypatch):  # noqa: F811
+    changed = []
+    libc = SimpleNamespace(mallopt=lambda *what: changed.append(what) or 1)
+    monkeypatch.setattr("minilm_retriever.kernels.memory.ctypes.CDLL", lambda _: libc)
+    evaluate(ROWS, model=tiny_folder)
+    mine(ROWS, model=tiny_folder, margin=0)
+    train(ROWS, model=tiny_folder, max_steps=1, device="cpu")
+    assert changed == []
+    assert main(["evaluate", pairs_file, "--model", str(tiny_folder)]) == 0
+    assert changed
 
 
 @pytest.mark.parametrize(

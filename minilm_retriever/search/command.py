@@ -18,6 +18,7 @@ from minilm_retriever.encoder.encoder import Encoder
 from minilm_retriever.encoder.precision import split_fingerprint
 from minilm_retriever.errors import UserError
 from minilm_retriever.in_memory import named_model
+from minilm_retriever.kernels.memory import memory_as_it_is
 from minilm_retriever.keywords import configure
 from minilm_retriever.pretrained.config import BASE_FOLDER, with_revision
 from minilm_retriever.pretrained.hub import resolve_beside
@@ -81,6 +82,7 @@ class SearchResults(list[list[Hit]]):
         return "".join(tables)
 
 
+@memory_as_it_is()
 def search(
     folder: StrPath,
     queries: str | Sequence[str],

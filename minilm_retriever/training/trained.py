@@ -15,6 +15,7 @@ from minilm_retriever.data.objects import is_object, named_source
 from minilm_retriever.display import html_table
 from minilm_retriever.encoder.encoder import Encoder
 from minilm_retriever.errors import UserError
+from minilm_retriever.kernels.memory import memory_as_it_is
 from minilm_retriever.launcher import check_environment
 from minilm_retriever.pretrained.config import BASE_FOLDER
 from minilm_retriever.progress import duration
@@ -137,10 +138,10 @@ def scratch_folder() -> Iterator[Path]:
 
 @contextmanager
 def as_before() -> Iterator[None]:
-    """Give torch's random generators and number of threads back."""
+    """Give torch's random generators and number of threads back; leave malloc alone."""
     threads, gpus = torch.get_num_threads(), range(torch.cuda.device_count())
     try:
-        with torch.random.fork_rng(devices=gpus):
+        with torch.random.fork_rng(devices=gpus), memory_as_it_is():
             yield
     finally:
         torch.set_num_threads(threads)
