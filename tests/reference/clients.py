@@ -126,7 +126,9 @@ def snippets(report: Report, python: Path, folder: Path, only: str) -> None:
         if only not in path.name:
             continue
         if "sqlite_vec" in path.name and not hasattr(sqlite3.Connection, "enable_load_extension"):
-            print(f"--   {path.name}: not run: this Python's sqlite3 loads no extensions", flush=True)
+            print(
+                f"--   {path.name}: not run: this Python's sqlite3 loads no extensions", flush=True
+            )
             continue
         own = environment("infinity", INFINITY) if "infinity" in path.name else python
         printed = report.run(path.name, [own, path, folder])
