@@ -6,15 +6,15 @@ D. Hoiem, 2016)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from minilm_retriever.distributed import Ranks
-from minilm_retriever.training.dataset import BatchRows
+from minilm_retriever.training.dataset import BatchRows, as_tensor
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class StayNear:
         """vectors of this rank's rows, column by column; rows: of all ranks. As the loss, the sum
         over the ranks is the batch's."""
         own = rows.inputs[:, self.ranks.own_rows(rows.inputs.shape[1])].reshape(-1)
-        base = self.base[torch.from_numpy(own)].to(vectors.device)
-        away = (1 - F.cosine_similarity(vectors.float(), base, dim=-1)).sum() / rows.inputs.size
+        base = self.base[as_tensor(own)].to(vectors.device)
+        away = (1 - F.cosine_similarity(vectors.float(), base, dim=-1)).sum()
+        away = away / math.prod(rows.inputs.shape)
         return self.loss(vectors, rows) + self.weight * away
