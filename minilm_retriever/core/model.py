@@ -164,7 +164,7 @@ class Bert(nn.Module):
 
     def run(self, ids: Tensor, layout: Layout | FixedLayout) -> Tensor:
         """Packed ids (S,) -> token states (S, H)."""
-        x = self.embeddings(ids, layout.positions)  # (S, H)
+        x: Tensor = self.embeddings(ids, layout.positions)  # (S, H)
         if self.packed.can_run(x):
             return self.packed(x, layout)
         for layer in self.encoder["layer"].children():

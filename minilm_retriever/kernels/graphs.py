@@ -62,7 +62,7 @@ def gpu_settings(
     before = matmul.fp32_precision
     with ExitStack() as stack:
         if own_stream:
-            stream = torch.cuda.Stream(device)
+            stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream(device))
             stack.enter_context(torch.cuda.stream(stream))
             stack.callback(stream.synchronize)

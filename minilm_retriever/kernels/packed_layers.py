@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from minilm_retriever.kernels.fixed_layout import FixedLayout
 from minilm_retriever.kernels.float_layers import pack_layer, run_bf16, run_fp32
 from minilm_retriever.kernels.int8_layers import pack_int8, run_int8
 from minilm_retriever.kernels.ops import onednn_can_run
@@ -78,7 +79,7 @@ class PackedLayers:
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         return [pack_layer(layer, dtype) for layer in self.layers]
 
-    def __call__(self, x: Tensor, layout: Layout) -> Tensor:
+    def __call__(self, x: Tensor, layout: Layout | FixedLayout) -> Tensor:
         """(S, H) -> (S, H), where `can_run`; x may be overwritten."""
         run = RUN[self.packed_precision]
         return run(self.packed, x, layout, self.heads, self.activation)

@@ -32,7 +32,7 @@ from minilm_retriever.core.trainer import (
     Trainer,
     linear_schedule,
 )
-from minilm_retriever.encoder import out_of_memory
+from minilm_retriever.encoder.encode_texts import out_of_memory
 from minilm_retriever.kernels.fixed_layout import FixedLayout
 from minilm_retriever.kernels.graphs import on_host
 from minilm_retriever.progress import say
@@ -105,7 +105,7 @@ class CapturedTrainer(Trainer):
         for group in self.optimizer.param_groups:
             group["lr"], group["capturable"] = self.learning_rate, device.type == "cuda"
         # The first steps of a size are not captured, and torch would warn of that.
-        self.optimizer._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
+        self.optimizer._warned_capturable_if_run_uncaptured = True
 
     def ahead(self, first: int, steps: Iterable[Sequence[Batch]]) -> Iterator[Sequence[Batch]]:
         """The batches of steps `first` on, of which the rows alone are needed, some of them on the

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,10 +19,11 @@ from minilm_retriever.pretrained.tokenizer import TextTokenizer, TokenizedTexts
 from minilm_retriever.training.batches import NegativeSampler
 from minilm_retriever.types import IntArray
 
-Numbers = IntArray | Tensor  # a tensor: on the device, which is not to be waited for
+# An array of int64; or for a loss a tensor, on the device, which is not to be waited for.
+Numbers = Any
 
 
-def as_tensor(numbers: Numbers) -> Tensor:
+def as_tensor(numbers: IntArray | Tensor) -> Tensor:
     return numbers if isinstance(numbers, Tensor) else torch.from_numpy(numbers)
 
 

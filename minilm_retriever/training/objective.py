@@ -121,12 +121,10 @@ class Objective:
                 masks.append(absent.expand(len(anchors.texts[own]), -1))
         if self.config.false_negatives == "mask":
             queries = (same or anchors).texts
-            if isinstance(queries, Tensor) and isinstance(candidates.texts, Tensor):
+            if isinstance(queries, Tensor):
                 masks.append(false_negatives_on_device(queries, candidates.texts))
             else:
-                labelled = false_negative_mask(
-                    np.asarray(queries), np.asarray(candidates.texts), own
-                )
+                labelled = false_negative_mask(queries, candidates.texts, own)
                 masks.append(torch.from_numpy(labelled).to(device))
         if own_scores is not None:
             a, c = self.vectors(anchors, device)[own], self.vectors(candidates, device)
@@ -141,7 +139,6 @@ class Objective:
         if self.config.loss != "infonce":
             assert rows.scores is not None
             return self.config.loss == "cosine" or bool((rows.scores != rows.scores[0]).any())
-        assert isinstance(rows.texts, np.ndarray)
         masks = self.false_negatives(rows, slice(0, rows.texts.shape[1]), torch.device("cpu"))
         negatives = torch.from_numpy(rows.texts[1][:, None] != rows.texts[1:].reshape(-1))
         if masks is not None:
@@ -152,7 +149,6 @@ class Objective:
         """The lowest mean loss that any model can have on this batch: see `batch_floor`."""
         if self.config.false_negatives == "mask" or self.config.loss != "infonce":
             return 0.0
-        assert isinstance(rows.texts, np.ndarray)
         floor = batch_floor(rows.texts)
         return (floor + batch_floor(rows.texts[[1, 0]])) / 2 if self.config.symmetric else floor
 

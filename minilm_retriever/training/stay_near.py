@@ -31,6 +31,6 @@ class StayNear:
         over the ranks is the batch's."""
         own = rows.inputs[:, self.ranks.own_rows(rows.inputs.shape[1])].reshape(-1)
         base = self.base[as_tensor(own)].to(vectors.device)
-        away = (1 - F.cosine_similarity(vectors.float(), base, dim=-1)).sum()
+        away: Tensor = (1 - F.cosine_similarity(vectors.float(), base, dim=-1)).sum()
         away = away / math.prod(rows.inputs.shape)
         return self.loss(vectors, rows) + self.weight * away

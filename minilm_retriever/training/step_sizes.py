@@ -34,18 +34,17 @@ def choose_sizes(
 
     rows: texts a batch. Two sizes at a time are merged, those that add the least to the cost of all
     steps."""
-    sizes, counts = np.unique(
-        np.stack(round_up(tokens, longest), axis=1), axis=0, return_counts=True
-    )
-    slots, widths, counts = (x.astype(np.float64) for x in (sizes[:, 0], sizes[:, 1], counts))
+    own = np.stack(round_up(tokens, longest), axis=1)
+    sizes, steps = np.unique(own, axis=0, return_counts=True)
+    slots, widths, counts = np.column_stack([sizes, steps]).T.astype(np.float64)
     while len(slots) > limit:
         wide = np.maximum(slots[:, None], slots), np.maximum(widths[:, None], widths)
-        own = counts * cost(slots, widths, rows)
-        added = cost(*wide, rows) * (counts[:, None] + counts) - (own[:, None] + own)
+        before = counts * cost(slots, widths, rows)
+        added = cost(*wide, rows) * (counts[:, None] + counts) - (before[:, None] + before)
         np.fill_diagonal(added, np.inf)
         a, b = np.unravel_index(int(added.argmin()), added.shape)
         slots[a], widths[a], counts[a] = wide[0][a, b], wide[1][a, b], counts[a] + counts[b]
-        slots, widths, counts = (np.delete(x, b) for x in (slots, widths, counts))
+        slots, widths, counts = np.delete(np.stack([slots, widths, counts]), b, axis=1)
     order = np.argsort(cost(slots, widths, rows), kind="stable")
     return [(int(slots[i]), int(widths[i])) for i in order]
 
@@ -55,5 +54,5 @@ def size_of(tokens: int, longest: int, sizes: list[tuple[int, int]]) -> tuple[in
     for slots, width in sizes:
         if tokens <= slots and longest <= width:
             return slots, width
-    slots, width = round_up(np.array([tokens]), np.array([longest]))
-    return int(slots[0]), int(width[0])
+    (own,) = np.stack(round_up(np.array([tokens]), np.array([longest])), axis=1).tolist()
+    return own[0], own[1]
