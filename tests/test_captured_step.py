@@ -257,7 +257,7 @@ def test_a_step_that_is_not_finite_is_not_taken_and_is_named_when_read(config, m
 
     trainer.loss = infinite
     progress = type("Silent", (), {"at": lambda *_, **__: None})()
-    seen = callbacks.Callbacks(run, checkpoint.Position(), progress)
+    seen = callbacks.Callbacks(run, checkpoint.Position(), progress, callbacks.AS_COMMAND)
     run = run._replace(config=config(log_steps=100))
     seen.run = run
     with pytest.raises(UserError) as problem:

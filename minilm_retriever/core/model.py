@@ -165,8 +165,8 @@ class Bert(nn.Module):
     def run(self, ids: Tensor, layout: Layout | FixedLayout) -> Tensor:
         """Packed ids (S,) -> token states (S, H)."""
         x: Tensor = self.embeddings(ids, layout.positions)  # (S, H)
-        if self.packed.can_run(x):
-            return self.packed(x, layout)
+        if (packed := self.packed.ready(x)) is not None:
+            return self.packed.run(packed, x, layout)
         for layer in self.encoder["layer"].children():
             if self.checkpoint_layers and self.training:
                 x = checkpoint(layer, x, layout, use_reentrant=False)
