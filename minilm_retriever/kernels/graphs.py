@@ -34,6 +34,20 @@ class GraphCapture:
         return graph.replay
 
 
+@contextmanager
+def side_stream(device: torch.device) -> Iterator[None]:
+    """On a GPU a stream that is not the default, for capturing; nothing elsewhere."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.cuda.current_stream(device)
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(before)
+    with torch.cuda.stream(stream):
+        yield
+    before.wait_stream(stream)
+
+
 def on_host(array: Array, device: torch.device) -> Tensor:
     """The array as a tensor, pinned where that lets a GPU copy it while the host goes on."""
     tensor = torch.from_numpy(array)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from minilm_retriever.kernels.fixed_layout import FixedLayout
 from minilm_retriever.kernels.processor import mkl_is_slow
 from minilm_retriever.kernels.unpadding import Layout, Rectangle
+from minilm_retriever.kernels.varlen import varlen_attention, varlen_can_run
 
 # The activations of a BERT config: F.gelu's `approximate`, or None for relu.
 ACTIVATIONS: dict[str, str | None] = {
@@ -76,6 +77,8 @@ def attention(
     """Scaled dot-product attention of every token to the tokens of its own row: query, key and
     value side by side (S, 3H) -> (S, H)."""
     if isinstance(layout, FixedLayout):
+        if varlen_can_run(projected, dropout):
+            return varlen_attention(projected, layout, heads)
         return group_attention(projected, layout, heads, dropout)
     if len(layout.groups) == 1 and not layout.spare:  # a query: each call counts
         return group_attention(projected, layout.groups[0], heads, dropout)
