@@ -21,7 +21,7 @@ unlisted = partial(flag, may_change=True, on_card=False)  # no part of what a ca
 
 @dataclass(frozen=True, init=False)
 class TrainConfig(PairFlags):
-    """Fine-tune a model on pairs (train.py). The defaults are those of the published recipe."""
+    """Fine-tune a model on pairs. The defaults are those of the published recipe."""
 
     train: tuple[str, ...] = flag(
         (), "pairs: CSV, TSV, JSONL or Parquet; several are taken in turn", "data", may_change=True
