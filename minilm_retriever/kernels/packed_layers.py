@@ -69,19 +69,24 @@ class PackedLayers:
         if self.layers.training or torch.is_grad_enabled():
             self.packed = None
             return None
-        if x.is_cuda:  # packing takes less of a batch than a look at whether weights have changed
-            return self.packed_fp16() if self.precision == "fp16" else None
+        on_gpu = x.is_cuda and self.precision in ("fp32", "tf32", "fp16")
+        if on_gpu and self.precision != "fp16":
+            return None
         parameters: list[Any] = [slot.get(name) for slot, name in self.slots]
         if (
-            not onednn_can_run(x)
+            not (on_gpu or onednn_can_run(x))
+            or (self.precision in ("tf32", "fp16") and not on_gpu)
             or any(modules.get(name) is not child for modules, name, child in self.children)
             or any(p is None or p.is_inference() for p in parameters)  # which counts no writes
         ):
             self.packed = None
             if self.precision != "fp32":
-                needs = "needs oneDNN, a CPU, and the model's own modules with float32 parameters"
+                where = "a GPU" if self.precision in ("tf32", "fp16") else "oneDNN, a CPU"
+                needs = f"needs {where}, and the model's own modules with float32 parameters"
                 raise RuntimeError(f"precision {self.precision} {needs}")
             return None
+        if on_gpu:  # packing takes less of a batch than a look at whether weights have changed
+            return Packed(self.pack("fp16"), "fp16", [], [], torch.empty(0))
         state, precision = [(p.data_ptr(), p._version) for p in parameters], self.precision
         packed = self.packed
         if (
@@ -93,10 +98,6 @@ class PackedLayers:
             packed = Packed(self.pack(precision), precision, state, samples, torch.cat(samples))
             self.packed = packed
         return packed
-
-    def packed_fp16(self) -> Packed:
-        """The layers as they are now."""
-        return Packed(self.pack("fp16"), "fp16", [], [], torch.empty(0))
 
     def pack(self, precision: str) -> list[Any]:
         if precision == "int8":
