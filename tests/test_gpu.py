@@ -102,7 +102,7 @@ def test_varlen_attention_is_the_padded_one(dtype):
     layout = FixedLayout.make(lengths.to(DEVICE), 60, 40)
     projected = torch.randn(60, 3 * 384, generator=generator).to(DEVICE, dtype)
     with torch.inference_mode():
-        assert varlen.varlen_can_run(projected, 0.0)
+        assert varlen.varlen_can_run(projected, 12, 0.0)
         ours = varlen.varlen_attention(projected, layout, 12)[: int(lengths.sum())].float()
         padded = ops.group_attention(projected, layout, 12, 0.0)[: int(lengths.sum())].float()
         exact = ops.group_attention(projected.float(), layout, 12, 0.0)[: int(lengths.sum())]

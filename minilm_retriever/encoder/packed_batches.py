@@ -21,6 +21,7 @@ from minilm_retriever.types import FloatArray, IntArray
 
 MOST_TOKENS, LEAST_TOKENS = 1 << 16, 1024  # a batch
 SHARE_OF_FREE_MEMORY = 0.5  # that a batch is thought to take
+WIDTHS = 8  # rows are padded to a multiple of it: attention would copy a mask of another width
 PIECE_BYTES = 16 << 20  # of vectors that are read back together
 TOKENIZING, AHEAD = 2, 4  # threads, and pieces of texts that wait for the device
 
@@ -62,9 +63,9 @@ def embed_packed(
     device = encoder.bert.embeddings.word_embeddings.weight.device
     ids, lengths = tokens.packed(rows)
     ids = ids if len(ids) else np.zeros(1, np.int32)  # texts without a token
-    on_device = (on_host(x, device).to(device, non_blocking=True) for x in (ids, lengths))
-    packed, counts = on_device
-    layout = FixedLayout.make(counts, len(ids), max(1, int(lengths.max())))
+    packed, counts = (on_host(x, device).to(device, non_blocking=True) for x in (ids, lengths))
+    width = -(-max(1, int(lengths.max())) // WIDTHS) * WIDTHS
+    layout = FixedLayout.make(counts, len(ids), width)
     return embed(encoder, packed, layout, normalize, prompt_tokens)
 
 

@@ -82,7 +82,7 @@ def attention(
     """Scaled dot-product attention of every token to the tokens of its own row: query, key and
     value side by side (S, 3H) -> (S, H)."""
     if isinstance(layout, FixedLayout):
-        if varlen_can_run(projected, dropout):
+        if varlen_can_run(projected, heads, dropout):
             return varlen_attention(projected, layout, heads)
         return group_attention(projected, layout, heads, dropout)
     if len(layout.groups) == 1 and not layout.spare:  # a query: each call counts

@@ -10,11 +10,13 @@ from torch import Tensor
 from minilm_retriever.kernels.fixed_layout import FixedLayout
 
 
-def varlen_can_run(projected: Tensor, dropout: float) -> bool:
-    """Whether these are numbers that its kernel takes, in inference."""
+def varlen_can_run(projected: Tensor, heads: int, dropout: float) -> bool:
+    """Whether these are numbers and heads that its kernel takes, in inference."""
     half = projected.dtype in (torch.float16, torch.bfloat16)
-    inference = not dropout and not torch.is_grad_enabled()
-    return projected.is_cuda and half and inference and has_kernel(projected.device)
+    if not (projected.is_cuda and half) or dropout or torch.is_grad_enabled():
+        return False
+    width = projected.shape[1] // (3 * heads)
+    return width % 8 == 0 and width <= 256 and has_kernel(projected.device)
 
 
 @cache
