@@ -222,7 +222,8 @@ class Batches:
             return embed_packed(encoder, tokens, rows, normalize, prompt_tokens)
         ids, mask = (part.to(self.device) for part in tokens.batch(rows))
         prompted = mask.new_full((len(mask),), prompt_tokens) if prompt_tokens else None
-        return shorten(encoder, encoder(ids, mask, normalize, prompted), normalize)
+        vectors = encoder(ids, mask, normalize=normalize, prompt_tokens=prompted)
+        return shorten(encoder, vectors, normalize)
 
     def halve(self, padded: int, texts: int) -> None:
         if self.fitting == math.inf:
