@@ -156,7 +156,7 @@ def measure_step(bench: Bench, pairs: Path, precision: str, kind: str) -> dict[s
     steps = bench.options.steps if kind == "graphs" else max(2, bench.options.steps // 6)
     with training_run(bench, pairs, precision, kind) as run:
         marks, lengths, losses = [], [], []
-        warm = steps // 3
+        warm = max(1, steps // 3)
         for number, batches in enumerate(run.batches(0, steps)):
             if number in (0, min(100, warm), warm):
                 bench.wait()
@@ -168,7 +168,7 @@ def measure_step(bench: Bench, pairs: Path, precision: str, kind: str) -> dict[s
                 lengths.append(np.concatenate(own))
         bench.wait()
         seconds = (time.perf_counter() - marks[-1][1]) / (steps - warm)
-        first, start = marks[1][0] or 1, marks[1][1] - marks[0][1]
+        first, start = marks[1][0], marks[1][1] - marks[0][1]
         needed = 3 * sum(map(operations, lengths)) / len(lengths)
         row = {
             "ms": round(seconds * 1e3, 3),
