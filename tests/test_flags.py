@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import io
+import sys
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.errors import UserError, require, run_command
 from minilm_retriever.flags import add_flags, check_bounds, flag, flag_values, from_flags
-from minilm_retriever.progress import Progress, say
+from minilm_retriever.progress import Progress, in_notebook, say
 from minilm_retriever.training.config import TrainConfig, with_example, with_recipe
 
 
@@ -113,6 +115,20 @@ def test_a_recipe_fills_in_what_is_not_given(capsys):
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+def test_a_notebook_has_a_bar_though_its_stderr_is_no_terminal(monkeypatch):
+    from tqdm.auto import tqdm
+
+    shell = SimpleNamespace(kernel=object())
+    for module, expected in [(SimpleNamespace(get_ipython=lambda: shell), True), (None, False)]:
+        monkeypatch.setitem(sys.modules, "IPython", module)
+        with Progress("job", 4, "rows") as progress:
+            progress.at(2, loss="0.5")
+            assert isinstance(progress.bar, tqdm) == expected
+    del shell.kernel  # IPython on a terminal
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    assert not in_notebook()
 
 
 def test_a_line_said_stands_above_the_bar(monkeypatch):
