@@ -106,7 +106,7 @@ def test_what_comes_back(tune, tmp_path):
     again = Encoder(tmp_path / "mine", device="cpu")
     assert np.array_equal(again.encode("a cook"), tuned.encoder.encode("a cook"))
     assert "6 steps" in repr(tuned) and "mrr@10: " in repr(tuned) and "mine" in repr(tuned)
-    assert "<td>mrr@10</td>" in tuned._repr_html_()
+    assert "<td>mrr@10</td>" in tuned._repr_html_() and "<polyline" in tuned._repr_html_()
     with pytest.raises(UserError, match="exists"):
         tuned.save(tmp_path / "mine")
 

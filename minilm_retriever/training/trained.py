@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from minilm_retriever.data.objects import is_object, named_source
-from minilm_retriever.display import html_table
+from minilm_retriever.display import html_table, sparkline
 from minilm_retriever.encoder.encoder import Encoder
 from minilm_retriever.errors import UserError
 from minilm_retriever.kernels.memory import memory_as_it_is
@@ -58,12 +58,16 @@ class Trained:
         header = ["", "before", "after"]
         notes = [*self.finished.record.notes]
         notes += [] if self.folder else ["Not saved yet: .save(folder)"]
-        return html_table(self._summary(), header, self._metrics(), notes)
+        losses = sparkline(self._losses(), "loss")
+        return html_table(self._summary(), header, self._metrics(), notes) + losses
 
     def _summary(self) -> str:
-        record, losses = self.finished.record, [r["loss"] for r in self.history if "loss" in r]
+        record, losses = self.finished.record, self._losses()
         loss = f", loss {losses[0]:.4f} to {losses[-1]:.4f}" if losses else ""
         return f"{record.base}, {record.steps} steps in {duration(record.seconds)}{loss}"
+
+    def _losses(self) -> list[float]:
+        return [row["loss"] for row in self.history if "loss" in row]
 
     def _metrics(self) -> Iterator[tuple[str, str, float]]:
         """Name, value before, value after."""
