@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import FrameType, MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from minilm_retriever.core.trainer import Batch, Step
@@ -75,10 +76,8 @@ class Callbacks:
             )
         if self.config.tensorboard:
             package = require("torch.utils.tensorboard", "tensorboard", "--tensorboard")
-            writer, folder = (
-                package.utils.tensorboard.SummaryWriter,
-                self.run.folder / "tensorboard",
-            )
+            writer = package.utils.tensorboard.SummaryWriter
+            folder = self.run.folder / "tensorboard"
             self.events = writer(str(folder), purge_step=self.position.step + 1)
 
     def write_log(
@@ -123,8 +122,9 @@ class Callbacks:
             return
         step = self.position.step
         epoch = step / self.run.sampler.steps_per_epoch
-        stop = self.callback(Event(step, self.run.total, epoch, **figures)) is True
-        self.is_stopped |= bool(self.ranks.all_reduce_max(int(stop))[0])
+        stop = self.callback(Event(step, self.run.total, epoch, **figures))
+        is_true = isinstance(stop, (bool, np.bool_)) and bool(stop)
+        self.is_stopped |= bool(self.ranks.all_reduce_max(int(is_true))[0])
 
     def log_loss(self, learning_rate: float) -> None:
         """Log and print the means since the last such line."""
