@@ -54,7 +54,10 @@ def test_nothing_is_silent(place, name):
 
 @pytest.mark.parametrize(("name", "mutation"), MUTATIONS)
 def test_a_check_that_is_switched_off_shows(place, name, mutation):
-    found = mutated(ROWS[name], mutation, place / "mutated", seed=0)
+    try:
+        found = mutated(ROWS[name], mutation, place / "mutated", seed=0)
+    except Skipped as reason:
+        pytest.skip(str(reason))
     assert found["caught"] > 0, found
 
 

@@ -34,6 +34,7 @@ from tests.faults import (
     flags_and_screens,
     full_disk,
     fuzz,
+    hostile_clients,
     hostile_models,
     hostile_strings,
     hostile_vectors,
@@ -65,6 +66,7 @@ FAMILIES = (
     flags_and_screens,
     non_finite,
     places,
+    hostile_clients,
     fuzz,
 )
 ROWS: dict[str, Row] = {row.name: row for family in FAMILIES for row in family.ROWS}
