@@ -16,7 +16,7 @@ from minilm_retriever.curation.config import InspectConfig, MineConfig, Paraphra
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.errors import require, run_command
 from minilm_retriever.evaluation.config import CompareConfig, EvaluateConfig
-from minilm_retriever.flags import add_flags, from_flags
+from minilm_retriever.flags import Parser, add_flags, from_flags
 from minilm_retriever.pretrained.config import FetchConfig, MixConfig, with_revision
 from minilm_retriever.progress import escape, fill_closed_streams, json_text, print_result, say
 from minilm_retriever.search.config import IndexConfig, SearchConfig
@@ -143,9 +143,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
 
 def parser() -> argparse.ArgumentParser:
     """All commands and their flags."""
-    top = argparse.ArgumentParser(
-        prog="minilm-retriever", description="Fine-tune, encode, retrieve."
-    )
+    top = Parser(prog="minilm-retriever", description="Fine-tune, encode, retrieve.")
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (config, _) in COMMANDS.items():

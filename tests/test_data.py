@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import tracemalloc
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -670,6 +671,31 @@ class TestPairs:
         )
         path = put(tmp_path, '{"a": "x", "b": "y"}\n{"a": "x"}\n', "a.jsonl")
         assert mistake(lambda: read_pairs(path)) == f"{path}:2: no column 'b'; there are: a"
+
+    @pytest.mark.parametrize(
+        ("labels", "suggested"),
+        [
+            ("neutral entailment contradiction", "entailment"),
+            ("- neutral contradiction entailment", "entailment"),
+            ("maybe no yes", "yes"),
+            ("0 1", "1"),
+            ("False True", "True"),
+            ("0 1 2", "X"),
+            ("neutral contradiction", "X"),
+            ("correct good bad", "X"),
+        ],
+    )
+    def test_of_labels_the_one_that_says_yes_is_suggested(self, tmp_path, labels, suggested):
+        words = "nurse cook engine river soil music night bread".split()
+        for order in permutations(labels.split()):
+            rows = [
+                {"premise": f"a {words[n % 8]} of {n}", "hypothesis": f"{n} is a {words[n % 5]}",
+                 "gold_label": order[n % len(order)]}
+                for n in range(40)
+            ]  # fmt: skip
+            path = save(tmp_path / "a.jsonl", rows)
+            said = mistake(lambda path=path: read_pairs(path))
+            assert f"take some with --positives-where gold_label={suggested};" in said
 
     def test_a_column_name_with_line_breaks_stays_in_one_line(self, tmp_path):
         path = put(tmp_path, '"one\ncolumn"\nx\n')

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.faults.campaign import EXHAUSTIVE, FAMILIES, ROWS, SCORECARD, failures, mutated
-from tests.faults.row import Scene, Skipped, Tally
+from tests.faults.row import Row, Scene, Skipped, Tally, judge, outcomes
 
 # The fuzz targets start an interpreter each; tests/test_data.py has their properties, with
 # hypothesis.
@@ -44,7 +44,7 @@ def place() -> Iterator[Path]:
 def test_nothing_is_silent(place, name):
     row, tally = ROWS[name], Tally()
     try:
-        for outcome in row.inject(Scene(place), row.sample):
+        for outcome in outcomes(row, Scene(place), row.sample):
             tally.add(outcome)
     except Skipped as reason:
         pytest.skip(str(reason))
@@ -82,6 +82,16 @@ def test_a_row_that_is_silent_skipped_short_or_not_noticed_fails():
         "was not noticed"
         in failures("row", {**good, "mutations": {"m": {"injected": 3, "caught": 0}}})[0]
     )
+
+
+def test_a_row_that_leaves_something_in_the_working_directory_fails(tmp_path):
+    def inject(scene, count):
+        Path("left").touch()
+        yield judge(True, "survived", "")
+
+    row = Row("r", "a fault", "a promise", 1, inject, {}, sample=1, mutated=1)
+    kinds = [outcome.kind for outcome in outcomes(row, Scene(tmp_path), 1)]
+    assert kinds == ["survived", "silent"] and not Path("left").exists()
 
 
 def test_the_scorecard_is_of_the_whole_campaign_and_nothing_in_it_is_silent():

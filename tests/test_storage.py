@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import shutil
 import stat
 import subprocess
@@ -20,6 +21,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -506,6 +508,25 @@ class TestManifest:
         (folder / "manifest.json").write_bytes(raw)
         with pytest.raises(UserError, match=r"manifest\.json: not a manifest"):
             manifest.read_manifest(folder)
+
+    def test_any_damaged_parquet_is_a_users_mistake(self, tmp_path, monkeypatch):
+        arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        raw, path = manifest.to_bytes({}, {"vectors": {}}), tmp_path / "manifest.parquet"
+        schema = arrow.schema({"vector": arrow.float32()}).with_metadata({"manifest": raw})
+        parquet.write_table(schema.empty_table(), path)
+        intact, rng = path.read_bytes(), random.Random(0)
+        right = manifest.read_manifest(tmp_path)
+        for _ in range(300):
+            damaged = bytearray(intact)
+            for _ in range(rng.choice((1, 1, 8))):
+                damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+            path.write_bytes(damaged[: rng.choice((len(damaged), rng.randrange(len(damaged))))])
+            with suppress(UserError):
+                assert manifest.read_manifest(tmp_path) == right
+        for fault in (KeyError("column"), NotImplementedError("of the library"), TypeError("x")):
+            monkeypatch.setattr(parquet, "read_metadata", Mock(side_effect=fault))
+            with pytest.raises(UserError, match=r"manifest\.parquet: not a manifest to trust"):
+                manifest.read_manifest(tmp_path)
 
     def test_none_at_all_or_no_plain_file(self, tmp_path):
         with pytest.raises(UserError, match=r"manifest\.json: missing"):

@@ -70,6 +70,13 @@ def are_verdicts(texts: Collection[str]) -> bool:
     return bool(positive and others) and all(map(NO.fullmatch, others))
 
 
+def positive(texts: Collection[str]) -> str | None:
+    """The one value that says yes: a word, or a number beside one that says no; None: not clear."""
+    found = [text for text in texts if YES.fullmatch(text)]
+    is_clear = len(found) == 1 and (are_verdicts(texts) or not is_number(found[0]))
+    return found[0] if is_clear else None
+
+
 def kind_of(values: Iterable[object]) -> str:
     """The kind of a column, of which these are some values."""
     present = [value for value in values if not is_empty(value)]

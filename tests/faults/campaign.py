@@ -47,7 +47,7 @@ from tests.faults import (
     strangers,
     streams,
 )
-from tests.faults.row import Outcome, Row, Scene, Skipped, Tally
+from tests.faults.row import Outcome, Row, Scene, Skipped, Tally, outcomes
 
 FAMILIES = (
     kills,
@@ -83,7 +83,7 @@ def run_row(row: Row, place: Path, seed: int, share: float) -> dict[str, Any]:
     scene, tally, skipped = Scene(place / "row", seed), Tally(), None
     scene.place.mkdir(parents=True)
     try:
-        for outcome in row.inject(scene, ALL if exhaustive else volume):
+        for outcome in outcomes(row, scene, ALL if exhaustive else volume):
             tally.add(outcome)
     except Skipped as reason:
         skipped = str(reason)
@@ -170,6 +170,7 @@ def in_a_process(row: Row, seed: int, share: float) -> dict[str, Any]:
         command = ["unshare", "--user", "--map-root-user", "--mount", *command]
     environment = {
         **os.environ,
+        "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "passive",
         "TOKENIZERS_PARALLELISM": "false",
