@@ -4,8 +4,9 @@
 demo:     ## fine-tune, compare, encode and search on the example
 	./setup.sh && .venv/bin/python examples/demo.py
 
-test:     ## the whole test-suite
-	./setup.sh && .venv/bin/minilm-retriever fetch && OMP_WAIT_POLICY=passive .venv/bin/python -m pytest
+test:     ## the whole test-suite, a process for each core
+	./setup.sh && .venv/bin/minilm-retriever fetch
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive .venv/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 lint:     ## style and types
 	./setup.sh && .venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

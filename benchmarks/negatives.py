@@ -28,7 +28,7 @@ from torch import Tensor
 
 from minilm_retriever.curation.duplicates import batch_floor, loss_floor, repeat_share
 from minilm_retriever.data.pairs import read_pairs, read_scored_pairs
-from minilm_retriever.encoder import encode_texts
+from minilm_retriever.encoder.encode_texts import encode_texts
 from minilm_retriever.evaluation.bootstrap import spearman
 from minilm_retriever.kernels.memory import keep_freed_memory
 from minilm_retriever.storage import atomic_files

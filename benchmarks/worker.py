@@ -29,7 +29,7 @@ Encode = Callable[[list[str]], Any]
 def ours(settings: Settings, precision: str = "fp32") -> Encode:
     import torch
 
-    from minilm_retriever.encoder import open_for_command
+    from minilm_retriever.encoder.command import open_for_command
 
     torch.set_num_threads(settings["threads"])
     encoder = open_for_command(settings["model"], "cpu", precision)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from minilm_retriever.data.distinct import deduplicate
-from minilm_retriever.encoder import length_batches
+from minilm_retriever.encoder.encode_texts import length_batches
 from minilm_retriever.training.batches import BatchSampler, shuffle
 
 

@@ -1,4 +1,4 @@
-"""encoder.py: what people import."""
+"""What people import: encoder/."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from minilm_retriever import Encoder
-from minilm_retriever import encoder as encoder_module
+from minilm_retriever.encoder import command
 from minilm_retriever.errors import UserError
 from tests.conftest import REFERENCE
 from tests.texts import hostile_texts, varied_texts
@@ -232,10 +232,10 @@ def test_importing_and_encoding_need_neither_transformers_nor_other_heavy_packag
 
 def test_commands_keep_freed_memory_and_making_an_encoder_does_not(tiny_folder, monkeypatch):
     kept = []
-    monkeypatch.setattr(encoder_module, "keep_freed_memory", kept.append)
+    monkeypatch.setattr(command, "keep_freed_memory", kept.append)
     Encoder.from_pretrained(tiny_folder, device="cpu").encode("one text")
     assert kept == []
-    encoder_module.open_for_command(str(tiny_folder), "cpu")
+    command.open_for_command(str(tiny_folder), "cpu")
     assert kept == [256 << 20]
 
 

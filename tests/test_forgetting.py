@@ -331,7 +331,7 @@ def test_the_term_is_the_mean_of_one_minus_cosine_over_all_rows(world_size):
         added = added + held(vectors[:, own].reshape(-1, 4), rows)
     pairs = [(vectors[c, b], base[text_ids[c, b]]) for c in range(2) for b in range(5)]
     cosines = [float((v @ b / v.norm() / b.norm()).detach()) for v, b in pairs]
-    assert float(added) == pytest.approx(0.5 * (1 - np.mean(cosines)), abs=1e-6)
+    assert added.item() == pytest.approx(0.5 * (1 - np.mean(cosines)), abs=1e-6)
     added.backward()
     assert vectors.grad.abs().sum() > 0
 

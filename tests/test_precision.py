@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 
 from minilm_retriever import Encoder
-from minilm_retriever import encoder as encoder_module
 from minilm_retriever.__main__ import main
 from minilm_retriever.core.trainer import Batch, Hyperparameters, Trainer
+from minilm_retriever.encoder import command
 from minilm_retriever.errors import UserError
 from minilm_retriever.kernels import processor
 from minilm_retriever.kernels.processor import lacks_instructions
@@ -164,7 +164,7 @@ def test_a_precision_that_would_be_slower_is_refused(precision, tiny_folder, pro
     with pytest.raises(UserError, match=slower):
         Encoder.from_pretrained(tiny_folder, device="cpu", precision=precision)
     with pytest.raises(UserError, match=slower):  # before a model is read
-        encoder_module.open_for_command("no such model", "cpu", precision)
+        command.open_for_command("no such model", "cpu", precision)
     encoder = Encoder.from_pretrained(tiny_folder, device="cpu")
     with pytest.raises(UserError, match=slower):
         encoder.precision = precision

@@ -23,7 +23,7 @@ from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.data.pairs import Pairs, collect
 from minilm_retriever.data.texts import read_texts
 from minilm_retriever.data.writer import check_table, write_table
-from minilm_retriever.encoder import open_for_command
+from minilm_retriever.encoder.command import open_for_command
 from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained.config import with_revision
 from minilm_retriever.pretrained.prompts import retrieval_prompts

@@ -19,7 +19,7 @@ from minilm_retriever.curation.config import ParaphrasesConfig
 from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.data.texts import Record, read_texts
 from minilm_retriever.data.writer import check_table, write_table
-from minilm_retriever.encoder import open_for_command
+from minilm_retriever.encoder.command import open_for_command
 from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained.config import with_revision
 from minilm_retriever.progress import Progress, say

@@ -12,7 +12,8 @@ import torch
 
 from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.data.texts import read_texts
-from minilm_retriever.encoder import encode_tokens, open_for_command
+from minilm_retriever.encoder.command import open_for_command
+from minilm_retriever.encoder.encode_texts import encode_tokens
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.encoding.resumable_output import UnfinishedRun
 from minilm_retriever.encoding.vector_cache import VectorCache

@@ -17,7 +17,8 @@ from typing import Any, cast, get_args
 import numpy as np
 import torch
 
-from minilm_retriever.encoder import check_precision, default_device, open_for_command
+from minilm_retriever.encoder.command import open_for_command
+from minilm_retriever.encoder.precision import check_precision, default_device
 from minilm_retriever.errors import UserError
 from minilm_retriever.evaluation import bootstrap
 from minilm_retriever.evaluation.bootstrap import Interval

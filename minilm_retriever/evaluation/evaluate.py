@@ -18,7 +18,8 @@ import numpy as np
 from minilm_retriever.data.beir import is_beir
 from minilm_retriever.data.pairs import Pairs, collect
 from minilm_retriever.data.texts import read_texts
-from minilm_retriever.encoder import Encoder, open_for_command
+from minilm_retriever.encoder.command import open_for_command
+from minilm_retriever.encoder.encoder import Encoder
 from minilm_retriever.errors import UserError
 from minilm_retriever.evaluation import bm25, bootstrap
 from minilm_retriever.evaluation.comparison_table import (

@@ -6,7 +6,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from minilm_retriever.encoder import Encoder, open_for_command
+from minilm_retriever.encoder.command import open_for_command
+from minilm_retriever.encoder.encoder import Encoder
 from minilm_retriever.errors import UserError
 from minilm_retriever.evaluation import bm25
 from minilm_retriever.evaluation.comparison_table import ComparisonTable, short_name

@@ -11,7 +11,9 @@ from itertools import islice
 from pathlib import Path
 
 from minilm_retriever.data.texts import read_texts
-from minilm_retriever.encoder import Encoder, open_for_command, split_fingerprint
+from minilm_retriever.encoder.command import open_for_command
+from minilm_retriever.encoder.encoder import Encoder
+from minilm_retriever.encoder.precision import split_fingerprint
 from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained.config import BASE_FOLDER, with_revision
 from minilm_retriever.pretrained.hub import resolve_beside

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minilm_retriever.encoder import Encoder, encode_tokens
+from minilm_retriever.encoder.encode_texts import encode_tokens
+from minilm_retriever.encoder.encoder import Encoder
 from minilm_retriever.pretrained.prompts import find_prompt
 from minilm_retriever.pretrained.tokenizer import TokenizedTexts, check_texts
 from minilm_retriever.serving.config import ServeConfig

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from minilm_retriever.encoder import Encoder, open_for_command, split_fingerprint
+from minilm_retriever.encoder.command import open_for_command
+from minilm_retriever.encoder.encoder import Encoder
+from minilm_retriever.encoder.precision import split_fingerprint
 from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained.config import BASE_FOLDER
 from minilm_retriever.pretrained.prompts import DOCUMENT, QUERY

@@ -18,7 +18,8 @@ from minilm_retriever.core.model import SentenceEncoder
 from minilm_retriever.core.trainer import Batch, Hyperparameters, Trainer
 from minilm_retriever.data.pairs import Pairs, collect
 from minilm_retriever.distributed import Ranks
-from minilm_retriever.encoder import default_device, encode_texts
+from minilm_retriever.encoder.encode_texts import encode_texts
+from minilm_retriever.encoder.precision import default_device
 from minilm_retriever.errors import UserError
 from minilm_retriever.evaluation.general import GeneralMeasure, read_general
 from minilm_retriever.flags import flag_values

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from minilm_retriever.encoder import Encoder
+from minilm_retriever.encoder.encoder import Encoder
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import flag_values
 from minilm_retriever.pretrained import hub

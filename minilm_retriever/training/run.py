@@ -19,7 +19,8 @@ from minilm_retriever.core.loop import loop
 from minilm_retriever.curation.duplicates import count_repeats
 from minilm_retriever.curation.inspect import summary
 from minilm_retriever.distributed import Ranks
-from minilm_retriever.encoder import check_instructions, default_device, out_of_memory
+from minilm_retriever.encoder.encode_texts import out_of_memory
+from minilm_retriever.encoder.precision import check_instructions, default_device
 from minilm_retriever.errors import UserError
 from minilm_retriever.kernels.memory import keep_freed_memory
 from minilm_retriever.progress import Progress, duration, say

@@ -15,7 +15,7 @@ from minilm_retriever.core.loss import info_nce_loss
 from minilm_retriever.data.pairs import Pairs, collect
 from minilm_retriever.data.rows import OnBad
 from minilm_retriever.distributed import Ranks
-from minilm_retriever.encoder import encode_texts
+from minilm_retriever.encoder.encode_texts import encode_texts
 from minilm_retriever.errors import UserError
 from minilm_retriever.evaluation.evaluate import evaluate_retrieval, row_cosines
 from minilm_retriever.evaluation.metrics import rank_correlation

@@ -12,9 +12,8 @@ from dataclasses import replace
 import numpy as np
 from safetensors.numpy import load_file
 
-from minilm_retriever import encoder
 from minilm_retriever.core import model
-from minilm_retriever.encoder import Encoder
+from minilm_retriever.encoder import Encoder, encode_texts
 from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained import tokenizer
 from minilm_retriever.training.run import train
@@ -132,7 +131,7 @@ def trained_on(scene: Scene, texts: list[str]) -> str:
 def texts_unchecked() -> object:
     """Mutation: texts reach the tokenizer unchecked."""
     nothing = lambda *_: None  # noqa: E731
-    return patched((tokenizer, "check_texts", nothing), (encoder, "check_texts", nothing))
+    return patched((tokenizer, "check_texts", nothing), (encode_texts, "check_texts", nothing))
 
 
 def not_normalised() -> object:

@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from minilm_retriever import encoder
 from minilm_retriever.core.model import SentenceEncoder
 from minilm_retriever.core.trainer import Batch, Trainer
-from minilm_retriever.encoder import Encoder
+from minilm_retriever.encoder import Encoder, encode_texts
 from minilm_retriever.encoding import shard_encoder
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.encoding.encode_files import encode_files
@@ -238,7 +237,7 @@ def vectors_unchecked() -> object:
     """Mutation: vectors are not checked."""
     unchecked = lambda *_, **__: None  # noqa: E731
     return patched(
-        (encoder, "check_vectors", unchecked), (shard_encoder, "check_vectors", unchecked)
+        (encode_texts, "check_vectors", unchecked), (shard_encoder, "check_vectors", unchecked)
     )
 
 

@@ -3,42 +3,29 @@ and save."""
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, TypedDict, TypeVar, Unpack, cast, get_args, overload
+from typing import Any, Literal, TypedDict, Unpack, cast, overload
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from minilm_retriever.core.model import SentenceEncoder, l2_normalize
-from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.distributed import check_device
+from minilm_retriever.encoder.encode_texts import encode_texts
+from minilm_retriever.encoder.precision import check_precision, default_device
+from minilm_retriever.encoder.similarity import Array, similarity, similarity_pairwise
 from minilm_retriever.errors import UserError
-from minilm_retriever.kernels.memory import keep_freed_memory
-from minilm_retriever.kernels.processor import lacks_instructions
 from minilm_retriever.pretrained.config import Precision, SaveDtype
 from minilm_retriever.pretrained.model_folder import LoadedModel, load_pretrained, write_model
 from minilm_retriever.pretrained.prompts import DOCUMENT, QUERY, find_prompt
-from minilm_retriever.pretrained.tokenizer import TextTokenizer, TokenizedTexts, check_texts
 from minilm_retriever.progress import Progress
 from minilm_retriever.storage import atomic_folders
-from minilm_retriever.types import FloatArray, IntArray
-from minilm_retriever.vectors.checks import check_vectors
+from minilm_retriever.types import FloatArray
 from minilm_retriever.vectors.shards import SHARD_ROWS, make_shards
-
-# Padded tokens a batch: enough rows for matrix products at full speed; on a CPU no more than what
-# keeps a layer's activations near the caches.
-BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}
-KEPT_BYTES = 256 << 20  # of freed memory, for the next batch: far more than one takes on a CPU
-DISTANCE_NORMS = {"euclidean": 2, "manhattan": 1}
 
 Texts = str | Sequence[str]
 Device = str | torch.device | None
-Array = TypeVar("Array", FloatArray, Tensor)
 
 
 class Options(TypedDict, total=False):
@@ -209,30 +196,11 @@ class Encoder:
 
         Cosine, dot product, or minus a Euclidean or Manhattan distance, as the model's folder
         says."""
-        left, right = self._rows(a), self._rows(b)
-        norm = DISTANCE_NORMS.get(self.model.settings.similarity)
-        scores = left @ right.T if norm is None else -torch.cdist(left, right, p=norm)
-        return scores if isinstance(a, Tensor) else scores.numpy()
+        return similarity(self.model.settings.similarity, a, b)
 
     def similarity_pairwise(self, a: Array, b: Array) -> Array:
         """Similarity of row i of a (N, H) to row i of b (N, H) -> (N,)."""
-        left, right = self._rows(a), self._rows(b)
-        if left.shape != right.shape:
-            raise UserError(
-                f"pairwise similarity of {len(left)} and {len(right)} rows: not as many"
-            )
-        norm = DISTANCE_NORMS.get(self.model.settings.similarity)
-        if norm is None:
-            scores = (left * right).sum(-1)
-        else:
-            scores = -torch.linalg.vector_norm(left - right, ord=norm, dim=-1)
-        return scores if isinstance(a, Tensor) else scores.numpy()
-
-    def _rows(self, x: FloatArray | Tensor) -> Tensor:
-        """x (N, H), or one vector (H,) as (1, H); unit rows where the cosine compares them."""
-        rows = x if isinstance(x, Tensor) else torch.from_numpy(np.asarray(x, dtype=np.float32))
-        rows = rows.unsqueeze(0) if rows.dim() == 1 else rows
-        return l2_normalize(rows) if self.model.settings.similarity == "cosine" else rows
+        return similarity_pairwise(self.model.settings.similarity, a, b)
 
     def save(
         self, folder: str | Path, *, overwrite: bool = False, dtype: SaveDtype = "float32"
@@ -254,148 +222,3 @@ def check_list(texts: Iterable[Any]) -> Iterable[Any]:
             hint += ", such as one of its columns: data['text']"
         raise UserError(f"texts of the type {type(texts).__name__}: pass {hint}")
     return texts
-
-
-def open_for_command(
-    model: str, device: str | None = None, precision: Precision = "fp32"
-) -> Encoder:
-    """Encoder.from_pretrained() for a command, whose process may keep freed memory."""
-    check_precision(precision, torch.device(device or default_device()))  # before reading a model
-    encoder = Encoder.from_pretrained(model, device=device, precision=precision)
-    if encoder.device.type == "cpu":
-        keep_freed_memory(KEPT_BYTES)
-    return encoder
-
-
-def split_fingerprint(fingerprint: str) -> tuple[str, Precision]:
-    """The model's fingerprint and the precision of what Encoder.fingerprint() gave."""
-    own, _, precision = fingerprint.partition(" ")
-    return own, cast(Precision, precision or "fp32")
-
-
-def check_precision(precision: str, device: torch.device) -> None:
-    """UserError where a model on this device would not be faster in that precision."""
-    if precision not in get_args(Precision):
-        choices = ", ".join(get_args(Precision))
-        raise UserError(f"precision is {precision!r}; it can be {choices}")
-    if precision != "fp32" and device.type != "cpu":
-        raise UserError(f"precision {precision} is for a CPU, not for {device}")
-    check_instructions(precision)
-
-
-def check_instructions(precision: str) -> None:
-    """UserError where this processor would not be faster in that precision."""
-    if missing := lacks_instructions(precision):
-        slower = f"precision {precision} would be slower than fp32 on this processor"
-        raise UserError(f"{slower}, which lacks {missing}: choose fp32")
-
-
-def default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def encode_texts(
-    encoder: SentenceEncoder,
-    tokenizer: TextTokenizer,
-    texts: Sequence[str],
-    *,
-    batch_size: int | None = None,
-    normalize: bool | None = None,
-    prompt_tokens: int = 0,
-    progress: Callable[[int], Any] | None = None,
-) -> FloatArray:
-    """Vectors (N, H) float32 of N texts, in their order.
-
-    batch_size, normalize: see Encoder.encode. prompt_tokens: so many leading tokens of each text
-    are not pooled. progress: called after each batch with how many texts are done, repeats counted.
-    Raises UserError (a ValueError) naming the index of a text that is no str or holds a lone
-    surrogate, or whose vector is not finite, or zero where it is to have length 1."""
-    check_texts(texts)  # before deduplication: the index in an error is the caller's
-    distinct, inverse = deduplicate(texts)
-    vectors = encode_tokens(
-        encoder,
-        tokenizer.tokenize(distinct),
-        batch_size=batch_size,
-        normalize=normalize,
-        prompt_tokens=prompt_tokens,
-        progress=(lambda done, _: progress(len(texts) * done // len(distinct)))
-        if progress
-        else None,
-    )
-    vectors = vectors if len(distinct) == len(texts) else vectors[inverse]
-    as_made = encoder.normalize and encoder.kept == encoder.dimension
-    unit = as_made if normalize is None else normalize
-    check_vectors(vectors, lambda row: f"text {row}", unit=unit)
-    return vectors
-
-
-@torch.inference_mode()
-def encode_tokens(
-    encoder: SentenceEncoder,
-    tokens: TokenizedTexts,
-    *,
-    batch_size: int | None = None,
-    normalize: bool | None = None,
-    prompt_tokens: int = 0,
-    progress: Callable[[int, int], Any] | None = None,
-) -> FloatArray:
-    """Vectors (N, H) float32 of N tokenised texts, in their order; see encode_texts.
-
-    progress: called after each batch with how many texts are done and how many tokens they have."""
-    out = np.empty((len(tokens), encoder.kept), dtype=np.float32)
-    device = encoder.bert.embeddings.word_embeddings.weight.device
-    training = encoder.training
-    if training:
-        encoder.eval()
-    batches = length_batches(tokens.lengths, BATCH_TOKENS.get(device.type, 1024), batch_size)[::-1]
-    fitting = math.inf  # padded tokens that are thought to fit in memory
-    texts_done = tokens_done = 0
-    while batches:
-        rows = batches.pop()
-        lengths = tokens.lengths_of(rows)
-        padded = len(rows) * int(lengths.max())
-        if padded > fitting and len(rows) > 1:
-            batches += np.array_split(rows, 2)[::-1]
-            continue
-        try:
-            ids, mask = (part.to(device) for part in tokens.batch(rows))
-            prompted = mask.new_full((len(mask),), prompt_tokens) if prompt_tokens else None
-            vectors = encoder(ids, mask, normalize=normalize, prompt_tokens=prompted)
-            if encoder.kept < encoder.dimension:
-                vectors = vectors[:, : encoder.kept]
-                vectors = l2_normalize(vectors) if normalize else vectors
-            out[rows] = vectors.cpu().numpy()
-        except RuntimeError as problem:
-            if not out_of_memory(problem) or len(rows) == 1:
-                raise
-            if fitting == math.inf:
-                message = f"{len(rows)} texts do not fit in memory: halving (see batch_size)"
-                warnings.warn(message, stacklevel=3)
-            fitting = padded / 2
-            batches.append(rows)
-            continue
-        texts_done, tokens_done = texts_done + len(rows), tokens_done + int(lengths.sum())
-        if progress:
-            progress(texts_done, tokens_done)
-    if training:
-        encoder.train()
-    return out
-
-
-def out_of_memory(problem: BaseException) -> bool:
-    """Whether an error says that the device's or the machine's memory is used up."""
-    messages = ("not enough memory", "can't allocate memory")
-    return isinstance(problem, torch.OutOfMemoryError) or any(m in str(problem) for m in messages)
-
-
-def length_batches(lengths: IntArray, tokens: int, texts: int | None = None) -> list[IntArray]:
-    """Rows grouped by token count, longest first (memory is at its peak at once): batches of at
-    most `tokens` tokens once padded, never fewer than one row, and of at most `texts` rows."""
-    by_length = np.argsort(-lengths, kind="stable")
-    batches, start = [], 0
-    while start < len(by_length):
-        size = max(1, tokens // max(1, int(lengths[by_length[start]])))
-        size = min(size, texts or size)
-        batches.append(by_length[start : start + size])
-        start += size
-    return batches

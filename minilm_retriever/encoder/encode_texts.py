@@ -1,0 +1,128 @@
+"""Vectors of texts: identical ones once, in batches of similar length."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from minilm_retriever.core.model import SentenceEncoder, l2_normalize
+from minilm_retriever.data.distinct import deduplicate
+from minilm_retriever.pretrained.tokenizer import TextTokenizer, TokenizedTexts, check_texts
+from minilm_retriever.types import FloatArray, IntArray
+from minilm_retriever.vectors.checks import check_vectors
+
+# Padded tokens a batch: enough rows for matrix products at full speed; on a CPU no more than what
+# keeps a layer's activations near the caches.
+BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}
+
+
+def encode_texts(
+    encoder: SentenceEncoder,
+    tokenizer: TextTokenizer,
+    texts: Sequence[str],
+    *,
+    batch_size: int | None = None,
+    normalize: bool | None = None,
+    prompt_tokens: int = 0,
+    progress: Callable[[int], Any] | None = None,
+) -> FloatArray:
+    """Vectors (N, H) float32 of N texts, in their order.
+
+    batch_size, normalize: see Encoder.encode. prompt_tokens: so many leading tokens of each text
+    are not pooled. progress: called after each batch with how many texts are done, repeats counted.
+    Raises UserError (a ValueError) naming the index of a text that is no str or holds a lone
+    surrogate, or whose vector is not finite, or zero where it is to have length 1."""
+    check_texts(texts)  # before deduplication: the index in an error is the caller's
+    distinct, inverse = deduplicate(texts)
+    vectors = encode_tokens(
+        encoder,
+        tokenizer.tokenize(distinct),
+        batch_size=batch_size,
+        normalize=normalize,
+        prompt_tokens=prompt_tokens,
+        progress=(lambda done, _: progress(len(texts) * done // len(distinct)))
+        if progress
+        else None,
+    )
+    vectors = vectors if len(distinct) == len(texts) else vectors[inverse]
+    as_made = encoder.normalize and encoder.kept == encoder.dimension
+    unit = as_made if normalize is None else normalize
+    check_vectors(vectors, lambda row: f"text {row}", unit=unit)
+    return vectors
+
+
+@torch.inference_mode()
+def encode_tokens(
+    encoder: SentenceEncoder,
+    tokens: TokenizedTexts,
+    *,
+    batch_size: int | None = None,
+    normalize: bool | None = None,
+    prompt_tokens: int = 0,
+    progress: Callable[[int, int], Any] | None = None,
+) -> FloatArray:
+    """Vectors (N, H) float32 of N tokenised texts, in their order; see encode_texts.
+
+    progress: called after each batch with how many texts are done and how many tokens they have."""
+    out = np.empty((len(tokens), encoder.kept), dtype=np.float32)
+    device = encoder.bert.embeddings.word_embeddings.weight.device
+    training = encoder.training
+    if training:
+        encoder.eval()
+    batches = length_batches(tokens.lengths, BATCH_TOKENS.get(device.type, 1024), batch_size)[::-1]
+    fitting = math.inf  # padded tokens that are thought to fit in memory
+    texts_done = tokens_done = 0
+    while batches:
+        rows = batches.pop()
+        lengths = tokens.lengths_of(rows)
+        padded = len(rows) * int(lengths.max())
+        if padded > fitting and len(rows) > 1:
+            batches += np.array_split(rows, 2)[::-1]
+            continue
+        try:
+            ids, mask = (part.to(device) for part in tokens.batch(rows))
+            prompted = mask.new_full((len(mask),), prompt_tokens) if prompt_tokens else None
+            vectors = encoder(ids, mask, normalize=normalize, prompt_tokens=prompted)
+            if encoder.kept < encoder.dimension:
+                vectors = vectors[:, : encoder.kept]
+                vectors = l2_normalize(vectors) if normalize else vectors
+            out[rows] = vectors.cpu().numpy()
+        except RuntimeError as problem:
+            if not out_of_memory(problem) or len(rows) == 1:
+                raise
+            if fitting == math.inf:
+                message = f"{len(rows)} texts do not fit in memory: halving (see batch_size)"
+                warnings.warn(message, stacklevel=3)
+            fitting = padded / 2
+            batches.append(rows)
+            continue
+        texts_done, tokens_done = texts_done + len(rows), tokens_done + int(lengths.sum())
+        if progress:
+            progress(texts_done, tokens_done)
+    if training:
+        encoder.train()
+    return out
+
+
+def out_of_memory(problem: BaseException) -> bool:
+    """Whether an error says that the device's or the machine's memory is used up."""
+    messages = ("not enough memory", "can't allocate memory")
+    return isinstance(problem, torch.OutOfMemoryError) or any(m in str(problem) for m in messages)
+
+
+def length_batches(lengths: IntArray, tokens: int, texts: int | None = None) -> list[IntArray]:
+    """Rows grouped by token count, longest first (memory is at its peak at once): batches of at
+    most `tokens` tokens once padded, never fewer than one row, and of at most `texts` rows."""
+    by_length = np.argsort(-lengths, kind="stable")
+    batches, start = [], 0
+    while start < len(by_length):
+        size = max(1, tokens // max(1, int(lengths[by_length[start]])))
+        size = min(size, texts or size)
+        batches.append(by_length[start : start + size])
+        start += size
+    return batches
