@@ -14,7 +14,7 @@ import torch
 from tests.faults.campaign import EXHAUSTIVE, FAMILIES, ROWS, SCORECARD, failures, mutated
 from tests.faults.row import Row, Scene, Skipped, Tally, judge, outcomes
 
-# The fuzz targets start an interpreter each; tests/test_data.py has their properties, with
+# The fuzz targets start an interpreter each; tests/test_rows.py has their properties, with
 # hypothesis.
 SAMPLED = [name for name in ROWS if ROWS[name].sample]
 # Slow ones are left to the campaign: real processes, killed a dozen times.
