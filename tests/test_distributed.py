@@ -27,9 +27,9 @@ from minilm_retriever.training.config import TrainConfig
 from minilm_retriever.training.prepare import prepare
 from minilm_retriever.training.run import train
 from tests.conftest import ROOT
+from tests.encoding.files import contents
 from tests.ranks import launch
-from tests.test_encode_files import contents
-from tests.test_training import log_rows, write_pairs
+from tests.training.runs import log_rows, write_pairs
 
 NEGATIVES = ("sentence_0", "sentence_1", "negative")
 

@@ -58,7 +58,7 @@ def test_every_test_and_row_that_reliability_names_exists():
     from tests.faults.campaign import ROWS
 
     text = (ROOT / "docs/reliability.md").read_text("utf-8")
-    named = re.findall(r"`(tests/(?:storage/)?test_\w+\.py)((?:::\w+)+)`", text)
+    named = re.findall(r"`(tests/(?:\w+/)?test_\w+\.py)((?:::\w+)+)`", text)
     assert len(named) > 20
     for file, path in named:
         node: ast.AST = ast.parse((ROOT / file).read_text("utf-8"))

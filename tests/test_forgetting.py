@@ -28,8 +28,8 @@ from minilm_retriever.training.dataset import BatchRows
 from minilm_retriever.training.run import train
 from minilm_retriever.training.share import SHARES, choose_share
 from minilm_retriever.training.stay_near import StayNear
-from tests.test_training import log_rows, write_pairs
 from tests.tiny import make_tiny_bert
+from tests.training.runs import log_rows, write_pairs
 
 # --- the measure ----------------------------------------------------------------------------------
 
