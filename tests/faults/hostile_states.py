@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from minilm_retriever.storage import manifest
 from minilm_retriever.training import checkpoint
-from tests.faults.damage import unfinished, weights_or_bytes
+from tests.faults.damage_unfinished import unfinished, weights_or_bytes
 from tests.faults.generated import ended, tried
 from tests.faults.junk import junk, mutated, text
 from tests.faults.row import Outcome, Row, Scene, patched
