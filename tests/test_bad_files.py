@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from minilm_retriever.data import lines, readers
 from minilm_retriever.data.pairs import read_pairs
-from minilm_retriever.data.reading import Reading
 from minilm_retriever.data.texts import read_texts
+from minilm_retriever.formats import lines, readers
+from minilm_retriever.formats.reading import Reading
 from tests.data_files.written import mistake, put, save, texts
 
 

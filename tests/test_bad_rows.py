@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from minilm_retriever.data.rows import BadRow
 from minilm_retriever.data.texts import read_texts
+from minilm_retriever.formats.rows import BadRow
 from tests.data_files.written import mistake, put, save, texts
 
 #: One bad row each: format, the row, and a part of the message.

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minilm_retriever.data import readers
 from minilm_retriever.data.pairs import read_pairs
-from minilm_retriever.data.rows import BadRow, NoValue
 from minilm_retriever.data.texts import read_texts
 from minilm_retriever.errors import UserError
+from minilm_retriever.formats import readers
+from minilm_retriever.formats.rows import BadRow, NoValue
 from tests.data_files.written import mistake, put, save, texts
 
 

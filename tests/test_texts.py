@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from minilm_retriever.data import readers
 from minilm_retriever.data.columns import text_column
 from minilm_retriever.data.texts import read_texts
+from minilm_retriever.formats import readers
 from tests.data_files.written import mistake, of_text, put, save, texts
 
 

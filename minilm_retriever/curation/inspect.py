@@ -21,8 +21,8 @@ import numpy as np
 from minilm_retriever.curation.duplicates import Repeats, count_repeats
 from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.data.pair_source import PairSource
-from minilm_retriever.data.rows import BadRow, EmptyText, OnBad
 from minilm_retriever.errors import UserError
+from minilm_retriever.formats.rows import BadRow, EmptyText, OnBad
 from minilm_retriever.pretrained.tokenizer import TextTokenizer
 from minilm_retriever.progress import escape
 from minilm_retriever.types import IntArray

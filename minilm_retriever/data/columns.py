@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
 
-from minilm_retriever.data import names, values
-from minilm_retriever.data.rows import BadRow, Row
 from minilm_retriever.errors import UserError
+from minilm_retriever.formats import names, values
+from minilm_retriever.formats.rows import BadRow, Row
 
 SAMPLE_ROWS, SAMPLE_CELLS = 200, 40_000
 SAMPLE_SIZE = 1 << 18  # characters

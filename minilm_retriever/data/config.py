@@ -10,7 +10,7 @@ from minilm_retriever.flags import flag
 if TYPE_CHECKING:  # --help needs none of these
     from minilm_retriever.data.bad_rows import BadRowFile
     from minilm_retriever.data.pair_source import PairSource
-    from minilm_retriever.data.reading import ReadingOptions
+    from minilm_retriever.formats.reading import ReadingOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class PairFlags(ReadingFlags):
     def pair_source(self, source: str, columns: tuple[str, ...], **options: Any) -> PairSource:
         """The pairs of a file."""
         from minilm_retriever.data.pair_source import PairSource
-        from minilm_retriever.data.reading import Reading
+        from minilm_retriever.formats.reading import Reading
 
         return PairSource(
             source,

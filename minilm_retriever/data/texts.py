@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
 from minilm_retriever.data.columns import columns_of, left_out, quoted, sampled, text_column
-from minilm_retriever.data.lines import STDIN
-from minilm_retriever.data.objects import is_object
-from minilm_retriever.data.readers import RowSource, format_by_name
-from minilm_retriever.data.reading import Reading, ReadingOptions
-from minilm_retriever.data.rows import BadRow, OnBad, Row
 from minilm_retriever.errors import UserError
+from minilm_retriever.formats.lines import STDIN
+from minilm_retriever.formats.objects import is_object
+from minilm_retriever.formats.readers import RowSource, format_by_name
+from minilm_retriever.formats.reading import Reading, ReadingOptions
+from minilm_retriever.formats.rows import BadRow, OnBad, Row
 
 QUERY_IDS = ("id", "_id", "query_id", "qid")
 Template = list[tuple[str, str | None]]  # pieces of text, each with the column that follows it

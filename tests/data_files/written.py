@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from minilm_retriever.data import readers
 from minilm_retriever.data.columns import Column
 from minilm_retriever.data.texts import read_texts
 from minilm_retriever.errors import UserError
+from minilm_retriever.formats import readers
 
 FORMATS = ["csv", "tsv", "jsonl", "parquet"]
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from minilm_retriever.data import lines, pairs, texts
+from minilm_retriever.data import pairs, texts
 from minilm_retriever.encoder import Encoder
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.encoding.encode_files import encode_files
 from minilm_retriever.errors import UserError
+from minilm_retriever.formats import lines
 from minilm_retriever.pretrained import model_folder, pipeline, settings
 from minilm_retriever.vectors.vector_folder import open_vectors
 from tests.faults.processes import limited

@@ -13,9 +13,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from minilm_retriever.data import encodings
-from minilm_retriever.data.rows import BadRow, Row
 from minilm_retriever.errors import UserError
+from minilm_retriever.formats import encodings
+from minilm_retriever.formats.rows import BadRow, Row
 from minilm_retriever.types import StrPath
 
 STDIN = "-"

@@ -9,10 +9,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from minilm_retriever.data import lines as limits
-from minilm_retriever.data.lines import LONE_CR, Lines
-from minilm_retriever.data.rows import BadRow, Row, by_position, lone_surrogate
 from minilm_retriever.errors import UserError
+from minilm_retriever.formats import lines as limits
+from minilm_retriever.formats.lines import LONE_CR, Lines
+from minilm_retriever.formats.rows import BadRow, Row, by_position, lone_surrogate
 
 # How JSON begins that no CSV begins with: an object, or an array of objects, arrays or texts.
 JSON_START = re.compile(r'\s*(\{\s*"|\[\s*[\[{"])')

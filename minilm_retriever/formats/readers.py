@@ -21,15 +21,15 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from minilm_retriever.data.delimited import separated_rows
-from minilm_retriever.data.json_rows import JSON_START, is_object_line, json_rows
-from minilm_retriever.data.lines import LONE_CR, STDIN, Lines, open_lines
-from minilm_retriever.data.names import check_header
-from minilm_retriever.data.objects import is_object, object_name, object_rows
-from minilm_retriever.data.parquet import parquet_rows
-from minilm_retriever.data.reading import FORMATS, Reading
-from minilm_retriever.data.rows import BadRow, OnBad, Row
 from minilm_retriever.errors import UserError
+from minilm_retriever.formats.delimited import separated_rows
+from minilm_retriever.formats.json_rows import JSON_START, is_object_line, json_rows
+from minilm_retriever.formats.lines import LONE_CR, STDIN, Lines, open_lines
+from minilm_retriever.formats.names import check_header
+from minilm_retriever.formats.objects import is_object, object_name, object_rows
+from minilm_retriever.formats.parquet import parquet_rows
+from minilm_retriever.formats.reading import FORMATS, Reading
+from minilm_retriever.formats.rows import BadRow, OnBad, Row
 from minilm_retriever.types import StrPath
 
 Rows = Iterator[Row | BadRow]

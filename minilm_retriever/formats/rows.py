@@ -8,9 +8,9 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import NamedTuple
 
-from minilm_retriever.data.names import listed, position_names
-from minilm_retriever.data.values import is_empty, is_missing
 from minilm_retriever.errors import UserError
+from minilm_retriever.formats.names import listed, position_names
+from minilm_retriever.formats.values import is_empty, is_missing
 
 
 class BadRow(UserError):

@@ -9,12 +9,12 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from minilm_retriever.data.lines import LONE_CR, MAX_ROW_BYTES, Lines
-from minilm_retriever.data.names import check_header, is_known, position_names
-from minilm_retriever.data.reading import SEPARATORS, Reading
-from minilm_retriever.data.rows import BadRow, Row
-from minilm_retriever.data.values import is_number
 from minilm_retriever.errors import UserError
+from minilm_retriever.formats.lines import LONE_CR, MAX_ROW_BYTES, Lines
+from minilm_retriever.formats.names import check_header, is_known, position_names
+from minilm_retriever.formats.reading import SEPARATORS, Reading
+from minilm_retriever.formats.rows import BadRow, Row
+from minilm_retriever.formats.values import is_number
 
 _SEP_LINE = re.compile('"?sep=(.)"?\r?\n')  # Excel's own: the separator of the lines below
 _NAME = re.compile(r"[^\W\d][\w .\-/#()&:']{0,39}")  # what a column may be called

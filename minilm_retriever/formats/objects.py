@@ -8,9 +8,9 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from minilm_retriever.data.names import check_header
-from minilm_retriever.data.rows import Row, by_position
 from minilm_retriever.errors import UserError
+from minilm_retriever.formats.names import check_header
+from minilm_retriever.formats.rows import Row, by_position
 
 WHAT = "a path, a list of dicts or tuples, a data frame or a datasets.Dataset"
 

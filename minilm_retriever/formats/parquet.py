@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from minilm_retriever.data.names import DOCUMENT, NEGATIVE, check_header, plain
-from minilm_retriever.data.rows import BadRow, NoValue, Row
 from minilm_retriever.errors import UserError, require
+from minilm_retriever.formats.names import DOCUMENT, NEGATIVE, check_header, plain
+from minilm_retriever.formats.rows import BadRow, NoValue, Row
 
 BATCH_ROWS = 64
 # A file that unpacks to RATIO times its size may repeat a large text: row by row, then. One that
