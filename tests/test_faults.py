@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.faults.campaign import EXHAUSTIVE, FAMILIES, ROWS, SCORECARD, failures, mutated
+from tests.faults.campaign import EXHAUSTIVE, FAMILIES, ROWS, failures, mutated
 from tests.faults.row import Row, Scene, Skipped, Tally, judge, outcomes
+from tests.faults.scorecard import SCORECARD
 
 # The fuzz targets start an interpreter each; tests/test_rows.py has their properties, with
 # hypothesis.
