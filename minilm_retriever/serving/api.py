@@ -102,7 +102,8 @@ def describe(
     )
     embedding["model"]["enum"] = list(models)
     embedding["dimensions"]["maximum"] = max(m.encoder.dimension for m in models.values())
-    search["index"]["enum"] = list(sides)
+    if sides:  # an enum may not be empty
+        search["index"]["enum"] = list(sides)
     for field in (embedding["input"], search["query"]):
         field["oneOf"][1]["maxItems"] = max_texts
     return dict(description)
