@@ -120,10 +120,11 @@ ROWS = (
         "hostile-states",
         "the state of an unfinished run by a stranger, right in every sum",
         "the undisturbed weights, or a line; others only where the state's own tensors are others",
-        300,
+        200,
         hostile_states,
         {"fields believed": fields_believed},
         sample=10,
         mutated=40,
+        minutes=20,
     ),
 )
