@@ -1,4 +1,7 @@
-"""Fine-tune a BERT bi-encoder on pairs, encode text with it, retrieve."""
+"""Fine-tune a BERT bi-encoder on pairs, encode text with it, retrieve.
+
+Encoder and train are here; minilm_retriever.data reads files, .search finds nearest vectors,
+.evaluation measures models. What each command does: minilm-retriever --help."""
 
 from typing import TYPE_CHECKING
 
@@ -7,11 +10,11 @@ from minilm_retriever.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from minilm_retriever.encoder.encoder import Encoder
-    from minilm_retriever.training.run import train
+    from minilm_retriever.training.trained import train
 
 __version__ = "0.1.0"
 __all__ = ["Encoder", "UserError", "__version__", "train"]
 __getattr__, __dir__ = lazy_exports(
     __name__,
-    {"Encoder": "minilm_retriever.encoder.encoder", "train": "minilm_retriever.training.run"},
+    {"Encoder": "minilm_retriever.encoder.encoder", "train": "minilm_retriever.training.trained"},
 )

@@ -7,22 +7,28 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from argparse import SUPPRESS
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
 from minilm_retriever import __version__
+from minilm_retriever.completion import CompletionConfig, completion
 from minilm_retriever.curation.config import InspectConfig, MineConfig, ParaphrasesConfig
 from minilm_retriever.encoding.config import EncodeConfig
-from minilm_retriever.errors import require, run_command
+from minilm_retriever.errors import check_posix, require, run_command
 from minilm_retriever.evaluation.config import CompareConfig, EvaluateConfig
+from minilm_retriever.exporting.config import ExportConfig
 from minilm_retriever.flags import Parser, add_flags, from_flags
+from minilm_retriever.keywords import read_settings
 from minilm_retriever.pretrained.config import FetchConfig, MixConfig, with_revision
 from minilm_retriever.progress import escape, fill_closed_streams, json_text, print_result, say
 from minilm_retriever.search.config import IndexConfig, SearchConfig
 from minilm_retriever.serving.config import ServeConfig
-from minilm_retriever.training.config import TrainConfig, with_recipe
+from minilm_retriever.training.config import TrainConfig, with_example
 from minilm_retriever.vectors.config import VerifyConfig
+
+CONFIG_HELP = "settings from a TOML file, by the names of these flags; flags win"
 
 
 def fetch(config: FetchConfig) -> None:
@@ -95,6 +101,7 @@ def search(config: SearchConfig) -> None:
 
 
 def serve(config: ServeConfig) -> None:
+    check_posix("serve")
     require("starlette", "serve", "serve")
     require("uvicorn.protocols.http.httptools_impl", "serve", "serve")
     require("orjson", "serve", "serve")
@@ -117,11 +124,22 @@ def compare(config: CompareConfig) -> None:
     print_result(json_text(report.as_json()) if config.json else report.as_text())
 
 
+def export(config: ExportConfig) -> None:
+    from minilm_retriever.exporting.export import export
+
+    for line in export(config):
+        say(line)
+
+
 def verify(config: VerifyConfig) -> None:
     from minilm_retriever.search.index_folder import verify
 
     for path in config.paths:
         print_result(escape(verify(Path(path))))
+
+
+def complete(config: CompletionConfig) -> None:
+    print_result(completion(parser(), config.shell))
 
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
@@ -137,41 +155,59 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "serve": (ServeConfig, serve),
     "evaluate": (EvaluateConfig, evaluate),
     "compare": (CompareConfig, compare),
+    "export": (ExportConfig, export),
     "verify": (VerifyConfig, verify),
+    "completion": (CompletionConfig, complete),
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    """All commands and their flags."""
+def parser(given: Container[str] = frozenset()) -> argparse.ArgumentParser:
+    """All commands and their flags; given: the fields that --config sets."""
     top = Parser(prog="minilm-retriever", description="Fine-tune, encode, retrieve.")
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (config, _) in COMMANDS.items():
         text = config.__doc__
-        add_flags(commands.add_parser(name, help=text, description=text), config)
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--config", metavar="FILE", default=SUPPRESS, help=CONFIG_HELP)
+        add_flags(command, config, given)
     return top
 
 
-def parse(argv: Sequence[str] | None) -> dict[str, Any]:
-    """The flags that are given, and the command; search takes queries also after flags."""
-    top = parser()
+def parse(argv: Sequence[str] | None) -> tuple[str, dict[str, Any]]:
+    """The command, and the settings of --config and the flags that are given; search takes queries
+    also after flags."""
+    first = argparse.ArgumentParser("minilm-retriever", add_help=False, allow_abbrev=False)
+    first.add_argument("command", nargs="?")
+    first.add_argument("--config")
+    named, _ = first.parse_known_args(argv)
+    settings = {}
+    if named.config is not None and named.command in COMMANDS:
+        settings = read_settings(named.config, COMMANDS[named.command][0])
+    top = parser(settings)
     known, rest = top.parse_known_args(argv)
     flags = vars(known)
+    if flags.pop("config", None) != named.config:
+        top.error("--config is written in full")
     if rest and (flags["command"] != "search" or any(word.startswith("-") for word in rest)):
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         flags["queries"] = [*flags.get("queries", ()), *rest]
-    return flags
+    return flags.pop("command"), {**settings, **flags}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns its exit status."""
     fill_closed_streams()
-    flags = parse(argv)
-    config, command = COMMANDS[flags.pop("command")]
+    return run_command(lambda: run(argv))
+
+
+def run(argv: Sequence[str] | None) -> int | None:
+    name, flags = parse(argv)
+    config, command = COMMANDS[name]
     if config is TrainConfig:
-        flags = with_recipe(flags)
-    return run_command(lambda: command(from_flags(config, flags)))
+        flags = with_example(flags)
+    return command(from_flags(config, flags))
 
 
 if __name__ == "__main__":

@@ -15,15 +15,16 @@ PACKAGE = ROOT / "minilm_retriever"
 # Each room may import rooms further down this list, and its own files.
 ORDER = [
     "__init__ __main__",
-    "training serving",
+    "training serving exporting",
     "curation evaluation",
     "encoding search",
     "encoder",
     "pretrained",
-    "core data vectors",
+    "core data vectors completion keywords",
     "storage reports distributed flags formats",
     "kernels launcher",
-    "errors lazy types",
+    "display",
+    "errors lazy types in_memory",
     "progress",
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms.split()}
@@ -35,6 +36,7 @@ IMPORTERS = {  # who may import a room
     "reports": {"training", "evaluation"},
     "training": {"__init__", "__main__"},
     "serving": {"__main__"},
+    "exporting": {"__main__"},
 }
 PATHS = {
     path.relative_to(PACKAGE).with_suffix("").as_posix(): path
@@ -158,6 +160,9 @@ def test_one_door_to_each_thing():
     assert only("socket") == {"encoding/ray_engine", "launcher", "serving/server"}
     serving = {name for name in PATHS if name.startswith("serving/")}
     assert only("starlette") | only("uvicorn") | only("orjson") <= serving | {"__main__"}
+    assert only("onnxruntime") | only("onnxscript") | only("onnx") <= {
+        f"exporting/{name}" for name in ("export", "compare", "onnx_graph")
+    }
     assert only("torch.distributed") == {"distributed"}
     assert only("ray") == {"encoding/ray_engine"}
     assert only("bm25s") == {"evaluation/bm25"}
@@ -209,15 +214,22 @@ PICKLES = {
 }
 
 
-def runs_what_it_reads(source: ast.AST) -> list[str]:
+def runs_what_it_reads(source: ast.AST, allowed: frozenset[str] = frozenset()) -> list[str]:
     """Each place where code could come out of data: pickles, torch.load, eval and exec, code of a
     model folder."""
-    found = []
+    found, parameters = [], set()
+    for node in ast.walk(source):
+        if isinstance(node, ast.FunctionDef):  # a parameter is no builtin of its name
+            own = {argument.arg for argument in [*node.args.args, *node.args.kwonlyargs]}
+            names = (inner for inner in ast.walk(node) if isinstance(inner, ast.Name))
+            parameters |= {inner for inner in names if inner.id in own}
     for node in ast.walk(source):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names]
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            found += [f"imports {name}" for name in names if name.split(".")[0] in PICKLES]
+            found += [
+                f"imports {name}" for name in names if name.split(".")[0] in PICKLES - allowed
+            ]
             if (
                 isinstance(node, ast.ImportFrom)
                 and node.module == "torch"
@@ -230,6 +242,7 @@ def runs_what_it_reads(source: ast.AST) -> list[str]:
             isinstance(node, ast.Name)
             and isinstance(node.ctx, ast.Load)
             and node.id in ("eval", "exec", "__import__")
+            and node not in parameters
         ):
             found.append(node.id)
         elif isinstance(node, ast.keyword) and node.arg in ("allow_pickle", "trust_remote_code"):
@@ -240,7 +253,10 @@ def runs_what_it_reads(source: ast.AST) -> list[str]:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_that_runs_what_it_reads(path):
-    assert runs_what_it_reads(ast.parse(path.read_text("utf-8"))) == []
+    source = path.read_text("utf-8")
+    reads_tables = path.parent.name == "clients" and "pickle" not in source
+    allowed = frozenset({"pandas"} if reads_tables else ())
+    assert runs_what_it_reads(ast.parse(source), allowed) == []
 
 
 @pytest.mark.parametrize(
@@ -255,6 +271,8 @@ def test_nothing_that_runs_what_it_reads(path):
         "from torch import load",
         "eval(text)",
         "run = exec",
+        "def run(code):\n    return eval(code)",
+        "def run(*, eval):\n    return eval\nrun(eval=eval)",
         "builtin = __import__",
         "np.load(path, allow_pickle=True)",
         "np.load(path, allow_pickle=yes)",

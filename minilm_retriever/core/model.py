@@ -160,8 +160,8 @@ class Bert(nn.Module):
         cpu_slack = TRAINING_SLACK if self.training else INFERENCE_SLACK
         layout = make_layout(attention_mask, cpu_slack if on_cpu else GPU_SLACK, on_cpu=on_cpu)
         x = self.embeddings(layout.unpad(input_ids), layout.positions)  # (S, H)
-        if self.packed.can_run(x):
-            return layout.pad(self.packed(x, layout))
+        if (packed := self.packed.ready(x)) is not None:
+            return layout.pad(self.packed.run(packed, x, layout))
         for layer in self.encoder["layer"].children():
             if self.checkpoint_layers and self.training:
                 x = checkpoint(layer, x, layout, use_reentrant=False)
@@ -191,7 +191,7 @@ def l2_normalize(x: Tensor) -> Tensor:
 
 def first_token(hidden: Tensor, mask: Tensor) -> Tensor:
     """State of the first token that mask (B, T) keeps: [CLS], or what follows a prompt."""
-    rows = torch.arange(len(hidden), device=hidden.device)
+    rows = torch.arange(hidden.shape[0], device=hidden.device)
     return at_least_float32(hidden[rows, mask.argmax(dim=1)])
 
 

@@ -4,6 +4,7 @@ Normalize, each as in sentence-transformers 6.2.0."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ def weighted_mean(hidden: Tensor, mask: Tensor) -> Tensor:
 def last_token(hidden: Tensor, mask: Tensor) -> Tensor:
     """State of a row's last token; zeros where it has none."""
     last = mask.shape[1] - 1 - mask.flip(1).argmax(dim=1)
-    rows = torch.arange(len(hidden), device=hidden.device)
+    rows = torch.arange(hidden.shape[0], device=hidden.device)
     return at_least_float32(hidden[rows, last]) * mask[rows, last].unsqueeze(-1)
 
 
@@ -64,7 +65,12 @@ def pooling_of(names: Sequence[str]) -> Pool:
     poolings = [POOLINGS[name] for name in names]
     if len(poolings) == 1:
         return poolings[0]
-    return lambda hidden, mask: torch.cat([pool(hidden, mask) for pool in poolings], dim=-1)
+    return partial(side_by_side, poolings)
+
+
+def side_by_side(poolings: Sequence[Pool], hidden: Tensor, mask: Tensor) -> Tensor:
+    """Poolings of hidden (B, T, H), one after the other."""
+    return torch.cat([pool(hidden, mask) for pool in poolings], dim=-1)
 
 
 ACTIVATIONS = {  # of torch.nn, element by element
