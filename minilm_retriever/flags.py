@@ -45,9 +45,12 @@ def flag_name(item: Field[Any]) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, where --flag=-- is a flag of the value "--": Python 3.11 takes it for none."""
+    """argparse's, where --flag=-- is a flag of the value "--" (Python 3.11 takes it for none), and
+    what may be left out may have choices."""
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        if not arg_strings and action.nargs == argparse.OPTIONAL and not action.option_strings:
+            return action.default
         if not action.option_strings or arg_strings != ["--"]:
             return super()._get_values(action, arg_strings)
         value = self._get_value(action, "--")
