@@ -20,7 +20,7 @@ def html_table(
     head = "".join(f"<th>{plain(name)}</th>" for name in header)
     body = "".join(f"<tr>{''.join(f'<td>{plain(cell)}</td>' for cell in row)}</tr>" for row in rows)
     below = "".join(f"<div>{plain(note)}</div>" for note in notes)
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    table = body and f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return f"<div><div><b>{plain(caption)}</b></div>{table}{below}</div>"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import types
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import Field, field, fields
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -12,6 +12,7 @@ from minilm_retriever.errors import UserError
 
 Config = TypeVar("Config")
 MAX_NUMBER = 1 << 63
+NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 
 
 def flag(
@@ -59,11 +60,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_flags(
-    parser: argparse.ArgumentParser, config: type, given: Container[str] = frozenset()
+    parser: argparse.ArgumentParser, config: type, given: Mapping[str, Any] = NOTHING
 ) -> None:
     """Add the flags of a dataclass to a parser, which leaves out those that are not given.
 
-    given: names of fields that have a value from elsewhere, so that no flag is required."""
+    given: fields that have a value from elsewhere, so that no flag of theirs is required."""
     hints = get_type_hints(config)
     group: argparse._ActionsContainer = parser
     own = config.__annotations__
@@ -76,12 +77,14 @@ def add_flags(
             settings["dest"] = item.name
         else:
             settings["metavar"], name = name, item.name
+        default = argparse.SUPPRESS
         if item.name in given:
             settings.pop("required", None)
             if "dest" not in settings:
+                default = given[item.name]
                 settings["nargs"] = {None: "?", "+": "*"}.get(*[settings.get("nargs")] * 2)
         names = filter(None, (name, item.metadata["also"]))
-        group.add_argument(*names, default=argparse.SUPPRESS, help=help_text(item), **settings)
+        group.add_argument(*names, default=default, help=help_text(item), **settings)
 
 
 def help_text(item: Field[Any]) -> str:

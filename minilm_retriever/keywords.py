@@ -12,12 +12,13 @@ from dataclasses import Field, fields
 from difflib import get_close_matches
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from minilm_retriever.errors import UserError, named_errors
-from minilm_retriever.flags import flag_name
+from minilm_retriever.flags import flag_name, from_flags
 from minilm_retriever.progress import escape
 
+Config = TypeVar("Config")
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -39,6 +40,13 @@ def check_settings(config: type, settings: Mapping[str, Any], where: str = "") -
             raise UserError(f"{where}{escape(given)} is no setting of {command}: {hint}")
         checked[name] = typed(value, hints[name], f"{where}{name}", items[name])
     return checked
+
+
+def configure(
+    config: type[Config], names: Mapping[str, Any], settings: Mapping[str, Any]
+) -> Config:
+    """The flags of a command, from the arguments that have names of their own and the others."""
+    return from_flags(config, check_settings(config, {**settings, **names}))
 
 
 def field_name(flag: str) -> str:

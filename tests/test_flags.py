@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import io
+import sys
 from dataclasses import dataclass, fields
+from types import SimpleNamespace
 from typing import get_args, get_type_hints
 
 import pytest
@@ -21,7 +23,7 @@ from minilm_retriever.flags import (
     flag_values,
     from_flags,
 )
-from minilm_retriever.progress import Progress, say
+from minilm_retriever.progress import Progress, in_notebook, say
 from minilm_retriever.training.config import TrainConfig, with_example, with_recipe
 
 
@@ -144,6 +146,20 @@ def test_a_recipe_fills_in_what_is_not_given(capsys):
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+def test_a_notebook_has_a_bar_though_its_stderr_is_no_terminal(monkeypatch):
+    from tqdm.auto import tqdm
+
+    shell = SimpleNamespace(kernel=object())
+    for module, expected in [(SimpleNamespace(get_ipython=lambda: shell), True), (None, False)]:
+        monkeypatch.setitem(sys.modules, "IPython", module)
+        with Progress("job", 4, "rows") as progress:
+            progress.at(2, loss="0.5")
+            assert isinstance(progress.bar, tqdm) == expected
+    del shell.kernel  # IPython on a terminal
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    assert not in_notebook()
 
 
 def test_a_line_said_stands_above_the_bar(monkeypatch):

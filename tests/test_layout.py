@@ -15,7 +15,7 @@ PACKAGE = ROOT / "minilm_retriever"
 # Each room may import rooms further down this list, and its own files.
 ORDER = [
     "__init__ __main__",
-    "training serving exporting",
+    "functions training serving exporting",
     "curation evaluation",
     "encoding search",
     "encoder",
@@ -23,8 +23,8 @@ ORDER = [
     "core data vectors completion keywords",
     "storage reports distributed flags formats",
     "kernels launcher",
-    "display",
-    "errors lazy types in_memory",
+    "display in_memory",
+    "errors lazy types",
     "progress",
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms.split()}

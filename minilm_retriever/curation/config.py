@@ -73,8 +73,6 @@ class MineConfig(PairFlags):
 
     def __post_init__(self) -> None:
         check_bounds(self)
-        if not self.out:
-            raise UserError("--out is missing: the file to write")
         check_pair_columns(self.columns)
         low, high = self.min_cosine, self.max_cosine
         if low is not None and high is not None and low > high:

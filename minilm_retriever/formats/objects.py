@@ -27,9 +27,11 @@ def is_object(source: object) -> bool:
 
 def named_source(source: Any) -> str:
     """What settings hold for a source: its path, or the name of an object, with the object."""
-    if not is_object(source):
+    if isinstance(source, (str, os.PathLike)):
         path: str = os.fspath(source)
         return path
+    if isinstance(source, (list, tuple)) and not source:
+        raise UserError(f"{object_name(source)}: there are no rows")
     rows = list(source) if isinstance(source, Iterator) else source  # which can be read once
     return InMemory(object_name(source), rows)
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -55,13 +55,10 @@ class Position:
 
 
 COUNT = integer(0, 1 << 53)
+KINDS = {int: COUNT, float: FLOAT32, bool: BOOLEAN}
 POSITION_FIELDS = {
-    **dict.fromkeys(("step", "loss_count", "log_lines", "tokens", "stale_evaluations"), COUNT),
-    **dict.fromkeys(("loss_sum", "floor_sum", "seconds"), FLOAT32),
-    "best_step": optional(COUNT),
-    **dict.fromkeys(("best_metric", "general_before", "loss_scale"), optional(FLOAT32)),
-    "warned": BOOLEAN,
-    "scale_growth": COUNT,
+    name: KINDS[hint] if hint in KINDS else optional(KINDS[get_args(hint)[0]])
+    for name, hint in get_type_hints(Position).items()
 }
 MOMENTS = {"exp_avg", "exp_avg_sq", "step"}  # of AdamW
 FIGURES = Field(

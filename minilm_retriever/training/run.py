@@ -17,7 +17,7 @@ import torch
 from minilm_retriever import distributed
 from minilm_retriever.core.loop import loop
 from minilm_retriever.curation.duplicates import count_repeats
-from minilm_retriever.curation.inspect import summary
+from minilm_retriever.curation.inspection import summary
 from minilm_retriever.distributed import Ranks
 from minilm_retriever.encoder.encode_texts import out_of_memory
 from minilm_retriever.encoder.precision import check_instructions, default_device

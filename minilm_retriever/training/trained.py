@@ -15,6 +15,7 @@ from minilm_retriever.display import html_table
 from minilm_retriever.encoder.encoder import Encoder
 from minilm_retriever.errors import UserError
 from minilm_retriever.formats.objects import is_object, named_source
+from minilm_retriever.kernels.memory import memory_as_it_is
 from minilm_retriever.launcher import check_environment
 from minilm_retriever.pretrained.config import BASE_FOLDER
 from minilm_retriever.progress import duration
@@ -100,14 +101,14 @@ def train(
             base = scratch / (Path(model.name).name or "base")
             model.save(base)
             model = base
-        files = isinstance(pairs, (list, tuple)) and not is_object(pairs)
-        config = TrainConfig(
-            train=pairs if files else named_source(pairs),
-            eval=None if eval is None else named_source(eval),
-            model=model,
-            out=out or scratch / "model",
-            **settings,
-        )
+        files = isinstance(pairs, (list, tuple)) and pairs and not is_object(pairs)
+        names = {
+            "train": pairs if files else named_source(pairs),
+            "eval": None if eval is None else named_source(eval),
+            "model": model,
+            "out": out or scratch / "model",
+        }
+        config = TrainConfig(**{**settings, **names})
         call = "the same call" if out else f"the same call with out={config.out!r}"
         hooks = Hooks(callback, bool(out), f"{call} goes on from there")
         with as_before():
@@ -118,6 +119,7 @@ def train(
             raise SystemExit(outcome.status)
     finished = outcome.finished
     encoder = Encoder(finished.model, config.device)
+    encoder.name = str(out or "trained")
     evaluation, folder = finished.record.evaluation, Path(out) if out else None
     return Trained(encoder, finished.log, evaluation, folder, finished)
 
@@ -136,10 +138,10 @@ def scratch_folder() -> Iterator[Path]:
 
 @contextmanager
 def as_before() -> Iterator[None]:
-    """Give torch's random generators and number of threads back."""
+    """Give torch's random generators and number of threads back; leave malloc alone."""
     threads, gpus = torch.get_num_threads(), range(torch.cuda.device_count())
     try:
-        with torch.random.fork_rng(devices=gpus):
+        with torch.random.fork_rng(devices=gpus), memory_as_it_is():
             yield
     finally:
         torch.set_num_threads(threads)
