@@ -18,6 +18,7 @@ from minilm_retriever.errors import UserError, named_errors
 from minilm_retriever.flags import flag_name, from_flags
 from minilm_retriever.progress import escape
 
+OUTPUTS = ("out", "overwrite", "dry_run", "skip_bad")
 Config = TypeVar("Config")
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -35,9 +36,8 @@ def check_settings(config: type, settings: Mapping[str, Any], where: str = "") -
         name = by_flag.get(field_name(given), field_name(given))
         if name not in items:
             near = get_close_matches(name, items, 1, 0.5)
-            command = config.__name__.removesuffix("Config").lower()
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(items)}"
-            raise UserError(f"{where}{escape(given)} is no setting of {command}: {hint}")
+            raise UserError(f"{where}{escape(given)} is no setting of {command_of(config)}: {hint}")
         checked[name] = typed(value, hints[name], f"{where}{name}", items[name])
     return checked
 
@@ -92,6 +92,17 @@ def read_settings(path: str, config: type) -> dict[str, Any]:
     with named_errors(path):
         settings = tomllib.loads(data.decode("utf-8-sig"))
     return check_settings(config, settings, f"{path}: ")
+
+
+def run_file(config: Any) -> str:
+    """What ran, for `--config`; all but where it went."""
+    settings = {name: value for name, value in vars(config).items() if name not in OUTPUTS}
+    command = command_of(type(config))
+    return f"# minilm-retriever {command} --config run.toml --out NEW\n{toml_text(settings)}"
+
+
+def command_of(config: type) -> str:
+    return config.__name__.removesuffix("Config").lower()
 
 
 def toml_text(settings: Mapping[str, Any]) -> str:

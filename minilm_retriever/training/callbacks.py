@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from types import FrameType, MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from minilm_retriever.core.trainer import Batch, Step
 from minilm_retriever.errors import UserError, require
 from minilm_retriever.progress import Progress, json_line, say
@@ -115,8 +117,9 @@ class Callbacks:
             return
         step = self.position.step
         epoch = step / self.run.sampler.steps_per_epoch
-        stop = self.callback(Event(step, self.run.total, epoch, **figures)) is True
-        self.is_stopped |= bool(self.ranks.all_reduce_max(int(stop))[0])
+        stop = self.callback(Event(step, self.run.total, epoch, **figures))
+        is_true = isinstance(stop, (bool, np.bool_)) and bool(stop)
+        self.is_stopped |= bool(self.ranks.all_reduce_max(int(is_true))[0])
 
     def log_loss(self, learning_rate: float) -> None:
         """Log and print the means since the last such line."""

@@ -39,6 +39,7 @@ NEEDED = {
     "mix": ["a", "b", "--out", "o"],
     "compare": ["t.csv"],
     "serve": ["v"],
+    "export": ["m", "--onnx", "o"],
 }
 VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
 
