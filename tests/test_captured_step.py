@@ -21,7 +21,7 @@ from minilm_retriever.training import callbacks, captured_step, checkpoint, prep
 from minilm_retriever.training.config import TrainConfig
 from minilm_retriever.training.make_trainer import captured, make_trainer, why_not_captured
 from minilm_retriever.training.run import train
-from tests.test_training import write_pairs
+from tests.training.runs import write_pairs
 
 JOBS = "cook nurse pilot baker judge tailor miner diver".split()
 

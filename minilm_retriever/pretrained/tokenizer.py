@@ -19,8 +19,8 @@ import numpy.typing as npt
 import torch
 from tokenizers import Encoding, Tokenizer
 
-from minilm_retriever.data.rows import lone_surrogate
 from minilm_retriever.errors import UserError, named_errors
+from minilm_retriever.formats.rows import lone_surrogate
 from minilm_retriever.pretrained.tokenizer_parts import check_parts, tokens
 from minilm_retriever.types import IntArray
 

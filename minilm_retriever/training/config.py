@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any, Literal
 
 from minilm_retriever.data.config import PairFlags
-from minilm_retriever.data.names import check_pair_columns
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import check_bounds, flag
+from minilm_retriever.formats.names import check_pair_columns
 from minilm_retriever.keywords import check_settings
 from minilm_retriever.pretrained import config as shared
 from minilm_retriever.progress import say

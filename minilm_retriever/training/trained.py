@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from minilm_retriever.data.objects import is_object, named_source
 from minilm_retriever.display import html_table, sparkline
 from minilm_retriever.encoder.encoder import Encoder
 from minilm_retriever.errors import UserError
+from minilm_retriever.formats.objects import is_object, named_source
 from minilm_retriever.kernels.memory import memory_as_it_is
 from minilm_retriever.launcher import check_environment
 from minilm_retriever.pretrained.config import BASE_FOLDER
