@@ -19,7 +19,7 @@ from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.errors import UserError, check_posix, require, run_command
 from minilm_retriever.evaluation.config import CompareConfig, EvaluateConfig
 from minilm_retriever.exporting.config import ExportConfig
-from minilm_retriever.flags import NOTHING, add_flags, from_flags
+from minilm_retriever.flags import NOTHING, Parser, add_flags, from_flags
 from minilm_retriever.keywords import read_settings
 from minilm_retriever.pretrained.config import FetchConfig, MixConfig
 from minilm_retriever.progress import escape, fill_closed_streams, json_text, print_result, say
@@ -158,9 +158,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
 
 def parser(given: Mapping[str, Any] = NOTHING) -> argparse.ArgumentParser:
     """All commands and their flags; given: the fields that --config sets."""
-    top = argparse.ArgumentParser(
-        prog="minilm-retriever", description="Fine-tune, encode, retrieve."
-    )
+    top = Parser(prog="minilm-retriever", description="Fine-tune, encode, retrieve.")
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (config, _) in COMMANDS.items():

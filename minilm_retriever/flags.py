@@ -45,6 +45,20 @@ def flag_name(item: Field[Any]) -> str:
     return item.metadata["name"] or dashes + item.name.replace("_", "-")
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse's, where --flag=-- is a flag of the value "--" (Python 3.11 takes it for none), and
+    what may be left out may have choices."""
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        if not arg_strings and action.nargs == argparse.OPTIONAL and not action.option_strings:
+            return action.default
+        if not action.option_strings or arg_strings != ["--"]:
+            return super()._get_values(action, arg_strings)
+        value = self._get_value(action, "--")
+        self._check_value(action, value)
+        return value if action.nargs in (None, argparse.OPTIONAL) else [value]
+
+
 def add_flags(
     parser: argparse.ArgumentParser, config: type, given: Mapping[str, Any] = NOTHING
 ) -> None:

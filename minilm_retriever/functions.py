@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from minilm_retriever.curation.config import InspectConfig, MineConfig
-from minilm_retriever.data.objects import named_source
 from minilm_retriever.evaluation.config import EvaluateConfig
+from minilm_retriever.formats.objects import named_source
 from minilm_retriever.in_memory import named_model
 from minilm_retriever.kernels.memory import memory_as_it_is
 from minilm_retriever.keywords import configure

@@ -5,14 +5,24 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import SimpleNamespace
+from typing import get_args, get_type_hints
 
 import pytest
 
+from minilm_retriever.__main__ import COMMANDS
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.errors import UserError, require, run_command
-from minilm_retriever.flags import add_flags, check_bounds, flag, flag_values, from_flags
+from minilm_retriever.flags import (
+    Parser,
+    add_flags,
+    check_bounds,
+    flag,
+    flag_name,
+    flag_values,
+    from_flags,
+)
 from minilm_retriever.progress import Progress, in_notebook, say
 from minilm_retriever.training.config import TrainConfig, with_example, with_recipe
 
@@ -50,6 +60,27 @@ def test_every_kind_of_flag():
     assert given == Config(
         ("a", "b"), 2, "f", (1, 2), ("x", "y"), 0.1, json=True, texts=False, model_name="base"
     )
+
+
+def test_two_dashes_are_the_value_of_any_flag_or_refused():
+    for command, (config, _) in COMMANDS.items():
+        hints = get_type_hints(config)
+        for item in fields(config):
+            name = flag_name(item)
+            if not name.startswith("--"):
+                continue
+            one = Parser()
+            add_flags(one, config)
+            for action in one._actions:
+                action.required = False
+            is_text = str in {hints[item.name], *get_args(hints[item.name])}
+            try:
+                given = vars(one.parse_args([f"{name}=--"]))[item.name]
+            except SystemExit as refused:
+                two = item.metadata["settings"].get("nargs") == 2
+                assert refused.code == 2 and (two or not is_text), (command, name)
+            else:
+                assert given in ("--", ["--"]) and is_text, (command, name)
 
 
 def test_help_has_headings_and_defaults():

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from minilm_retriever.data.config import PairFlags, ReadingFlags
-from minilm_retriever.data.names import check_pair_columns
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import check_bounds, flag
+from minilm_retriever.formats.names import check_pair_columns
 from minilm_retriever.pretrained.config import (
     BASE_FOLDER,
     DEVICE_HELP,

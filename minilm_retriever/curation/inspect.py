@@ -19,8 +19,8 @@ from minilm_retriever.curation.duplicates import count_repeats
 from minilm_retriever.curation.inspection import BadRows, Inspection, Tokens
 from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.data.pair_source import PairSource
-from minilm_retriever.data.rows import BadRow, EmptyText, OnBad
 from minilm_retriever.errors import UserError
+from minilm_retriever.formats.rows import BadRow, EmptyText, OnBad
 from minilm_retriever.in_memory import InMemory
 from minilm_retriever.pretrained.model_folder import load_pretrained
 from minilm_retriever.pretrained.tokenizer import TextTokenizer

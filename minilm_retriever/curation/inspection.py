@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from minilm_retriever.curation.duplicates import Repeats
-from minilm_retriever.data.rows import BadRow
 from minilm_retriever.display import html_table
+from minilm_retriever.formats.rows import BadRow
 from minilm_retriever.progress import escape
 from minilm_retriever.types import IntArray
 
