@@ -14,6 +14,7 @@ from datasets import Dataset
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.mocks.mock_tasks import MockRetrievalTask
+from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
 from sentence_transformers import SentenceTransformer
 
@@ -38,7 +39,7 @@ class ForBeir:
 class ForMteb(AbsEncoder):
     """As MTEB does."""
 
-    mteb_model_meta = mteb.ModelMeta.create_empty({"name": "local/mine"})
+    mteb_model_meta = ModelMeta.create_empty({"name": "local/mine"})
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
