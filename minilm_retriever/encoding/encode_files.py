@@ -31,6 +31,7 @@ from minilm_retriever.encoding.shard_encoder import COUNTED, Counts, ShardEncode
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import flag_values
 from minilm_retriever.formats.readers import file_format
+from minilm_retriever.kernels.graphs import peak_memory
 from minilm_retriever.pretrained.hub import name_beside
 from minilm_retriever.progress import Progress, duration, say
 from minilm_retriever.storage import atomic_files, manifest
@@ -233,6 +234,8 @@ class EncodingJob:
             parts.append(f"{rows - counts['rows']:,} rows were encoded before")
         seconds, rate = time.monotonic() - self.start_time, self.tokens_a_second()
         parts.append(f"{counts['tokens']:,} tokens in {duration(seconds)}, {rate:,.0f} tokens/s")
+        if peak := peak_memory(self.encoder.encoder.device):
+            parts.append(peak)
         return "; ".join(parts)
 
     def estimate(self) -> str:

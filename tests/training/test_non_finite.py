@@ -59,9 +59,9 @@ def test_a_non_finite_step_leaves_weights_and_optimizer_as_they_are(config, monk
 
 
 def late(self, *args):
-    """Callbacks that read each loss after the next step, as they do on a GPU."""
+    """Callbacks that read losses three steps at a time, as they do 32 on a GPU."""
     INIT(self, *args)
-    self.lag = 1
+    self.read_every = 3
 
 
 INIT = run.Callbacks.__init__
