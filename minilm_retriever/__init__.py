@@ -7,11 +7,11 @@ from minilm_retriever.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from minilm_retriever.encoder.encoder import Encoder
-    from minilm_retriever.training.run import train
+    from minilm_retriever.training.trained import train
 
 __version__ = "0.1.0"
 __all__ = ["Encoder", "UserError", "__version__", "train"]
 __getattr__, __dir__ = lazy_exports(
     __name__,
-    {"Encoder": "minilm_retriever.encoder.encoder", "train": "minilm_retriever.training.run"},
+    {"Encoder": "minilm_retriever.encoder.encoder", "train": "minilm_retriever.training.trained"},
 )

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from argparse import SUPPRESS
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,15 @@ from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.errors import require, run_command
 from minilm_retriever.evaluation.config import CompareConfig, EvaluateConfig
 from minilm_retriever.flags import add_flags, from_flags
+from minilm_retriever.keywords import read_settings
 from minilm_retriever.pretrained.config import FetchConfig, MixConfig, with_revision
 from minilm_retriever.progress import escape, fill_closed_streams, json_text, print_result, say
 from minilm_retriever.search.config import IndexConfig, SearchConfig
 from minilm_retriever.serving.config import ServeConfig
-from minilm_retriever.training.config import TrainConfig, with_recipe
+from minilm_retriever.training.config import TrainConfig, with_example
 from minilm_retriever.vectors.config import VerifyConfig
+
+CONFIG_HELP = "settings from a TOML file, by the names of these flags; flags win"
 
 
 def fetch(config: FetchConfig) -> None:
@@ -141,8 +145,8 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    """All commands and their flags."""
+def parser(given: Container[str] = frozenset()) -> argparse.ArgumentParser:
+    """All commands and their flags; given: the fields that --config sets."""
     top = argparse.ArgumentParser(
         prog="minilm-retriever", description="Fine-tune, encode, retrieve."
     )
@@ -150,30 +154,46 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (config, _) in COMMANDS.items():
         text = config.__doc__
-        add_flags(commands.add_parser(name, help=text, description=text), config)
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--config", metavar="FILE", default=SUPPRESS, help=CONFIG_HELP)
+        add_flags(command, config, given)
     return top
 
 
-def parse(argv: Sequence[str] | None) -> dict[str, Any]:
-    """The flags that are given, and the command; search takes queries also after flags."""
-    top = parser()
+def parse(argv: Sequence[str] | None) -> tuple[str, dict[str, Any]]:
+    """The command, and the settings of --config and the flags that are given; search takes queries
+    also after flags."""
+    first = argparse.ArgumentParser("minilm-retriever", add_help=False, allow_abbrev=False)
+    first.add_argument("command", nargs="?")
+    first.add_argument("--config")
+    named, _ = first.parse_known_args(argv)
+    settings = {}
+    if named.config is not None and named.command in COMMANDS:
+        settings = read_settings(named.config, COMMANDS[named.command][0])
+    top = parser(settings)
     known, rest = top.parse_known_args(argv)
     flags = vars(known)
+    if flags.pop("config", None) != named.config:
+        top.error("--config is written in full")
     if rest and (flags["command"] != "search" or any(word.startswith("-") for word in rest)):
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         flags["queries"] = [*flags.get("queries", ()), *rest]
-    return flags
+    return flags.pop("command"), {**settings, **flags}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns its exit status."""
     fill_closed_streams()
-    flags = parse(argv)
-    config, command = COMMANDS[flags.pop("command")]
+    return run_command(lambda: run(argv))
+
+
+def run(argv: Sequence[str] | None) -> int | None:
+    name, flags = parse(argv)
+    config, command = COMMANDS[name]
     if config is TrainConfig:
-        flags = with_recipe(flags)
-    return run_command(lambda: command(from_flags(config, flags)))
+        flags = with_example(flags)
+    return command(from_flags(config, flags))
 
 
 if __name__ == "__main__":

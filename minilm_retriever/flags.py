@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import types
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import Field, field, fields
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -44,8 +44,12 @@ def flag_name(item: Field[Any]) -> str:
     return item.metadata["name"] or dashes + item.name.replace("_", "-")
 
 
-def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
-    """Add the flags of a dataclass to a parser, which leaves out those that are not given."""
+def add_flags(
+    parser: argparse.ArgumentParser, config: type, given: Container[str] = frozenset()
+) -> None:
+    """Add the flags of a dataclass to a parser, which leaves out those that are not given.
+
+    given: names of fields that have a value from elsewhere, so that no flag is required."""
     hints = get_type_hints(config)
     group: argparse._ActionsContainer = parser
     own = config.__annotations__
@@ -58,6 +62,10 @@ def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
             settings["dest"] = item.name
         else:
             settings["metavar"], name = name, item.name
+        if item.name in given:
+            settings.pop("required", None)
+            if "dest" not in settings:
+                settings["nargs"] = {None: "?", "+": "*"}.get(*[settings.get("nargs")] * 2)
         names = filter(None, (name, item.metadata["also"]))
         group.add_argument(*names, default=argparse.SUPPRESS, help=help_text(item), **settings)
 

@@ -18,4 +18,8 @@ def lazy_exports(
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(importlib.import_module(modules[name]), name)
 
-    return get, lambda: sorted({*vars(sys.modules[package]), *modules})
+    def names() -> list[str]:
+        own = vars(sys.modules[package])
+        return sorted({name for name in own if name.startswith("__")} | {*own["__all__"], *modules})
+
+    return get, names

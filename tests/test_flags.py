@@ -12,7 +12,7 @@ from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.errors import UserError, require, run_command
 from minilm_retriever.flags import add_flags, check_bounds, flag, flag_values, from_flags
 from minilm_retriever.progress import Progress, say
-from minilm_retriever.training.config import TrainConfig, with_recipe
+from minilm_retriever.training.config import TrainConfig, with_example, with_recipe
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,9 @@ def test_a_recipe_fills_in_what_is_not_given(capsys):
         0.5,
     )
     assert capsys.readouterr().err == ""
-    assert with_recipe({"seed": 1})["out"] == "checkpoints/job-skills"
+    assert with_example({"seed": 1})["out"] == "checkpoints/job-skills"
     assert capsys.readouterr().err.startswith("no --train given")
-    assert "train" not in with_recipe({"eval": "x"})  # a mistake, and TrainConfig says so
+    assert "train" not in with_example({"eval": "x"})  # a mistake, and TrainConfig says so
 
 
 # --- stderr ---------------------------------------------------------------------------------------

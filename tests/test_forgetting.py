@@ -23,7 +23,7 @@ from minilm_retriever.evaluation.general import (
 )
 from minilm_retriever.evaluation.metrics import rank_correlation
 from minilm_retriever.reports.run_record import SharePoint
-from minilm_retriever.training.config import TrainConfig, with_recipe
+from minilm_retriever.training.config import TrainConfig, with_example, with_recipe
 from minilm_retriever.training.dataset import BatchRows
 from minilm_retriever.training.run import train
 from minilm_retriever.training.share import SHARES, choose_share
@@ -233,7 +233,9 @@ def test_robust_is_one_flag_and_every_number_of_it_can_be_given():
     assert TrainConfig(**watched).patience
     given = with_recipe({"train": ("x.csv",), "out": "y", "recipe": "robust", "mix": "1"})
     assert TrainConfig(**given).mix == "1"
-    assert with_recipe({"recipe": "robust"})["patience"]  # the example has held-out pairs
+    assert with_recipe(with_example({"recipe": "robust"}))[
+        "patience"
+    ]  # the example has held-out pairs
 
 
 def test_robust_runs_without_held_out_data(config, tmp_path, capsys):

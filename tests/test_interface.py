@@ -35,7 +35,7 @@ def commands() -> dict[str, argparse.ArgumentParser]:
 def default(command: str, action: argparse.Action) -> object:
     """What a flag is where it is not given; all that is empty is null."""
     config, _ = COMMANDS[command]
-    value = {item.name: item.default for item in fields(config)}[action.dest]
+    value = {item.name: item.default for item in fields(config)}.get(action.dest)
     return None if value in ((), "") else value
 
 

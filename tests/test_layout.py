@@ -20,10 +20,11 @@ ORDER = [
     "encoding search",
     "encoder",
     "pretrained",
-    "core data vectors",
+    "core data vectors keywords",
     "storage reports distributed flags",
     "kernels launcher",
-    "errors lazy types",
+    "display",
+    "errors lazy types in_memory",
     "progress",
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms.split()}
@@ -212,7 +213,12 @@ PICKLES = {
 def runs_what_it_reads(source: ast.AST) -> list[str]:
     """Each place where code could come out of data: pickles, torch.load, eval and exec, code of a
     model folder."""
-    found = []
+    found, parameters = [], set()
+    for node in ast.walk(source):
+        if isinstance(node, ast.FunctionDef):  # a parameter is no builtin of its name
+            own = {argument.arg for argument in [*node.args.args, *node.args.kwonlyargs]}
+            names = (inner for inner in ast.walk(node) if isinstance(inner, ast.Name))
+            parameters |= {inner for inner in names if inner.id in own}
     for node in ast.walk(source):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names]
@@ -230,6 +236,7 @@ def runs_what_it_reads(source: ast.AST) -> list[str]:
             isinstance(node, ast.Name)
             and isinstance(node.ctx, ast.Load)
             and node.id in ("eval", "exec", "__import__")
+            and node not in parameters
         ):
             found.append(node.id)
         elif isinstance(node, ast.keyword) and node.arg in ("allow_pickle", "trust_remote_code"):
@@ -255,6 +262,8 @@ def test_nothing_that_runs_what_it_reads(path):
         "from torch import load",
         "eval(text)",
         "run = exec",
+        "def run(code):\n    return eval(code)",
+        "def run(*, eval):\n    return eval\nrun(eval=eval)",
         "builtin = __import__",
         "np.load(path, allow_pickle=True)",
         "np.load(path, allow_pickle=yes)",

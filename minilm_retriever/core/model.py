@@ -160,8 +160,8 @@ class Bert(nn.Module):
         cpu_slack = TRAINING_SLACK if self.training else INFERENCE_SLACK
         layout = make_layout(attention_mask, cpu_slack if on_cpu else GPU_SLACK, on_cpu=on_cpu)
         x = self.embeddings(layout.unpad(input_ids), layout.positions)  # (S, H)
-        if self.packed.can_run(x):
-            return layout.pad(self.packed(x, layout))
+        if (packed := self.packed.ready(x)) is not None:
+            return layout.pad(self.packed.run(packed, x, layout))
         for layer in self.encoder["layer"].children():
             if self.checkpoint_layers and self.training:
                 x = checkpoint(layer, x, layout, use_reentrant=False)

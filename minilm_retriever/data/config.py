@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from minilm_retriever.flags import flag
+from minilm_retriever.in_memory import unwrap
 
 if TYPE_CHECKING:  # --help needs none of these
     from minilm_retriever.data.bad_rows import BadRowFile
@@ -64,12 +65,12 @@ class PairFlags(ReadingFlags):
     min_score: float | None = flag(None, "take the rows whose score is at least X")
 
     def pair_source(self, source: str, columns: tuple[str, ...], **options: Any) -> PairSource:
-        """The pairs of a file."""
+        """The pairs of a file, or of the object that the name stands for."""
         from minilm_retriever.data.pair_source import PairSource
         from minilm_retriever.data.reading import Reading
 
         return PairSource(
-            source,
+            unwrap(source),
             columns,
             positives_where=self.positives_where,
             min_score=self.min_score,

@@ -11,6 +11,7 @@ from typing import Any
 from minilm_retriever.data.names import check_header
 from minilm_retriever.data.rows import Row, by_position
 from minilm_retriever.errors import UserError
+from minilm_retriever.in_memory import InMemory
 
 WHAT = "a path, a list of dicts or tuples, a data frame or a datasets.Dataset"
 
@@ -22,6 +23,15 @@ def is_object(source: object) -> bool:
     if isinstance(source, (list, tuple)):
         return bool(source) and not isinstance(source[0], (str, os.PathLike))
     return True
+
+
+def named_source(source: Any) -> str:
+    """What settings hold for a source: its path, or the name of an object, with the object."""
+    if not is_object(source):
+        path: str = os.fspath(source)
+        return path
+    rows = list(source) if isinstance(source, Iterator) else source  # which can be read once
+    return InMemory(object_name(source), rows)
 
 
 def object_name(source: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -37,6 +38,7 @@ def encode_texts(
     are not pooled. progress: called after each batch with how many texts are done, repeats counted.
     Raises UserError (a ValueError) naming the index of a text that is no str or holds a lone
     surrogate, or whose vector is not finite, or zero where it is to have length 1."""
+    one_thread_after_fork()
     check_texts(texts)  # before deduplication: the index in an error is the caller's
     distinct, inverse = deduplicate(texts)
     vectors = encode_tokens(
@@ -54,6 +56,39 @@ def encode_texts(
     unit = as_made if normalize is None else normalize
     check_vectors(vectors, lambda row: f"text {row}", unit=unit)
     return vectors
+
+
+@torch.inference_mode()
+def token_states(
+    encoder: SentenceEncoder,
+    tokenizer: TextTokenizer,
+    texts: Sequence[str],
+    *,
+    batch_size: int | None = None,
+    normalize: bool | None = None,
+    prompt_tokens: int = 0,
+    progress: Callable[[int], Any] | None = None,
+) -> list[FloatArray]:
+    """The last states (T, H) float32 of each text's tokens, special ones and a prompt's included.
+
+    normalize: unit rows; a model's own setting is of its vectors, and no part of this."""
+    one_thread_after_fork()
+    check_texts(texts)
+    tokens, states = tokenizer.tokenize(texts), [np.empty((0, 0), np.float32)] * len(texts)
+    device = encoder.bert.embeddings.word_embeddings.weight.device
+    done, training = 0, encoder.training
+    encoder.eval()
+    for rows in length_batches(tokens.lengths, BATCH_TOKENS.get(device.type, 1024), batch_size):
+        ids, mask = (part.to(device) for part in tokens.batch(rows))
+        hidden = encoder.bert(ids, mask).float()  # (B, T, H)
+        hidden = (l2_normalize(hidden) if normalize else hidden).cpu().numpy()
+        for row, length, own in zip(rows, tokens.lengths_of(rows), hidden, strict=True):
+            states[row] = own[:length].copy()
+        done += len(rows)
+        if progress:
+            progress(done)
+    encoder.train(training)
+    return states
 
 
 @torch.inference_mode()
@@ -107,6 +142,17 @@ def encode_tokens(
     if training:
         encoder.train()
     return out
+
+
+def one_thread_after_fork() -> None:
+    """In a process that was forked from one that has encoded, the threads of OpenMP are gone, and
+    work that is given to them never ends."""
+    if _encodes_in[:1] not in ([], [os.getpid()]):
+        torch.set_num_threads(1)
+    _encodes_in[:] = [os.getpid()]
+
+
+_encodes_in: list[int] = []  # the process that last encoded, as this one knows it
 
 
 def out_of_memory(problem: BaseException) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +17,24 @@ SAMPLED_NUMBERS = 16  # of each parameter, compared at every call
 RUN: dict[str, Callable[..., Tensor]] = {"fp32": run_fp32, "bf16": run_bf16, "int8": run_int8}
 
 
+class Packed(NamedTuple):
+    """Layers as they were packed, and what tells whether the parameters have changed since."""
+
+    layers: list[Any]
+    precision: str
+    state: list[tuple[int, int]]  # address and count of writes of each parameter
+    samples: list[Tensor]  # views: they also keep the addresses from being reused
+    sampled: Tensor  # their numbers when the weights were packed
+
+
 class PackedLayers:
     """All layers, packed at the first call, and again after their weights have changed.
 
     Packed weights are dropped where the layers are trained or run with gradients, and compared with
     the parameters at each call: identity of modules and memory, torch's count of in-place writes,
     and, since a fused optimizer step or a write through `parameter.data` is not counted, a sample
-    of the numbers. Unseen is only an uncounted write that touches no number of the sample."""
+    of the numbers. Unseen is only an uncounted write that touches no number of the sample. Threads
+    may share one: what was packed is replaced as a whole, never changed."""
 
     def __init__(
         self,
@@ -36,52 +47,50 @@ class PackedLayers:
         self.layers, self.embeddings = layers, embeddings
         self.heads, self.activation = heads, activation
         self.precision = precision  # of inference; see processor.lacks_instructions
-        self.packed_precision = ""
-        self.packed: list[Any] = []
-        self.state: list[tuple[int, int]] = []  # address and count of writes of each parameter
-        self.samples: list[Tensor] = []  # views: they also keep the addresses from being reused
-        self.sampled = torch.empty(0)  # their numbers when the weights were packed
+        self.packed: Packed | None = None
         # Looked up by name at each call, to see modules and parameters that were replaced.
         modules = list(layers.modules())
         self.slots = [(m._parameters, name) for m in modules for name in m._parameters]
         self.children = [(m._modules, *item) for m in modules for item in m._modules.items()]
 
-    def can_run(self, x: Tensor) -> bool:
-        """Whether this is inference on a CPU with oneDNN, of float32 weights; packs them if need
-        be. RuntimeError where it is inference in another precision than fp32, but not so."""
+    def ready(self, x: Tensor) -> Packed | None:
+        """The packed layers where this is inference on a CPU with oneDNN, of float32 weights.
+        RuntimeError where it is inference in another precision than fp32, but not so."""
         if self.layers.training or torch.is_grad_enabled():
-            self.packed = []
-            return False
+            self.packed = None
+            return None
         parameters: list[Any] = [slot.get(name) for slot, name in self.slots]
         if (
             not onednn_can_run(x)
             or any(modules.get(name) is not child for modules, name, child in self.children)
             or any(p is None or p.is_inference() for p in parameters)  # which counts no writes
         ):
-            self.packed = []
+            self.packed = None
             if self.precision != "fp32":
                 needs = "needs oneDNN, a CPU, and the model's own modules with float32 parameters"
                 raise RuntimeError(f"precision {self.precision} {needs}")
-            return False
-        state = [(p.data_ptr(), p._version) for p in parameters]
-        known = self.packed and state == self.state and self.precision == self.packed_precision
-        if not known or not torch.cat(self.samples).equal(self.sampled):
-            self.packed = self.pack()
-            self.packed_precision = self.precision
-            self.state, self.samples = state, [sample(p) for p in parameters]
-            self.sampled = torch.cat(self.samples)
-        return True
+            return None
+        state, precision = [(p.data_ptr(), p._version) for p in parameters], self.precision
+        packed = self.packed
+        if (
+            packed is None
+            or (state, precision) != (packed.state, packed.precision)
+            or not torch.cat(packed.samples).equal(packed.sampled)
+        ):
+            samples = [sample(p) for p in parameters]
+            packed = Packed(self.pack(precision), precision, state, samples, torch.cat(samples))
+            self.packed = packed
+        return packed
 
-    def pack(self) -> list[Any]:
-        if self.precision == "int8":
+    def pack(self, precision: str) -> list[Any]:
+        if precision == "int8":
             return pack_int8(self.layers, self.embeddings)
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         return [pack_layer(layer, dtype) for layer in self.layers]
 
-    def __call__(self, x: Tensor, layout: Layout) -> Tensor:
-        """(S, H) -> (S, H), where `can_run`; x may be overwritten."""
-        run = RUN[self.packed_precision]
-        return run(self.packed, x, layout, self.heads, self.activation)
+    def run(self, packed: Packed, x: Tensor, layout: Layout) -> Tensor:
+        """(S, H) -> (S, H), by what `ready` gave; x may be overwritten."""
+        return RUN[packed.precision](packed.layers, x, layout, self.heads, self.activation)
 
     def __reduce__(self) -> tuple[type[PackedLayers], tuple[Any, ...]]:
         """Copies and pickles hold the modules alone: packed weights are of this machine."""

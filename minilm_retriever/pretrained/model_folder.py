@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -66,6 +66,14 @@ class LoadedModel:
         sha256.update(tokenizer.json.encode())
         sha256.update(f"{tokenizer.truncation_side} {tokenizer.split_special}".encode())
         return sha256.hexdigest()
+
+    def with_max_length(self, limit: int) -> LoadedModel:
+        """The model with another token limit, [CLS] and [SEP] included."""
+        positions = self.encoder.bert.config.max_position_embeddings
+        if not 3 <= limit <= positions:
+            raise UserError(f"max_length is {limit}; it can be from 3 to {positions} tokens")
+        settings = replace(self.settings, max_length=limit)
+        return replace(self, tokenizer=self.tokenizer.with_max_length(limit), settings=settings)
 
 
 def load_pretrained(name_or_folder: StrPath, revision: str | None = None) -> LoadedModel:

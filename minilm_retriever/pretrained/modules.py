@@ -4,6 +4,7 @@ Normalize, each as in sentence-transformers 6.2.0."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,7 +65,12 @@ def pooling_of(names: Sequence[str]) -> Pool:
     poolings = [POOLINGS[name] for name in names]
     if len(poolings) == 1:
         return poolings[0]
-    return lambda hidden, mask: torch.cat([pool(hidden, mask) for pool in poolings], dim=-1)
+    return partial(side_by_side, poolings)
+
+
+def side_by_side(poolings: Sequence[Pool], hidden: Tensor, mask: Tensor) -> Tensor:
+    """Poolings of hidden (B, T, H), one after the other."""
+    return torch.cat([pool(hidden, mask) for pool in poolings], dim=-1)
 
 
 ACTIVATIONS = {  # of torch.nn, element by element

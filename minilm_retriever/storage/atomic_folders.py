@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -66,6 +67,11 @@ def write_manifest(folder: StrPath, *, extra: Mapping[str, Any] | None = None) -
         names = [name for name in manifest.listed_files(folder) if name != UNLISTED]
         entries = {name: manifest.entry(Path(folder) / name) for name in names}
     atomic_files.write_bytes(Path(folder) / manifest.NAME, manifest.to_bytes(entries, extra or {}))
+
+
+def make_scratch() -> Path:
+    """A new folder for what is not to stay: `discard` removes it."""
+    return Path(tempfile.mkdtemp(prefix="minilm-retriever-"))
 
 
 def recover(path: StrPath) -> None:

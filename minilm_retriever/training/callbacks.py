@@ -6,10 +6,10 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType, MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from minilm_retriever.core.trainer import Batch, Step
 from minilm_retriever.errors import UserError, require
@@ -23,11 +23,36 @@ from minilm_retriever.training.validation import general_encoders
 NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
+class Event(NamedTuple):
+    """What a user's callback learns: after a step its loss, after an evaluation what it gave."""
+
+    step: int  # so far
+    total: int
+    epoch: float
+    loss: float | None = None
+    learning_rate: float | None = None
+    evaluation: Mapping[str, float] | None = None
+
+
+class Hooks(NamedTuple):
+    """What a caller in Python does otherwise than the command."""
+
+    callback: Callable[[Event], object] | None = None  # returns True to stop
+    publish: bool = True
+    go_on: str = "the same command resumes from there"
+
+
+AS_COMMAND = Hooks()
+
+
 class Callbacks:
     """See core/loop.py. Updates `position`, and writes metrics.jsonl on rank 0."""
 
-    def __init__(self, run: TrainingRun, position: Position, progress: Progress) -> None:
+    def __init__(
+        self, run: TrainingRun, position: Position, progress: Progress, hooks: Hooks
+    ) -> None:
         self.run, self.position, self.progress = run, position, progress
+        self.callback, self.is_stopped, self.loss = hooks.callback, False, math.nan
         self.config, self.ranks = run.config, run.trainer.ranks
         # Steps that are read late: a GPU may still be at work on the newest.
         self.lag = 0 if run.trainer.device.type == "cpu" else 1
@@ -79,9 +104,19 @@ class Callbacks:
         position.floor_sum += floor
         self.unread.append((done, step))
         is_due = done % self.run.log_steps == 0 or done == self.run.total
-        self.read_losses(lag=0 if is_due else self.lag)
+        self.read_losses(lag=0 if is_due or self.callback else self.lag)
         if is_due:
             self.log_loss(step.learning_rate)
+        self.notify(loss=self.loss, learning_rate=step.learning_rate)
+
+    def notify(self, **figures: Any) -> None:
+        """Call the user's callback, which may stop the run; one rank's wish is everybody's."""
+        if self.callback is None:
+            return
+        step = self.position.step
+        epoch = step / self.run.sampler.steps_per_epoch
+        stop = self.callback(Event(step, self.run.total, epoch, **figures)) is True
+        self.is_stopped |= bool(self.ranks.all_reduce_max(int(stop))[0])
 
     def log_loss(self, learning_rate: float) -> None:
         """Log and print the means since the last such line."""
@@ -100,7 +135,8 @@ class Callbacks:
         """Add the losses of all steps but the newest `lag` to the position."""
         position = self.position
         while len(self.unread) > lag:
-            position.loss_sum += read_loss(self.run, *self.unread.pop(0))
+            self.loss = read_loss(self.run, *self.unread.pop(0))
+            position.loss_sum += self.loss
             position.loss_count += 1
             mean = position.loss_sum / position.loss_count
             self.progress.at(position.step, loss=f"{mean:.4f}")
@@ -113,9 +149,9 @@ class Callbacks:
     def evaluate(self, done: int) -> tuple[bool, bool]:
         run, metric = self.run, self.run.metric
         every = self.config.eval_steps or run.sampler.steps_per_epoch
-        is_due = done % every == 0 or done == run.total
+        is_due = done % every == 0 or done == run.total or self.is_stopped
         if not is_due or (run.validation is None and run.general is None):
-            return False, False
+            return False, self.is_stopped
         self.read_losses()
         values = run.validation.evaluate(self.ranks) if run.validation else {}
         general = self.measure_general()
@@ -124,11 +160,12 @@ class Callbacks:
         shown += [f"held-out loss {values['loss']:.4f}"] if "loss" in values else []
         shown += [f"general {name} {value:.4f}" for name, value in general.items()]
         say(f"step {done}: {', '.join(shown)}")
+        self.notify(evaluation={**values, **general})
         if run.validation is None:
-            return False, False
+            return False, self.is_stopped
         is_best = done > 0 and run.validation.is_best(values, self.position)
         patience = self.config.patience or math.inf
-        return is_best, self.position.stale_evaluations >= patience
+        return is_best, self.is_stopped or self.position.stale_evaluations >= patience
 
     def measure_general(self) -> dict[str, float]:
         """The measure of general ability by its name; the first time that it is low, a warning."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Literal
 
@@ -12,13 +12,14 @@ from minilm_retriever.data.config import PairFlags
 from minilm_retriever.data.names import check_pair_columns
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import check_bounds, flag
+from minilm_retriever.keywords import check_settings
 from minilm_retriever.pretrained import config as shared
 from minilm_retriever.progress import say
 
 unlisted = partial(flag, may_change=True, on_card=False)  # no part of what a card describes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class TrainConfig(PairFlags):
     """Fine-tune a model on pairs (train.py). The defaults are those of the published recipe."""
 
@@ -152,6 +153,13 @@ class TrainConfig(PairFlags):
     overwrite: bool = unlisted(False, "replace what is there, finished or not")
     dry_run: bool = unlisted(False, shared.DRY_RUN_HELP)
 
+    def __init__(self, **settings: Any) -> None:
+        """Settings that are not given are those of the recipe, then the defaults."""
+        chosen = with_recipe(check_settings(TrainConfig, settings))
+        for item in fields(self):
+            object.__setattr__(self, item.name, chosen.get(item.name, item.default))
+        self.__post_init__()
+
     def __post_init__(self) -> None:
         check_bounds(self)
         sizes = self.matryoshka
@@ -223,11 +231,16 @@ EXAMPLE = {
 }
 
 
-def with_recipe(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags that were given over those of their recipe; without --train, the example's."""
-    if not flags.keys() & {"train", "eval", "columns"}:
-        say("no --train given: fine-tuning on examples/job_skills with the recipe's defaults")
-        flags = {"out": "checkpoints/job-skills", **flags, **EXAMPLE}
-    recipe = flags.get("recipe", "printed")
-    stopping = EARLY_STOPPING.get(recipe, {}) if flags.get("eval") else {}
-    return {**RECIPES[recipe], **stopping, **flags}
+def with_recipe(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are given over those of their recipe."""
+    recipe = settings.get("recipe", "printed")
+    stopping = EARLY_STOPPING.get(recipe, {}) if settings.get("eval") else {}
+    return {**RECIPES[recipe], **stopping, **settings}
+
+
+def with_example(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that are given; without --train, the example's."""
+    if flags.keys() & {"train", "eval", "columns"}:
+        return dict(flags)
+    say("no --train given: fine-tuning on examples/job_skills with the recipe's defaults")
+    return {"out": "checkpoints/job-skills", **flags, **EXAMPLE}

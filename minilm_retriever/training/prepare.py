@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -20,7 +20,6 @@ from minilm_retriever.data.pairs import Pairs, collect
 from minilm_retriever.distributed import Ranks
 from minilm_retriever.encoder.encode_texts import encode_texts
 from minilm_retriever.encoder.precision import default_device
-from minilm_retriever.errors import UserError
 from minilm_retriever.evaluation.general import GeneralMeasure, read_general
 from minilm_retriever.flags import flag_values
 from minilm_retriever.pretrained.config import with_revision
@@ -171,13 +170,7 @@ def open_base(config: TrainConfig) -> LoadedModel:
         for module in base.encoder.modules():
             if isinstance(module, nn.Dropout):
                 module.p = config.dropout
-    limit, positions = config.max_length, base.encoder.bert.config.max_position_embeddings
-    if limit is None:
-        return base
-    if limit > positions:
-        raise UserError(f"--max-length {limit}: the model has positions for only {positions}")
-    settings = replace(base.settings, max_length=limit)
-    return replace(base, tokenizer=base.tokenizer.with_max_length(limit), settings=settings)
+    return base if config.max_length is None else base.with_max_length(config.max_length)
 
 
 def training_prompts(config: TrainConfig, base: LoadedModel) -> Prompts:

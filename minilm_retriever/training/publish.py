@@ -7,7 +7,7 @@ import os
 import platform
 import re
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,18 @@ import torch
 from minilm_retriever.encoder.encoder import Encoder
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import flag_values
+from minilm_retriever.keywords import toml_text
 from minilm_retriever.pretrained import hub
 from minilm_retriever.pretrained.config import with_revision
-from minilm_retriever.pretrained.model_folder import write_model
+from minilm_retriever.pretrained.model_folder import LoadedModel, write_model
+from minilm_retriever.progress import say
 from minilm_retriever.reports.html_report import report_html
 from minilm_retriever.reports.model_card import model_card
 from minilm_retriever.reports.run_record import (
     Column,
     Evaluation,
     General,
+    MetricRow,
     RunRecord,
     map_texts,
     shorten,
@@ -36,20 +39,62 @@ from minilm_retriever.training.checkpoint import LOG, Position
 from minilm_retriever.training.config import TrainConfig
 from minilm_retriever.training.prepare import TrainingRun
 from minilm_retriever.training.share import mix_with_base
+from minilm_retriever.training.sparse_embedding import train_all_words
 
 PACKAGES = ("minilm_retriever", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 COUNTED_ROWS = 1000  # rows whose tokens are counted for the card
 STATED = ("language", "license", "intended_use", "limits")  # by the user, about the model
 SHOWN_SETTINGS = ("max_length", "pooling", "normalize", "similarity")  # of the model
 PATHS = ("train", "eval", "general", "model", "guide")
+OUTPUTS = ("out", "overwrite", "dry_run", "skip_bad")
 FIXED = {"optimizer": "AdamW", "lr_schedule": "linear"}  # what no flag changes
 METRICS = ("accuracy@1", "mrr@10", "recall@10", "ndcg@10", "spearman", "pearson", "loss")  # shown
 
 
-def publish(run: TrainingRun, position: Position) -> str:
-    """Publish the best weights, or without evaluations the last, and remove the unfinished run.
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a run ends in: the model that is published, and all that stands beside it."""
 
-    Returns a line to print. Raises UserError where the model gives no finite vectors."""
+    model: LoadedModel
+    config: TrainConfig
+    record: RunRecord
+    log: list[MetricRow]
+    settings: dict[str, Any]  # as they ran
+    files: dict[str, bytes]  # the log, TensorBoard's events
+
+    def write(self, out: Path, *, overwrite: bool) -> None:
+        """Write the model's folder, whole or not at all."""
+        record = replace(self.record, name=out.name)
+        training = {"settings": self.settings, "versions": record.versions}
+        training |= {"mix": asdict(record.mix)} if record.mix else {}
+        extra = {"run": {"steps": record.steps}}
+        with atomic_folders.staged_folder(out, overwrite=overwrite, extra=extra) as staged:
+            dtype = self.config.save_dtype
+            write_model(staged, self.model, card=model_card(record), dtype=dtype)
+            atomic_files.write_text(staged / "report.html", report_html(record, self.log))
+            atomic_files.write_json(staged / "training.json", training)
+            atomic_files.write_text(staged / "run.toml", run_file(self.config))
+            for name, data in self.files.items():
+                atomic_files.write_bytes(staged / name, data)
+
+
+def publish(run: TrainingRun, position: Position) -> FinishedRun:
+    """Publish the best weights, or without evaluations the last, and remove the unfinished run."""
+    finished, out = finish(run, position), Path(run.config.out)
+    finished.write(out, overwrite=run.config.overwrite)
+    notes = [f"published {out}.", *finished.record.notes]
+    try:
+        RunFolder(out).discard()
+    except UserError as fault:  # something was put there meanwhile
+        notes.append(f"The run's folder stays: {fault}.")
+    say(" ".join(notes))
+    return finished
+
+
+def finish(run: TrainingRun, position: Position) -> FinishedRun:
+    """Give the model its best weights, or the share of them that --mix says, and tell the run.
+
+    Raises UserError where the model gives no finite vectors."""
     config, model, out = run.config, run.base, Path(run.config.out)
     notes = []
     if position.best_step is not None and position.best_step != position.step:
@@ -88,22 +133,18 @@ def publish(run: TrainingRun, position: Position) -> str:
         **about_data(run),
         **{name: getattr(config, name) for name in STATED},
     )
-    extra = {"run": {"steps": position.step}}
-    with atomic_folders.staged_folder(out, overwrite=config.overwrite, extra=extra) as staged:
-        write_model(staged, model, card=model_card(record), dtype=config.save_dtype)
-        atomic_files.write_text(staged / "report.html", report_html(record, log))
-        training = {"settings": settings, "versions": record.versions}
-        training |= {"mix": asdict(mix)} if mix else {}
-        atomic_files.write_json(staged / "training.json", training)
-        events = (run.folder / "tensorboard").iterdir() if config.tensorboard else ()
-        for file in (run.folder / LOG, *events):
-            inside = file.relative_to(run.folder)
-            atomic_files.write_bytes(staged / inside, file.read_bytes())
-    try:
-        RunFolder(out).discard()
-    except UserError as fault:  # something was put there meanwhile
-        notes.append(f"The run's folder stays: {fault}.")
-    return " ".join([f"published {out}.", *notes])
+    events = (run.folder / "tensorboard").iterdir() if config.tensorboard else ()
+    paths = [run.folder / LOG, *events]
+    files = {str(path.relative_to(run.folder)): path.read_bytes() for path in paths}
+    train_all_words(model.encoder)
+    model.encoder.eval()
+    return FinishedRun(model, config, record, log, settings, files)
+
+
+def run_file(config: TrainConfig) -> str:
+    """What ran, for `--config`; all but where it went."""
+    settings = {name: value for name, value in vars(config).items() if name not in OUTPUTS}
+    return f"# minilm-retriever train --config run.toml --out NEW\n{toml_text(settings)}"
 
 
 def settings_and_defaults(run: TrainingRun) -> tuple[dict[str, Any], dict[str, Any]]:

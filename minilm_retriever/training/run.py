@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,16 +22,17 @@ from minilm_retriever.distributed import Ranks
 from minilm_retriever.encoder.encode_texts import out_of_memory
 from minilm_retriever.encoder.precision import check_instructions, default_device
 from minilm_retriever.errors import UserError
+from minilm_retriever.in_memory import InMemory
 from minilm_retriever.kernels.memory import keep_freed_memory
 from minilm_retriever.progress import Progress, duration, say
 from minilm_retriever.storage import atomic_files
 from minilm_retriever.storage.resume import RunFolder
 from minilm_retriever.training import checkpoint
-from minilm_retriever.training.callbacks import Callbacks, read_loss
+from minilm_retriever.training.callbacks import AS_COMMAND, Callbacks, Hooks, read_loss
 from minilm_retriever.training.checkpoint import Position
 from minilm_retriever.training.config import TrainConfig
 from minilm_retriever.training.prepare import TrainingRun, data_sums, prepare, run_settings
-from minilm_retriever.training.publish import publish
+from minilm_retriever.training.publish import FinishedRun, finish, publish
 
 KEPT_BYTES = (1 << 31) - 1  # of freed memory, for the next step: its backward pass frees most
 
@@ -41,13 +42,26 @@ MOST_PASSES = 16  # over distinct pairs: what more of them do is in docs/forgett
 OTHER_SIZE = "another --batch-size has none such"
 
 
+class Outcome(NamedTuple):
+    """How a run ended."""
+
+    status: int = 0  # or 128 + the signal that stopped it
+    step: int = 0
+    finished: FinishedRun | None = None  # on rank 0, where it came to its end
+
+
 def train(config: TrainConfig) -> int:
-    """Start or resume a fine-tuning run; returns 0, or 128 + the signal that stopped it.
+    """Start or resume a fine-tuning run; returns 0, or 128 + the signal that stopped it."""
+    return start_or_resume(config).status
+
+
+def start_or_resume(config: TrainConfig, hooks: Hooks = AS_COMMAND) -> Outcome:
+    """A fine-tuning run, for the command and for `minilm_retriever.train`.
 
     Raises UserError on what the user can correct: data, model, flags, memory, a non-finite loss."""
     with distributed.join(config.device) as ranks:
         try:
-            return train_on(ranks, config)
+            return train_on(ranks, config, hooks)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -57,7 +71,7 @@ def train(config: TrainConfig) -> int:
             ) from None
 
 
-def train_on(ranks: Ranks, config: TrainConfig) -> int:
+def train_on(ranks: Ranks, config: TrainConfig, hooks: Hooks) -> Outcome:
     """The run on one of several ranks: all train, rank 0 writes."""
     inputs = [*config.train, config.eval, config.model, config.guide]
     atomic_files.check_not_input(config.out, inputs)
@@ -70,22 +84,23 @@ def train_on(ranks: Ranks, config: TrainConfig) -> int:
         findings = [f"{s.path}: {', '.join(s.findings)}" for s in run.data.sources if s.findings]
         say("; ".join([f"estimate: {estimate(run)}; nothing was written", *findings]))
         ranks.finish()
-        return 0
+        return Outcome()
     files = RunFolder(Path(config.out))
     with atomic_files.lock(files.folder) if ranks.is_first else nullcontext():
         if ranks.restarts and ranks.broadcast_json(files.out.exists() and not config.overwrite):
             say(f"{files.out} was published before the restart")
             ranks.finish()
-            return 0
+            return Outcome()
         newest = begin_or_resume(run, files) if ranks.is_first else None
         position = checkpoint.restore(newest, run.trainer)
         if newest:
             say(f"resuming from {newest} at step {position.step} of {run.total}")
-        status = take_steps(run, position)
+        status = take_steps(run, position, hooks)
         ranks.finish()
-        if status == 0 and ranks.is_first:
-            say(publish(run, position))
-    return status
+        if status or not ranks.is_first:
+            return Outcome(status, position.step)
+        end = publish if hooks.publish else finish
+        return Outcome(0, position.step, end(run, position))
 
 
 def check_autocast(precision: str, device: torch.device) -> None:
@@ -163,6 +178,8 @@ def begin_or_resume(run: TrainingRun, files: RunFolder) -> Path | None:
         "torch": torch.__version__,
     }
     settings = {**run_settings(config, run.base), **data_sums(config, run.data.sources)}
+    if isinstance(config.eval, InMemory) and run.validation and run.validation.pairs:
+        settings[f"data {config.eval}"] = run.validation.pairs.digest()
     record = files.begin_or_resume(settings, **last_bits)
     if record is None:
         return None
@@ -174,18 +191,18 @@ def begin_or_resume(run: TrainingRun, files: RunFolder) -> Path | None:
     return newest.path
 
 
-def take_steps(run: TrainingRun, position: Position) -> int:
+def take_steps(run: TrainingRun, position: Position, hooks: Hooks) -> int:
     """The remaining steps; returns 0, or 128 + the signal that stopped them."""
     patience = run.config.patience
     if patience and position.stale_evaluations >= patience:
         return 0  # it had stopped early, and was killed before its model was published
     with Progress("training", run.total, "steps", start=position.step) as progress:
-        callbacks = Callbacks(run, position, progress)
+        callbacks = Callbacks(run, position, progress, hooks)
         with callbacks.stop_on_signals():
             if position.step == 0:
                 callbacks.evaluate(0)
             batches = run.batches(position.step, run.total)
             status = loop(run.trainer, batches, callbacks, position.step, run.total)
     if status:
-        say(f"stopped after step {position.step}; the same command resumes from there")
+        say(f"stopped after step {position.step}; {hooks.go_on}")
     return status

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minilm_retriever.core.model import Embedding
+from minilm_retriever.core.model import Embedding, SentenceEncoder
 
 
 class SparseEmbedding(Embedding):
@@ -46,3 +46,13 @@ class SparseEmbedding(Embedding):
         weight = state[f"{prefix}weight"]
         learned = weight[self.rows.to(weight.device)]
         super()._load_from_state_dict({**state, f"{prefix}learned": learned}, prefix, *args)
+
+
+def train_all_words(encoder: SentenceEncoder) -> None:
+    """Give an encoder its plain table back, as it was learned."""
+    table = encoder.bert.embeddings.word_embeddings
+    if isinstance(table, SparseEmbedding):
+        weight = table.weight.detach()
+        encoder.bert.embeddings.word_embeddings = Embedding(
+            table.num_embeddings, table.embedding_dim, _weight=weight
+        )
