@@ -16,7 +16,7 @@ interop:  ## against sentence-transformers 3.4.1 and 6.2.0, each in an environme
 	test -d checkpoints/interop || .venv/bin/python train.py --train examples/job_skills/train.csv --max-steps 5 --out checkpoints/interop
 	.venv/bin/python tests/reference/interop.py --folder checkpoints/interop
 
-clients:  ## `serve` against the openai client and LangChain, in an environment of their own
+clients:  ## beside LangChain, Chroma, MTEB, fastembed, ... (docs/clients.md), and the wheel alone, in environments of their own
 	./setup.sh && .venv/bin/minilm-retriever fetch && .venv/bin/python tests/reference/clients.py
 
 faults:   ## faults put in on purpose and counted, under an hour; writes tests/faults/scorecard.json

@@ -81,11 +81,11 @@ def main() -> None:
     print(table(results))
 
 
-def draw(source: Path, target: Path) -> Path:
-    """100,000 rows with replacement, as the published data set was drawn from few distinct pairs;
+def draw(source: Path, target: Path, count: int = ROWS) -> Path:
+    """So many rows with replacement, as the published data set was drawn from few distinct pairs;
     seeded."""
     rows = [json.loads(line) for line in source.read_text("utf-8").splitlines()]
-    drawn = random.Random(0).choices(rows, k=ROWS)
+    drawn = random.Random(0).choices(rows, k=count)
     with target.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(
             [("sentence_0", "sentence_1"), *((r["description"], r["skills"]) for r in drawn)]

@@ -1,4 +1,7 @@
-"""Fine-tune a BERT bi-encoder on pairs, encode text with it, retrieve."""
+"""Fine-tune a BERT bi-encoder on pairs, encode text with it, retrieve.
+
+Encoder and train are here; minilm_retriever.data reads files, .search finds nearest vectors,
+.evaluation measures models. What each command does: minilm-retriever --help."""
 
 from typing import TYPE_CHECKING
 

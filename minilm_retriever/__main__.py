@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from minilm_retriever import __version__
+from minilm_retriever.completion import CompletionConfig, completion
 from minilm_retriever.curation.config import InspectConfig, MineConfig, ParaphrasesConfig
 from minilm_retriever.encoding.config import EncodeConfig
-from minilm_retriever.errors import require, run_command
+from minilm_retriever.errors import check_posix, require, run_command
 from minilm_retriever.evaluation.config import CompareConfig, EvaluateConfig
+from minilm_retriever.exporting.config import ExportConfig
 from minilm_retriever.flags import add_flags, from_flags
 from minilm_retriever.keywords import read_settings
 from minilm_retriever.pretrained.config import FetchConfig, MixConfig, with_revision
@@ -99,6 +101,7 @@ def search(config: SearchConfig) -> None:
 
 
 def serve(config: ServeConfig) -> None:
+    check_posix("serve")
     require("starlette", "serve", "serve")
     require("uvicorn.protocols.http.httptools_impl", "serve", "serve")
     require("orjson", "serve", "serve")
@@ -121,11 +124,22 @@ def compare(config: CompareConfig) -> None:
     print_result(json_text(report.as_json()) if config.json else report.as_text())
 
 
+def export(config: ExportConfig) -> None:
+    from minilm_retriever.exporting.export import export
+
+    for line in export(config):
+        say(line)
+
+
 def verify(config: VerifyConfig) -> None:
     from minilm_retriever.search.index_folder import verify
 
     for path in config.paths:
         print_result(escape(verify(Path(path))))
+
+
+def complete(config: CompletionConfig) -> None:
+    print_result(completion(parser(), config.shell))
 
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
@@ -141,7 +155,9 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "serve": (ServeConfig, serve),
     "evaluate": (EvaluateConfig, evaluate),
     "compare": (CompareConfig, compare),
+    "export": (ExportConfig, export),
     "verify": (VerifyConfig, verify),
+    "completion": (CompletionConfig, complete),
 }
 
 

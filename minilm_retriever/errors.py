@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import signal
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,6 +58,12 @@ def require(module: str, extra: str, purpose: str) -> Any:
     return package
 
 
+def check_posix(purpose: str) -> None:
+    """UserError on Windows, where a module can be imported and texts encoded, but not this."""
+    if not hasattr(os, "O_NOFOLLOW"):
+        raise UserError(f"{purpose} needs Linux, macOS or WSL: {sys.platform} cannot do it safely")
+
+
 def run_command(command: Callable[[], int | None]) -> int:
     """Run a command and return its exit status: 2 after a UserError or what the system refuses, 130
     after Ctrl-C, 141 where the reader of its output has gone (`| head`), as of other programs."""
@@ -70,7 +76,7 @@ def run_command(command: Callable[[], int | None]) -> int:
         say("stopped")
         return 130
     except BrokenPipeError:
-        return 128 + signal.SIGPIPE
+        return 141  # 128 + SIGPIPE, which Windows has not
     except OSError as error:
         place = f"{error.filename}: " if error.filename is not None else ""
         say(f"error: {place}{error.strerror or first_line(error)}")

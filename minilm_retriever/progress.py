@@ -6,7 +6,6 @@ A stderr that is full, closed or unread decides nothing; a stdout that is ends t
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import math
 import os
@@ -90,6 +89,8 @@ def fill_closed_streams() -> None:
         except OSError:
             closed.append(number)
     if closed:
+        import fcntl  # not above: Windows has none
+
         with pathlib.Path(os.devnull).open("rb") as null:
             high = fcntl.fcntl(null, fcntl.F_DUPFD, 3)
         for number in closed:

@@ -86,6 +86,7 @@ MIXTURES = [
         **EVERYTHING,
     },  # the last batch has one row: less than ranks
     {**EVERYTHING, "guide_all": True, "gradient_accumulation_steps": 2},
+    {"distinct": True, "false_negatives": "avoid", "symmetric": True, "stay_near": 0.5},
 ]
 SCORED = [
     {"loss": "cosent", "batch_size": 41, "matryoshka": (32, 8), "query_prompt": "a team "},

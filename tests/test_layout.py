@@ -15,12 +15,12 @@ PACKAGE = ROOT / "minilm_retriever"
 # Each room may import rooms further down this list, and its own files.
 ORDER = [
     "__init__ __main__",
-    "training serving",
+    "training serving exporting",
     "curation evaluation",
     "encoding search",
     "encoder",
     "pretrained",
-    "core data vectors keywords",
+    "core data vectors completion keywords",
     "storage reports distributed flags",
     "kernels launcher",
     "display",
@@ -36,6 +36,7 @@ IMPORTERS = {  # who may import a room
     "reports": {"training", "evaluation"},
     "training": {"__init__", "__main__"},
     "serving": {"__main__"},
+    "exporting": {"__main__"},
 }
 PATHS = {
     path.relative_to(PACKAGE).with_suffix("").as_posix(): path
@@ -159,6 +160,9 @@ def test_one_door_to_each_thing():
     assert only("socket") == {"encoding/ray_engine", "launcher", "serving/server"}
     serving = {name for name in PATHS if name.startswith("serving/")}
     assert only("starlette") | only("uvicorn") | only("orjson") <= serving | {"__main__"}
+    assert only("onnxruntime") | only("onnxscript") | only("onnx") <= {
+        f"exporting/{name}" for name in ("export", "compare", "onnx_graph")
+    }
     assert only("torch.distributed") == {"distributed"}
     assert only("ray") == {"encoding/ray_engine"}
     assert only("bm25s") == {"evaluation/bm25"}
@@ -210,7 +214,7 @@ PICKLES = {
 }
 
 
-def runs_what_it_reads(source: ast.AST) -> list[str]:
+def runs_what_it_reads(source: ast.AST, allowed: frozenset[str] = frozenset()) -> list[str]:
     """Each place where code could come out of data: pickles, torch.load, eval and exec, code of a
     model folder."""
     found, parameters = [], set()
@@ -223,7 +227,9 @@ def runs_what_it_reads(source: ast.AST) -> list[str]:
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names]
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            found += [f"imports {name}" for name in names if name.split(".")[0] in PICKLES]
+            found += [
+                f"imports {name}" for name in names if name.split(".")[0] in PICKLES - allowed
+            ]
             if (
                 isinstance(node, ast.ImportFrom)
                 and node.module == "torch"
@@ -247,7 +253,10 @@ def runs_what_it_reads(source: ast.AST) -> list[str]:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_that_runs_what_it_reads(path):
-    assert runs_what_it_reads(ast.parse(path.read_text("utf-8"))) == []
+    source = path.read_text("utf-8")
+    reads_tables = path.parent.name == "clients" and "pickle" not in source
+    allowed = frozenset({"pandas"} if reads_tables else ())
+    assert runs_what_it_reads(ast.parse(source), allowed) == []
 
 
 @pytest.mark.parametrize(

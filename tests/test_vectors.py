@@ -84,7 +84,8 @@ def test_verify_names_a_changed_file(vectors_folder, name, capsys):
 
 def test_what_is_no_folder_of_vectors_is_one_line(vectors_folder, tiny, tmp_path):
     with pytest.raises(
-        UserError, match=r"nowhere: no such folder; encode.py INPUT --out .*nowhere makes one"
+        UserError,
+        match=r"nowhere: no such folder; minilm-retriever encode INPUT --out .*nowhere makes one",
     ):
         open_vectors(tmp_path / "nowhere")
     with pytest.raises(UserError, match="manifest.json: missing"):

@@ -191,7 +191,7 @@ def l2_normalize(x: Tensor) -> Tensor:
 
 def first_token(hidden: Tensor, mask: Tensor) -> Tensor:
     """State of the first token that mask (B, T) keeps: [CLS], or what follows a prompt."""
-    rows = torch.arange(len(hidden), device=hidden.device)
+    rows = torch.arange(hidden.shape[0], device=hidden.device)
     return at_least_float32(hidden[rows, mask.argmax(dim=1)])
 
 

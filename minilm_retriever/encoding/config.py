@@ -13,7 +13,7 @@ from minilm_retriever.pretrained import config as shared
 
 @dataclass(frozen=True)
 class EncodeConfig(ReadingFlags):
-    """Encode files of texts (encode.py)."""
+    """Encode files of texts."""
 
     inputs: tuple[str, ...] = flag(
         (),

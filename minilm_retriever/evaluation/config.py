@@ -63,7 +63,7 @@ class EvaluateConfig(PairFlags):
     document_prompt: str | None = flag(None, DOCUMENT_PROMPT_HELP)
     general: str | None = flag(
         None,
-        "also measure what each model keeps of the first: agreement over 300 sentences, or on a "
+        "also measure what each model keeps of the first: agreement over 200 sentences, or on a "
         "FILE of scored pairs or sentences, or a BEIR-style folder",
         nargs="?",
         const="",

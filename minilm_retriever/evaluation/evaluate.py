@@ -91,6 +91,11 @@ class RetrievalResult:
         """The mean of each metric over the judged queries."""
         return {name: float(values.mean()) for name, values in self.per_query.items()}
 
+    @property
+    def standard_errors(self) -> dict[str, float]:
+        """Of each metric, over the queries."""
+        return {n: float(values.std() / len(values) ** 0.5) for n, values in self.per_query.items()}
+
     def trec_run(self, tag: str) -> str:
         return "".join(
             trec_line(query, document, rank, score, tag)

@@ -1,7 +1,7 @@
 """What a fine-tuned model keeps of its base model's general ability: one number.
 
 Without labels it is the agreement with the base model: Spearman's correlation of both models'
-cosines over all pairs of general sentences, 1 before training. The package has 300 sentences on
+cosines over all pairs of general sentences, 1 before training. The package has 200 sentences on
 everyday subjects, written for it. Somebody's own file may have other sentences, or pairs with
 scores (then it is the correlation of the cosines with these), or be a BEIR folder (then nDCG@10).
 docs/forgetting.md says how well the agreement predicts what is lost elsewhere."""
@@ -41,6 +41,7 @@ class GeneralMeasure:
     most_lost: float
     # Of the model that encodes so; queries and documents by the second and third, if given.
     measure: Callable[..., float]
+    of_base: float | None = None  # its value for the base model, where that needs no measuring
 
     def is_within(self, before: float, after: float) -> bool:
         return after >= before - self.most_lost
@@ -74,6 +75,7 @@ def read_general(path: str | None, encode_base: Encode) -> GeneralMeasure:
         AGREEMENT,
         MOST_LOST_AGREEMENT,
         lambda encode, *_: rank_correlation(pair_cosines(encode(texts)), base),
+        of_base=1.0,
     )
 
 

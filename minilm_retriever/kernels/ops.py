@@ -31,15 +31,20 @@ ONEDNN = bool(torch._C._has_mkldnn) and hasattr(torch.ops.mkldnn, "_linear_point
 DROPOUT_STEPS = 1 << 16  # a probability is rounded to one of so many
 
 
+def plain_torch(x: Tensor) -> bool:
+    """Whether plain torch it is: not on a CPU, or traced by torch.compile, torch.export or ONNX."""
+    return x.device.type != "cpu" or torch.compiler.is_compiling()
+
+
 def onednn_can_run(x: Tensor) -> bool:
     """Whether x is float32 on a CPU for which torch has oneDNN."""
-    on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
-    return ONEDNN and on_cpu and not torch.is_autocast_enabled("cpu")
+    usable = ONEDNN and x.dtype == torch.float32 and not plain_torch(x)
+    return usable and not torch.is_autocast_enabled("cpu")
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """F.linear: x (S, inputs), weight (outputs, inputs), bias (outputs,) -> (S, outputs)."""
-    if x.shape[0] == 0 or not onednn_can_run(x):
+    if not onednn_can_run(x) or x.shape[0] == 0:
         return F.linear(x, weight, bias)
     return OneDnnLinear.apply(x, weight, bias)  # type: ignore[no-untyped-call, no-any-return]
 
@@ -104,7 +109,7 @@ def group_attention(projected: Tensor, group: Rectangle, heads: int, dropout: fl
 def own_attention_is_faster(projected: Tensor, dropout: float) -> bool:
     """Whether to do without torch's attention. On a CPU it takes a dozen passes where there is
     dropout, and with several threads it loses a microsecond at each of many small products."""
-    if projected.device.type != "cpu":
+    if plain_torch(projected):
         return False
     many = len(projected) >= 64 and projected.dtype in (torch.float32, torch.float64)
     return dropout > 0 or (many and torch.get_num_threads() > 1 and not torch.is_grad_enabled())
@@ -163,7 +168,7 @@ class Dropout(nn.Dropout):
 
     def add_residual(self, x: Tensor, residual: Tensor) -> Tensor:
         """forward(x) + residual."""
-        if not (self.training and self.p) or x.device.type != "cpu" or x.dtype != residual.dtype:
+        if not (self.training and self.p) or plain_torch(x) or x.dtype != residual.dtype:
             return self.forward(x) + residual
         return DropoutAddResidual.apply(x, residual, self.p)  # type: ignore[no-untyped-call, no-any-return]
 
@@ -186,7 +191,7 @@ class DropoutAddResidual(torch.autograd.Function):
 
 def drop_out(x: Tensor, p: float) -> Tensor:
     """F.dropout: each element zeroed with probability p, the others scaled up to keep the mean."""
-    if x.device.type != "cpu":
+    if plain_torch(x):
         return F.dropout(x, p)
     keep, scale = dropout_mask(x, p)
     return x * keep.mul_(scale)

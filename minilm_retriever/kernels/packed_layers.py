@@ -56,6 +56,8 @@ class PackedLayers:
     def ready(self, x: Tensor) -> Packed | None:
         """The packed layers where this is inference on a CPU with oneDNN, of float32 weights.
         RuntimeError where it is inference in another precision than fp32, but not so."""
+        if torch.compiler.is_compiling():
+            return None
         if self.layers.training or torch.is_grad_enabled():
             self.packed = None
             return None

@@ -25,18 +25,27 @@ class Rectangle(NamedTuple):
     mask: Tensor | None = None  # (R, 1, 1, W) True at real tokens; None: all
 
     @property
+    def is_whole(self) -> bool:
+        """Whether padding is computed too, and tokens stay in their (R, W): see padded_layout."""
+        return self.places is None and self.mask is not None
+
+    @property
     def tokens(self) -> int:
         """n."""
         return self.rows * self.width if self.places is None else len(self.places)
 
     def pad(self, x: Tensor) -> Tensor:
         """(n, H) -> (R, W, H), zeros at padding."""
+        if self.is_whole:
+            return x
         if self.places is not None:
             x = x.new_zeros(self.rows * self.width, x.shape[-1]).index_copy(0, self.places, x)
         return x.view(self.rows, self.width, x.shape[-1])
 
     def unpad(self, x: Tensor) -> Tensor:
         """(R, W, ...) -> (n, ...)."""
+        if self.is_whole:
+            return x
         flat = x.reshape(self.rows * self.width, *x.shape[2:])
         return flat if self.places is None else flat.index_select(0, self.places)
 
@@ -55,6 +64,8 @@ class Layout(NamedTuple):
 
     def pad(self, x: Tensor) -> Tensor:
         """(S, H) -> (B, T, H), zeros at padding."""
+        if self.batch.mask is not None:  # see padded_layout
+            return x.masked_fill(~self.batch.mask[:, 0, 0, :, None], 0)
         return self.batch.pad(x[: -self.spare] if self.spare else x)
 
 
@@ -73,6 +84,8 @@ def make_layout(attention_mask: Tensor, slack: float = 0.0, *, on_cpu: bool = Fa
     slack: how much shorter than the longest row of its group a row may be, as a share of it. With 0
     only equals go together and nothing is padded at all; more makes fewer, larger groups; with 1
     there is one. on_cpu: add `spare_tokens`, and keep to CPU_SCORES."""
+    if torch.compiler.is_compiling():
+        return padded_layout(attention_mask)
     batch, width = attention_mask.shape
     if bool(attention_mask.all()):
         places, lengths = None, [width] * batch
@@ -84,6 +97,15 @@ def make_layout(attention_mask: Tensor, slack: float = 0.0, *, on_cpu: bool = Fa
     groups = tuple(make_groups(lengths, slack, on_cpu, attention_mask.device))
     spare = spare_tokens(len(positions)) if on_cpu else 0
     return Layout(Rectangle(batch, width, places), pad_end(positions, spare), groups, spare)
+
+
+def padded_layout(attention_mask: Tensor) -> Layout:
+    """Every token of an attention mask (B, T), padding too, where it stands: no shape depends on
+    what the mask holds, so that torch.compile and torch.export can trace it."""
+    batch, width = attention_mask.shape
+    positions = torch.arange(width, device=attention_mask.device)
+    whole = Rectangle(batch, width, mask=attention_mask.bool()[:, None, None, :])
+    return Layout(whole, positions, (whole,), 0)
 
 
 def pad_end(numbers: Tensor, spare: int) -> Tensor:

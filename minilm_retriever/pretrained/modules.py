@@ -46,7 +46,7 @@ def weighted_mean(hidden: Tensor, mask: Tensor) -> Tensor:
 def last_token(hidden: Tensor, mask: Tensor) -> Tensor:
     """State of a row's last token; zeros where it has none."""
     last = mask.shape[1] - 1 - mask.flip(1).argmax(dim=1)
-    rows = torch.arange(len(hidden), device=hidden.device)
+    rows = torch.arange(hidden.shape[0], device=hidden.device)
     return at_least_float32(hidden[rows, last]) * mask[rows, last].unsqueeze(-1)
 
 

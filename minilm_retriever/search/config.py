@@ -14,21 +14,21 @@ from minilm_retriever.pretrained.config import QUERY_PROMPT_HELP, REVISION_HELP,
 class IndexConfig:
     """Make an index of vectors, or add documents to one and delete some."""
 
-    folder: str = flag("", "what encode.py wrote, or an index", name="DIR")
+    folder: str = flag("", "what `encode` wrote, or an index", name="DIR")
     out: str = flag("", "the index to write", required=True, metavar="INDEX")
     kind: Literal["exact", "hnsw", "ivfpq"] | None = flag(
         None, "rebuild it as this kind (default: by the number of rows)"
     )
-    add: tuple[str, ...] = flag((), "further folders that encode.py wrote")
+    add: tuple[str, ...] = flag((), "further folders that `encode` wrote")
     delete: tuple[str, ...] = flag((), "ids to leave out, or @FILE with an id a line")
     overwrite: bool = flag(False, "replace what is there", action="store_true")
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """Search a folder that encode.py wrote, or an index."""
+    """Search a folder that `encode` wrote, or an index."""
 
-    folder: str = flag("", "what encode.py or index wrote", name="DIR")
+    folder: str = flag("", "what `encode` or `index` wrote", name="DIR")
     queries: tuple[str, ...] = flag(
         (), "texts to search for (default: standard input)", name="QUERY", nargs="*"
     )

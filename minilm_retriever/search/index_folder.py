@@ -225,12 +225,12 @@ def check_new_ids(index: Index, new: Sequence[VectorFolder]) -> None:
         for name in {name for name, _ in source}:
             if name in owner:
                 where = f"{source.folder}: {owner[name]} has a document {name!r} too"
-                raise UserError(f"{where}: give other ids (encode.py --id)")
+                raise UserError(f"{where}: give other ids (encode --id)")
             owner[name] = source.folder
     for _, name in index.ids() if new else ():
         if name in owner:
             where = f"{owner[name]}: {index.folder} has a document {name!r} already"
-            raise UserError(f"{where}: --delete it, or give other ids (encode.py --id)")
+            raise UserError(f"{where}: --delete it, or give other ids (encode --id)")
 
 
 def build(index: Index, new: Sequence[VectorFolder], first: int) -> Index:

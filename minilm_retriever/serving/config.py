@@ -21,7 +21,7 @@ class ServeConfig:
     """A page to search and compare models, and an API to call them."""
 
     folders: tuple[str, ...] = flag(
-        (), "what encode.py or index wrote, each by one of the models", name="DIR", nargs="*"
+        (), "what `encode` or `index` wrote, each by one of the models", name="DIR", nargs="*"
     )
     model: tuple[str, ...] = flag(
         (), f"{MODEL_HELP}; repeat it to compare (default {BASE_FOLDER})", nargs=None,

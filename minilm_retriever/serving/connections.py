@@ -3,7 +3,6 @@ send half a request, how many bytes a header may have."""
 
 from __future__ import annotations
 
-import resource
 from typing import Any
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
@@ -18,6 +17,8 @@ def bounded_protocol(connections: int, body_bytes: int) -> Any:
 
     A new one closes the oldest whose request has not arrived whole: those who hang lose theirs, and
     others are served. Where all are busy it is closed itself."""
+    import resource  # not above: Windows has none
+
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     limit = max(1, min(connections, files - SPARE_FILES))
 

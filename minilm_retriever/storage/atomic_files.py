@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from minilm_retriever.errors import UserError
+from minilm_retriever.errors import UserError, check_posix
 from minilm_retriever.types import StrPath
 
 BUFFER_BYTES = 1 << 18
@@ -217,6 +217,7 @@ def make_folder(path: StrPath) -> None:
 
 def resolve(path: StrPath) -> Path:
     """The path without symbolic links: a rename must stay on one file system, and a link a link."""
+    check_posix("writing files")
     resolved = Path(os.path.realpath(path))
     if not resolved.name:
         raise UserError(f"{os.fspath(path)!r} is no place for an output")

@@ -60,7 +60,7 @@ def _sum(content: Mapping[str, Any]) -> str:
 
 def kind(content: Mapping[str, Any]) -> str:
     """What a folder with these keys in its manifest holds, in a word for messages."""
-    return next((f"{key}" for key in ("vectors", "index") if key in content), "a model")
+    return next((f"{key}" for key in ("vectors", "index", "onnx") if key in content), "a model")
 
 
 def has_manifest(folder: StrPath) -> bool:

@@ -148,7 +148,9 @@ class Callbacks:
 
     def evaluate(self, done: int) -> tuple[bool, bool]:
         run, metric = self.run, self.run.metric
-        every = self.config.eval_steps or run.sampler.steps_per_epoch
+        is_watched = run.validation is not None or self.config.general is not None
+        every = run.sampler.steps_per_epoch if is_watched else run.total  # for --mix auto alone
+        every = self.config.eval_steps or every
         is_due = done % every == 0 or done == run.total or self.is_stopped
         if not is_due or (run.validation is None and run.general is None):
             return False, self.is_stopped
@@ -172,7 +174,9 @@ class Callbacks:
         general, position = self.run.general, self.position
         if general is None:
             return {}
-        value = general.measure(*general_encoders(self.run.base, self.ranks))
+        value = general.of_base if position.step == 0 else None
+        if value is None:
+            value = general.measure(*general_encoders(self.run.base, self.ranks))
         value = float(self.ranks.broadcast_json(value))
         if position.general_before is None:
             position.general_before = value

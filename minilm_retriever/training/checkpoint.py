@@ -38,6 +38,7 @@ class Position:
     tokens: int = 0  # trained on, padding excluded
     best_step: int | None = None
     best_metric: float | None = None
+    best_error: float = 0.0  # its standard error
     stale_evaluations: int = 0  # since the best
     general_before: float | None = None  # the general measure of the base model
     warned: bool = False  # that it is low

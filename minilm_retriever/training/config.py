@@ -21,7 +21,7 @@ unlisted = partial(flag, may_change=True, on_card=False)  # no part of what a ca
 
 @dataclass(frozen=True, init=False)
 class TrainConfig(PairFlags):
-    """Fine-tune a model on pairs (train.py). The defaults are those of the published recipe."""
+    """Fine-tune a model on pairs. The defaults are those of the published recipe."""
 
     train: tuple[str, ...] = flag(
         (), "pairs: CSV, TSV, JSONL or Parquet; several are taken in turn", "data", may_change=True
@@ -124,10 +124,16 @@ class TrainConfig(PairFlags):
     general: str | None = flag(
         None,
         "what general ability is measured on, beside --eval: pairs with scores, sentences, or a "
-        "BEIR-style folder (default: agreement with the base model over 300 sentences)",
+        "BEIR-style folder (default: agreement with the base model over 200 sentences)",
         may_change=True,
     )
     patience: int | None = flag(None, "evaluations without a better metric, then stop", at_least=1)
+    tolerance: float = flag(
+        0.0,
+        "standard errors by which the metric may be below its best: of such weights the latest are "
+        "published (robust: 1)",
+        at_least=0,
+    )
 
     mix: str | None = flag(
         None,
@@ -171,8 +177,9 @@ class TrainConfig(PairFlags):
                 raise UserError(f"--{name.replace('_', '-')} needs --guide")
         self.check_loss()
         check_pair_columns(self.columns)
-        if self.patience and not self.eval:
-            raise UserError("--patience needs --eval: it watches a metric on held-out data")
+        for name in ("patience", "tolerance"):
+            if getattr(self, name) and not self.eval:
+                raise UserError(f"--{name} needs --eval: it watches a metric on held-out data")
         if self.mix not in (None, "auto"):
             self.check_mix(str(self.mix))
         if not self.train:
@@ -224,7 +231,7 @@ RECIPES: dict[str, dict[str, Any]] = {  # what differs from the defaults above
         "mix": "auto",
     },
 }
-EARLY_STOPPING = {"robust": {"patience": 3}}  # where --eval is given
+EARLY_STOPPING = {"robust": {"patience": 3, "tolerance": 1.0}}  # where --eval is given
 EXAMPLE = {
     "train": ["examples/job_skills/train.csv"],
     "eval": "examples/job_skills/unseen_wordings.csv",

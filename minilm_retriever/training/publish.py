@@ -101,7 +101,8 @@ def finish(run: TrainingRun, position: Position) -> FinishedRun:
         best = run.folder / f"step-{position.best_step:08d}"
         manifest.verify_folder(best)
         model.encoder.load_state_dict(tensors.load_tensors(best / "model.safetensors"))
-        notes = [f"The weights are of step {position.best_step}, the best by {run.metric}."]
+        of_these = "the last near the best" if config.tolerance else "the best"
+        notes = [f"The weights are of step {position.best_step}, {of_these} by {run.metric}."]
     if position.step < run.total:
         notes += [f"Training stopped early, after {position.step} of {run.total} steps."]
     log = [json.loads(line) for line in (run.folder / LOG).read_text("utf-8").splitlines()]

@@ -1,12 +1,13 @@
 """The share of the fine-tuned weights that is published (--mix): base + share * (tuned - base).
 
-`auto` measures a few shares and takes the one with the best --metric among those whose general
-ability stays within its bound (evaluation/general.py); without --eval the largest of these; where
-none is, the smallest that was measured."""
+`auto` bisects the line for the largest share, to an eighth, whose general ability stays within its
+bound (evaluation/general.py): that ability falls with the share. Of the shares that it met within
+the bound it takes the one with the best --metric, without --eval the largest; where none is within,
+the smallest that it met."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from minilm_retriever.distributed import Ranks
@@ -19,8 +20,8 @@ from minilm_retriever.reports.run_record import Mix, SharePoint
 from minilm_retriever.training.prepare import TrainingRun
 from minilm_retriever.training.validation import general_encoders
 
-SHARES = (0.25, 0.5, 0.625, 0.75)  # measured, between the base model and the fine-tuned one
-Measured = dict[str, Any]  # an evaluation's row of metrics.jsonl
+HALVINGS = 3  # of the line: to an eighth
+Measured = dict[str, Any]  # an evaluation's row of metrics.jsonl, or a part of it
 
 
 def mix_with_base(run: TrainingRun, rows: Mapping[str, Measured]) -> tuple[Mix, Measured]:
@@ -29,47 +30,74 @@ def mix_with_base(run: TrainingRun, rows: Mapping[str, Measured]) -> tuple[Mix, 
     there were any.
 
     Returns the choice, and the evaluation of the weights that were taken."""
-    bert, metric = run.base.encoder.bert, run.metric
+    encoder, metric = run.base.encoder, run.metric
     name = with_revision(run.config.model, run.config.revision)
-    base = load_pretrained(name).encoder.bert.state_dict()
-    tuned = {name: tensor.detach().cpu().clone() for name, tensor in bert.state_dict().items()}
-    measured = {
-        share: rows[name] for share, name in ((0.0, "before"), (1.0, "after")) if name in rows
-    }
-    auto = run.config.mix == "auto"
-    shares = SHARES if auto else [float(str(run.config.mix))]
-    for share in shares:
-        if share not in measured:
-            bert.load_state_dict(mix_weights(base, tuned, share))
-            measured[share] = evaluate(run)
-    points = [share_point(share, measured[share], metric) for share in sorted(measured)]
-    if auto:
-        share, reason = choose_share(points, run.general, metric)
+    base = load_pretrained(name).encoder.state_dict()
+    tuned = {name: tensor.detach().cpu().clone() for name, tensor in encoder.state_dict().items()}
+    measured = {share: rows[key] for share, key in ((0.0, "before"), (1.0, "after")) if key in rows}
+
+    def measure(share: float, *, own: bool = True) -> Measured:
+        """What is not yet known of a share, which the model then has."""
+        encoder.load_state_dict(mix_weights(base, tuned, share))
+        row = measured.setdefault(share, {})
+        if run.general and "general" not in row:
+            encode = general_encoders(run.base, Ranks())  # on this process alone
+            row["general"] = {run.general.name: run.general.measure(*encode)}
+        if own and run.validation and "eval" not in row:
+            row["eval"] = run.validation.evaluate(Ranks())
+        return row
+
+    if run.config.mix == "auto":
+        assert run.general is not None
+        bisect(run.general, measured, measure, has_own=run.validation is not None)
+        share, reason = choose_share(share_points(measured, metric), run.general, metric)
     else:
-        share, reason = shares[0], "The share was given."
-    bert.load_state_dict(mix_weights(base, tuned, share))
+        share, reason = float(str(run.config.mix)), "The share was given."
+    taken = measure(share)
     say(f"share {share:g} of the fine-tuned weights: {reason}")
-    return Mix(share, points, reason), measured[share]
+    return Mix(share, share_points(measured, metric), reason), taken
 
 
-def evaluate(run: TrainingRun) -> Measured:
-    """The model as it is now, on this process alone."""
-    encode = general_encoders(run.base, Ranks())
-    values = run.validation.evaluate(Ranks()) if run.validation else {}
-    general = {run.general.name: run.general.measure(*encode)} if run.general else {}
-    return {"eval": values, "general": general}
+def bisect(
+    general: GeneralMeasure,
+    measured: Mapping[float, Measured],
+    measure: Callable[..., Measured],
+    *,
+    has_own: bool,
+) -> None:
+    """Measure shares towards the largest one within the bound, the own metric of those within it;
+    without an own metric none where the fine-tuned weights are."""
+
+    def is_within(share: float) -> bool:
+        before, after = (measured[x]["general"][general.name] for x in (0.0, share))
+        return general.is_within(before, after)
+
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS if has_own or not is_within(1.0) else 0):
+        share = (low + high) / 2
+        measure(share, own=False)
+        if is_within(share):
+            measure(share)
+            low = share
+        else:
+            high = share
 
 
-def share_point(share: float, row: Measured, metric: str) -> SharePoint:
-    general = row.get("general") or {}
-    return SharePoint(share, row["eval"].get(metric), next(iter(general.values()), None))
+def share_points(measured: Mapping[float, Measured], metric: str) -> list[SharePoint]:
+    return [
+        SharePoint(
+            share,
+            row.get("eval", {}).get(metric),
+            next(iter(row.get("general", {}).values()), None),
+        )
+        for share, row in sorted(measured.items())
+    ]
 
 
 def choose_share(
-    points: Sequence[SharePoint], general: GeneralMeasure | None, metric: str
+    points: Sequence[SharePoint], general: GeneralMeasure, metric: str
 ) -> tuple[float, str]:
     """The share of the points by the rule above, and a sentence that says why."""
-    assert general is not None
     before = next(point.general or 0.0 for point in points if point.share == 0)
     bound = f"{general.name} is at least {before - general.most_lost:.4f}"
     mixed = [point for point in points if point.share > 0]

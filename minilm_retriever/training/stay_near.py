@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from minilm_retriever.core.loss import pair_cosines
 from minilm_retriever.distributed import Ranks
 from minilm_retriever.training.dataset import BatchRows
 
@@ -23,7 +23,7 @@ class StayNear:
 
     loss: Callable[[Tensor, BatchRows], Tensor]
     weight: float
-    base: Tensor  # (M, H) vectors of the inputs by the base model
+    base: Tensor  # (M, H) vectors of the inputs by the base model; cut where it cuts its vectors
     ranks: Ranks
 
     def __call__(self, vectors: Tensor, rows: BatchRows) -> Tensor:
@@ -31,5 +31,6 @@ class StayNear:
         over the ranks is the batch's."""
         own = rows.inputs[:, self.ranks.own_rows(rows.inputs.shape[1])].reshape(-1)
         base = self.base[torch.from_numpy(own)].to(vectors.device)
-        away = (1 - F.cosine_similarity(vectors.float(), base, dim=-1)).sum() / rows.inputs.size
+        cosines = pair_cosines(vectors[:, : base.shape[1]], base)
+        away = (1 - cosines).sum() / rows.inputs.size
         return self.loss(vectors, rows) + self.weight * away

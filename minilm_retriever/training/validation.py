@@ -29,6 +29,8 @@ from minilm_retriever.training.config import TrainConfig
 from minilm_retriever.training.objective import row_loss, target_scores
 from minilm_retriever.types import FloatArray
 
+STANDARD_ERROR = "standard_error"  # of the metric that decides, in an evaluation's row; 0: unknown
+
 
 @dataclass(frozen=True)
 class Validation:
@@ -77,20 +79,22 @@ class Validation:
             self.model, self.config.query_prompt, self.config.document_prompt
         )
         queries, documents = encoders(self.model, prompts, ranks)
-        values = dict[str, float]()
+        values, errors = dict[str, float](), dict[str, float]()
         if self.task is not None:
-            values |= evaluate_retrieval(self.task, queries, encode_documents=documents).metrics
+            result = evaluate_retrieval(self.task, queries, encode_documents=documents)
+            values, errors = result.metrics, result.standard_errors
         if self.pairs is not None:
             left, right = queries(self.pairs.texts[0]), documents(self.pairs.texts[1])
             if self.task is None:
                 scores, cosines = self.pairs.scores or [], row_cosines(left, right)
                 values["spearman"] = rank_correlation(cosines, scores)
                 values["pearson"] = float(np.corrcoef(cosines, scores)[0, 1])
+                errors = {n: (1 - r * r) / len(scores) ** 0.5 for n, r in values.items()}
             if (self.task is None) == (self.config.loss != "infonce"):  # the loss of training
                 values["loss"] = self.loss(left, right)
         if self.metric not in values:
             raise UserError(f"--metric {self.metric!r} is none of {', '.join(values)}")
-        return dict(ranks.broadcast_json(values))
+        return dict(ranks.broadcast_json(values | {STANDARD_ERROR: errors.get(self.metric, 0.0)}))
 
     def loss(self, queries: FloatArray, documents: FloatArray) -> float:
         """The mean over rows (N, H), in batches as for training."""
@@ -107,12 +111,17 @@ class Validation:
         return total / len(queries)
 
     def is_best(self, values: Mapping[str, float], position: Position) -> bool:
-        """Whether the metric is the best of the run so far, which `position` records."""
+        """Whether the metric is the best of the run so far, or within --tolerance of it: a later
+        one that chance may have put below, after steps at a lower rate (the rule of one standard
+        error; L. Breiman et al., 1984). `position` records it."""
         value = values[self.metric] * (-1.0 if self.metric == "loss" else 1.0)
-        if position.best_metric is not None and not value > position.best_metric:
+        best, tolerance = position.best_metric, self.config.tolerance * position.best_error
+        if best is not None and not value > best - tolerance:
             position.stale_evaluations += 1
             return False
-        position.best_metric, position.best_step = value, position.step
+        if best is None or value > best:
+            position.best_metric, position.best_error = value, values[STANDARD_ERROR]
+        position.best_step = position.step
         position.stale_evaluations = 0
         return True
 

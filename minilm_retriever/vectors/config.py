@@ -11,4 +11,4 @@ from minilm_retriever.flags import flag
 class VerifyConfig:
     """Check every byte of a folder, or a .npy, that we wrote."""
 
-    paths: tuple[str, ...] = flag((), "folders, and .npy files of encode.py", name="DIR|FILE.npy")
+    paths: tuple[str, ...] = flag((), "folders, and .npy files of `encode`", name="DIR|FILE.npy")

@@ -130,7 +130,9 @@ def open_vectors(folder: Path, *, verify: bool = True) -> VectorFolder:
     if unfinished.exists():
         raise UserError(f"{folder}: is not finished: the command that began it resumes it")
     if not folder.exists():
-        raise UserError(f"{folder}: no such folder; encode.py INPUT --out {folder} makes one")
+        raise UserError(
+            f"{folder}: no such folder; minilm-retriever encode INPUT --out {folder} makes one"
+        )
     listing = shards.manifest_path(folder)
     info = manifest.read_manifest(listing.parent, listing.name).get("vectors")
     if not isinstance(info, dict):

@@ -25,10 +25,11 @@ from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.encoding.encode_files import encode_files
 from minilm_retriever.encoding.resumable_output import UnfinishedRun
 from minilm_retriever.errors import UserError
+from minilm_retriever.exporting.export import write_tokenizer
 from minilm_retriever.pretrained import model_folder, pipeline, settings
 from minilm_retriever.pretrained.model_folder import load_pretrained
 from minilm_retriever.search.index_folder import make_index, open_index
-from minilm_retriever.storage import manifest
+from minilm_retriever.storage import atomic_files, atomic_folders, manifest
 from minilm_retriever.training import checkpoint
 from minilm_retriever.training.checkpoint import Position
 from minilm_retriever.training.run import train
@@ -126,6 +127,15 @@ def vector_index(scene: Scene) -> Kept:
     return kept(out, lambda: open_index(out), verify_command(out))
 
 
+def exported_model(scene: Scene) -> Kept:
+    """What export writes, without its seconds of tracing."""
+    out, model = scene.room("exported") / "out", load_pretrained(tiny_model(scene.place))
+    with atomic_folders.staged_folder(out, extra={"onnx": {"dimensions": 32}}) as staging:
+        atomic_files.write_bytes(staging / "model.onnx", bytes(range(256)))
+        write_tokenizer(staging, model)
+    return kept(out, verify_command(out))
+
+
 def kept(place: Path, *openers: Callable[[], object]) -> Kept:
     below = place.rglob("*") if place.is_dir() else place.parent.glob(f"{place.name}*")
     listed = sorted(path for path in below if path.is_file() and path.name not in {"README.md"})
@@ -153,6 +163,7 @@ FOLDERS: tuple[Callable[[Scene], Kept], ...] = (
     vector_folder("parquet"),
     single_npy,
     vector_index,
+    exported_model,
 )
 
 
