@@ -1,5 +1,5 @@
 # Each target is one command that also works without make: see the lines below.
-.PHONY: demo test lint interop clients bench faults
+.PHONY: bench-gpu demo test lint interop clients bench faults
 
 demo:     ## fine-tune, compare, encode and search on the example
 	./setup.sh && .venv/bin/python examples/demo.py
@@ -22,6 +22,9 @@ clients:  ## beside LangChain, Chroma, MTEB, fastembed, ... (docs/clients.md), a
 faults:   ## faults put in on purpose and counted, under an hour; writes tests/faults/scorecard.json
 	./setup.sh && .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,fuzz]'
 	.venv/bin/minilm-retriever fetch && .venv/bin/python -m tests.faults.campaign
+
+bench-gpu: ## training, encoding and queries on one GPU beside what it could do: 6 minutes, no network
+	.venv/bin/python benchmarks/bench_gpu.py
 
 bench:    ## beside sentence-transformers, onnxruntime, fastembed, faiss and trec_eval; DATA=path and COLUMNS="a b" add other pairs
 	./setup.sh && .venv/bin/minilm-retriever fetch && .venv/bin/python benchmarks/bench.py $(if $(DATA),--data $(DATA)) $(if $(COLUMNS),--columns $(COLUMNS))

@@ -33,12 +33,12 @@ import torch  # noqa: E402
 
 from minilm_retriever import Encoder, UserError  # noqa: E402
 from minilm_retriever.__main__ import main as command  # noqa: E402
-from minilm_retriever.data.readers import read_rows  # noqa: E402
 from minilm_retriever.data.texts import input_files  # noqa: E402
 from minilm_retriever.distributed import Ranks  # noqa: E402
 from minilm_retriever.encoding.config import EncodeConfig  # noqa: E402
 from minilm_retriever.encoding.encode_files import EncodingJob, encode_shards  # noqa: E402
 from minilm_retriever.encoding.resumable_output import UnfinishedRun  # noqa: E402
+from minilm_retriever.formats.readers import read_rows  # noqa: E402
 from minilm_retriever.pretrained.config import BASE_FOLDER  # noqa: E402
 from minilm_retriever.vectors import shards  # noqa: E402
 from minilm_retriever.vectors.quantization import calibrate, quantize, to_float  # noqa: E402

@@ -1,14 +1,16 @@
 """What `serve` answers a second, and what it survives.
 
 python benchmarks/serving.py load   [--seconds 60] [--clients 32] [--infinity BIN/infinity_emb]
-python benchmarks/serving.py memory [--requests 100000]
+python benchmarks/serving.py memory [--requests 200000] [--model DIR]
 python benchmarks/serving.py fuzz   [--requests 10000]
 python benchmarks/serving.py faults [--connections 10000]
 
 load: each client sends a distinct text of 8 words and waits for its vector, over and over; beside
-it the same texts through Encoder.encode, before and after, through a server that encodes one text
-at a time, and through infinity. Besides rates, the processor's time for a text, which other work on
-the machine changes less. The load itself takes part of the two cores, too."""
+it the same texts through Encoder.encode, a server that encodes one text at a time, and infinity.
+The processor's time for a text is less changed by other work; the load takes part of it, too.
+
+memory: over distinct texts it grows to a level, that of the kept vectors (--cache) and of oneDNN's
+kernels for each number of tokens (it keeps ONEDNN_PRIMITIVE_CACHE_CAPACITY, 1,024)."""
 
 from __future__ import annotations
 
@@ -82,8 +84,9 @@ def server(command: list[str]) -> Iterator[int]:
             process.terminate()
 
 
-def ours(*flags: str) -> list[str]:
-    return [sys.executable, "-m", "minilm_retriever", "serve", "--port", str(PORT), *flags]
+def ours(model: str = BASE) -> list[str]:
+    command = [sys.executable, "-m", "minilm_retriever", "serve", "--port", str(PORT)]
+    return [*command, "--model", model]
 
 
 async def get(path: str) -> bytes:
@@ -199,8 +202,9 @@ async def many(requests: int, clients: int, pid: int) -> None:
                 assert (await post(streams, "/v1/embeddings", body))[0] == 200
 
         if tenth < 10:
-            await asyncio.gather(*(client(requests // 10 // clients) for _ in range(clients)))
-            done += requests // 10 // clients * clients
+            each = requests // 10 // clients
+            await asyncio.gather(*(client(each) for _ in range(clients)))
+            done += each * clients
 
 
 async def fuzz(requests: int) -> Counter[int]:
@@ -275,15 +279,16 @@ def main() -> None:
     parser.add_argument("what", choices=["load", "memory", "fuzz", "faults"])
     for name, default in (("seconds", 60), ("clients", 32), ("requests", 0), ("connections", 9999)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--model", default=BASE, help="of all but load")
     parser.add_argument("--infinity", help="infinity_emb of an environment that has it")
     args = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if args.what == "load":
         return load(args)
-    with server(ours()) as pid:
+    with server(ours(args.model)) as pid:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # after the server has begun
         if args.what == "memory":
-            asyncio.run(many(args.requests or 100_000, args.clients, pid))
+            asyncio.run(many(args.requests or 200_000, args.clients, pid))
         elif args.what == "fuzz":
             print(dict(asyncio.run(fuzz(args.requests or 10_000))))
         else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from argparse import SUPPRESS
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ from minilm_retriever import __version__
 from minilm_retriever.completion import CompletionConfig, completion
 from minilm_retriever.curation.config import InspectConfig, MineConfig, ParaphrasesConfig
 from minilm_retriever.encoding.config import EncodeConfig
-from minilm_retriever.errors import check_posix, require, run_command
+from minilm_retriever.errors import UserError, check_posix, require, run_command
 from minilm_retriever.evaluation.config import CompareConfig, EvaluateConfig
 from minilm_retriever.exporting.config import ExportConfig
-from minilm_retriever.flags import add_flags, from_flags
+from minilm_retriever.flags import NOTHING, Parser, add_flags, from_flags
 from minilm_retriever.keywords import read_settings
-from minilm_retriever.pretrained.config import FetchConfig, MixConfig, with_revision
+from minilm_retriever.pretrained.config import FetchConfig, MixConfig
 from minilm_retriever.progress import escape, fill_closed_streams, json_text, print_result, say
 from minilm_retriever.search.config import IndexConfig, SearchConfig
 from minilm_retriever.serving.config import ServeConfig
@@ -59,23 +59,18 @@ def encode(config: EncodeConfig) -> None:
 
 
 def inspect(config: InspectConfig) -> None:
-    from minilm_retriever.curation.inspect import as_text, inspect
-    from minilm_retriever.pretrained.model_folder import load_pretrained
+    from minilm_retriever.curation.inspect import inspect_pairs
 
-    bad_rows = config.bad_rows()
-    bad_rows.check(False, [config.pairs])
-    source = config.pair_source(config.pairs, config.columns)
-    tokenizer = load_pretrained(with_revision(config.model, config.revision)).tokenizer
-    with bad_rows.open() as on_bad:
-        result = inspect(source, tokenizer, config.batch_size, on_bad)
-    say(source.note)
-    print_result(json_text(result.as_json()) if config.json else as_text(result))
+    inspection = inspect_pairs(config)
+    print_result(json_text(inspection.as_json()) if config.json else repr(inspection))
 
 
 def mine(config: MineConfig) -> None:
     from minilm_retriever.curation.hard_negatives import mine
 
-    say(mine(config))
+    if not config.out:
+        raise UserError("--out is missing: the file to write")
+    say(repr(mine(config)))
 
 
 def paraphrases(config: ParaphrasesConfig) -> None:
@@ -161,11 +156,9 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
 }
 
 
-def parser(given: Container[str] = frozenset()) -> argparse.ArgumentParser:
+def parser(given: Mapping[str, Any] = NOTHING) -> argparse.ArgumentParser:
     """All commands and their flags; given: the fields that --config sets."""
-    top = argparse.ArgumentParser(
-        prog="minilm-retriever", description="Fine-tune, encode, retrieve."
-    )
+    top = Parser(prog="minilm-retriever", description="Fine-tune, encode, retrieve.")
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (config, _) in COMMANDS.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import types
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import Field, field, fields
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -12,6 +12,7 @@ from minilm_retriever.errors import UserError
 
 Config = TypeVar("Config")
 MAX_NUMBER = 1 << 63
+NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 
 
 def flag(
@@ -44,12 +45,26 @@ def flag_name(item: Field[Any]) -> str:
     return item.metadata["name"] or dashes + item.name.replace("_", "-")
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse's, where --flag=-- is a flag of the value "--" (Python 3.11 takes it for none), and
+    what may be left out may have choices."""
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        if not arg_strings and action.nargs == argparse.OPTIONAL and not action.option_strings:
+            return action.default
+        if not action.option_strings or arg_strings != ["--"]:
+            return super()._get_values(action, arg_strings)
+        value = self._get_value(action, "--")
+        self._check_value(action, value)
+        return value if action.nargs in (None, argparse.OPTIONAL) else [value]
+
+
 def add_flags(
-    parser: argparse.ArgumentParser, config: type, given: Container[str] = frozenset()
+    parser: argparse.ArgumentParser, config: type, given: Mapping[str, Any] = NOTHING
 ) -> None:
     """Add the flags of a dataclass to a parser, which leaves out those that are not given.
 
-    given: names of fields that have a value from elsewhere, so that no flag is required."""
+    given: fields that have a value from elsewhere, so that no flag of theirs is required."""
     hints = get_type_hints(config)
     group: argparse._ActionsContainer = parser
     own = config.__annotations__
@@ -62,12 +77,14 @@ def add_flags(
             settings["dest"] = item.name
         else:
             settings["metavar"], name = name, item.name
+        default = argparse.SUPPRESS
         if item.name in given:
             settings.pop("required", None)
             if "dest" not in settings:
+                default = given[item.name]
                 settings["nargs"] = {None: "?", "+": "*"}.get(*[settings.get("nargs")] * 2)
         names = filter(None, (name, item.metadata["also"]))
-        group.add_argument(*names, default=argparse.SUPPRESS, help=help_text(item), **settings)
+        group.add_argument(*names, default=default, help=help_text(item), **settings)
 
 
 def help_text(item: Field[Any]) -> str:

@@ -12,12 +12,14 @@ from dataclasses import Field, fields
 from difflib import get_close_matches
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from minilm_retriever.errors import UserError, named_errors
-from minilm_retriever.flags import flag_name
+from minilm_retriever.flags import flag_name, from_flags
 from minilm_retriever.progress import escape
 
+OUTPUTS = ("out", "overwrite", "dry_run", "skip_bad")
+Config = TypeVar("Config")
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -34,11 +36,17 @@ def check_settings(config: type, settings: Mapping[str, Any], where: str = "") -
         name = by_flag.get(field_name(given), field_name(given))
         if name not in items:
             near = get_close_matches(name, items, 1, 0.5)
-            command = config.__name__.removesuffix("Config").lower()
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(items)}"
-            raise UserError(f"{where}{escape(given)} is no setting of {command}: {hint}")
+            raise UserError(f"{where}{escape(given)} is no setting of {command_of(config)}: {hint}")
         checked[name] = typed(value, hints[name], f"{where}{name}", items[name])
     return checked
+
+
+def configure(
+    config: type[Config], names: Mapping[str, Any], settings: Mapping[str, Any]
+) -> Config:
+    """The flags of a command, from the arguments that have names of their own and the others."""
+    return from_flags(config, check_settings(config, {**settings, **names}))
 
 
 def field_name(flag: str) -> str:
@@ -84,6 +92,17 @@ def read_settings(path: str, config: type) -> dict[str, Any]:
     with named_errors(path):
         settings = tomllib.loads(data.decode("utf-8-sig"))
     return check_settings(config, settings, f"{path}: ")
+
+
+def run_file(config: Any) -> str:
+    """What ran, for `--config`; all but where it went."""
+    settings = {name: value for name, value in vars(config).items() if name not in OUTPUTS}
+    command = command_of(type(config))
+    return f"# minilm-retriever {command} --config run.toml --out NEW\n{toml_text(settings)}"
+
+
+def command_of(config: type) -> str:
+    return config.__name__.removesuffix("Config").lower()
 
 
 def toml_text(settings: Mapping[str, Any]) -> str:

@@ -1,5 +1,5 @@
-"""Messages and progress on stderr (a tqdm bar on a terminal, else a line every 30 seconds), and
-results on stdout.
+"""Messages and progress on stderr (a tqdm bar on a terminal or in a notebook, else a line every 30
+seconds), and results on stdout.
 
 A stderr that is full, closed or unread decides nothing; a stdout that is ends the command."""
 
@@ -98,6 +98,12 @@ def fill_closed_streams() -> None:
         os.close(high)
 
 
+def in_notebook() -> bool:
+    """Whether a Jupyter kernel, or what speaks for one, runs this."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
+
+
 class Progress:
     """How far a job is: `with Progress("encoding", total, "texts") as progress: progress.at(done)`.
 
@@ -108,8 +114,9 @@ class Progress:
         self.job, self.total, self.unit, self.start = job, total, unit, start
         self.start_time = self.line_time = time.monotonic()
         self.bar = None
-        if sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty():
-            from tqdm import tqdm  # here: importing it takes time that --help should not
+        is_open = sys.stderr is not None and not sys.stderr.closed
+        if in_notebook() or (is_open and sys.stderr.isatty()):
+            from tqdm.auto import tqdm  # here: importing it takes time that --help should not
 
             with unheard:
                 self.bar = tqdm(

@@ -58,7 +58,7 @@ def test_every_test_and_row_that_reliability_names_exists():
     from tests.faults.campaign import ROWS
 
     text = (ROOT / "docs/reliability.md").read_text("utf-8")
-    named = re.findall(r"`(tests/test_\w+\.py)((?:::\w+)+)`", text)
+    named = re.findall(r"`(tests/(?:\w+/)?test_\w+\.py)((?:::\w+)+)`", text)
     assert len(named) > 20
     for file, path in named:
         node: ast.AST = ast.parse((ROOT / file).read_text("utf-8"))
@@ -71,7 +71,7 @@ def test_every_test_and_row_that_reliability_names_exists():
 
 
 def test_the_table_of_the_campaign_is_the_scorecards():
-    from tests.faults.campaign import SCORECARD, table
+    from tests.faults.scorecard import SCORECARD, table
 
     assert table(json.loads(SCORECARD.read_bytes())["rows"]) in (
         ROOT / "docs/reliability.md"

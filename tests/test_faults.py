@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.faults.campaign import EXHAUSTIVE, FAMILIES, ROWS, SCORECARD, failures, mutated
-from tests.faults.row import Scene, Skipped, Tally
+from tests.faults.campaign import EXHAUSTIVE, FAMILIES, ROWS, failures, mutated
+from tests.faults.row import Row, Scene, Skipped, Tally, judge, outcomes
+from tests.faults.scorecard import SCORECARD
 
-# The fuzz targets start an interpreter each; tests/test_data.py has their properties, with
+# The fuzz targets start an interpreter each; tests/test_rows.py has their properties, with
 # hypothesis.
 SAMPLED = [name for name in ROWS if ROWS[name].sample]
 # Slow ones are left to the campaign: real processes, killed a dozen times.
@@ -44,7 +45,7 @@ def place() -> Iterator[Path]:
 def test_nothing_is_silent(place, name):
     row, tally = ROWS[name], Tally()
     try:
-        for outcome in row.inject(Scene(place), row.sample):
+        for outcome in outcomes(row, Scene(place), row.sample):
             tally.add(outcome)
     except Skipped as reason:
         pytest.skip(str(reason))
@@ -54,7 +55,10 @@ def test_nothing_is_silent(place, name):
 
 @pytest.mark.parametrize(("name", "mutation"), MUTATIONS)
 def test_a_check_that_is_switched_off_shows(place, name, mutation):
-    found = mutated(ROWS[name], mutation, place / "mutated", seed=0)
+    try:
+        found = mutated(ROWS[name], mutation, place / "mutated", seed=0)
+    except Skipped as reason:
+        pytest.skip(str(reason))
     assert found["caught"] > 0, found
 
 
@@ -79,6 +83,16 @@ def test_a_row_that_is_silent_skipped_short_or_not_noticed_fails():
         "was not noticed"
         in failures("row", {**good, "mutations": {"m": {"injected": 3, "caught": 0}}})[0]
     )
+
+
+def test_a_row_that_leaves_something_in_the_working_directory_fails(tmp_path):
+    def inject(scene, count):
+        Path("left").touch()
+        yield judge(True, "survived", "")
+
+    row = Row("r", "a fault", "a promise", 1, inject, {}, sample=1, mutated=1)
+    kinds = [outcome.kind for outcome in outcomes(row, Scene(tmp_path), 1)]
+    assert kinds == ["survived", "silent"] and not Path("left").exists()
 
 
 def test_the_scorecard_is_of_the_whole_campaign_and_nothing_in_it_is_silent():

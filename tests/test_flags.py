@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import argparse
 import io
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, fields
+from types import SimpleNamespace
+from typing import get_args, get_type_hints
 
 import pytest
 
+from minilm_retriever.__main__ import COMMANDS
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.errors import UserError, require, run_command
-from minilm_retriever.flags import add_flags, check_bounds, flag, flag_values, from_flags
-from minilm_retriever.progress import Progress, say
+from minilm_retriever.flags import (
+    Parser,
+    add_flags,
+    check_bounds,
+    flag,
+    flag_name,
+    flag_values,
+    from_flags,
+)
+from minilm_retriever.progress import Progress, in_notebook, say
 from minilm_retriever.training.config import TrainConfig, with_example, with_recipe
 
 
@@ -48,6 +60,27 @@ def test_every_kind_of_flag():
     assert given == Config(
         ("a", "b"), 2, "f", (1, 2), ("x", "y"), 0.1, json=True, texts=False, model_name="base"
     )
+
+
+def test_two_dashes_are_the_value_of_any_flag_or_refused():
+    for command, (config, _) in COMMANDS.items():
+        hints = get_type_hints(config)
+        for item in fields(config):
+            name = flag_name(item)
+            if not name.startswith("--"):
+                continue
+            one = Parser()
+            add_flags(one, config)
+            for action in one._actions:
+                action.required = False
+            is_text = str in {hints[item.name], *get_args(hints[item.name])}
+            try:
+                given = vars(one.parse_args([f"{name}=--"]))[item.name]
+            except SystemExit as refused:
+                two = item.metadata["settings"].get("nargs") == 2
+                assert refused.code == 2 and (two or not is_text), (command, name)
+            else:
+                assert given in ("--", ["--"]) and is_text, (command, name)
 
 
 def test_help_has_headings_and_defaults():
@@ -113,6 +146,20 @@ def test_a_recipe_fills_in_what_is_not_given(capsys):
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+def test_a_notebook_has_a_bar_though_its_stderr_is_no_terminal(monkeypatch):
+    from tqdm.auto import tqdm
+
+    shell = SimpleNamespace(kernel=object())
+    for module, expected in [(SimpleNamespace(get_ipython=lambda: shell), True), (None, False)]:
+        monkeypatch.setitem(sys.modules, "IPython", module)
+        with Progress("job", 4, "rows") as progress:
+            progress.at(2, loss="0.5")
+            assert isinstance(progress.bar, tqdm) == expected
+    del shell.kernel  # IPython on a terminal
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    assert not in_notebook()
 
 
 def test_a_line_said_stands_above_the_bar(monkeypatch):

@@ -25,8 +25,8 @@ from minilm_retriever.reports.run_record import SharePoint
 from minilm_retriever.training.config import TrainConfig
 from minilm_retriever.training.run import train
 from minilm_retriever.training.share import bisect, choose_share
-from tests.test_training import log_rows, write_pairs
 from tests.tiny import make_tiny_bert
+from tests.training.runs import log_rows, write_pairs
 
 # --- the measure ----------------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ import pytest
 
 from minilm_retriever.__main__ import main
 from minilm_retriever.curation.duplicates import loss_floor
-from minilm_retriever.curation.inspect import Sample, advice, as_text, inspect
+from minilm_retriever.curation.inspect import Sample, inspect
+from minilm_retriever.curation.inspection import advice, as_text
 from minilm_retriever.data.pair_source import PairSource
 from minilm_retriever.errors import UserError
 

@@ -135,5 +135,11 @@ def test_a_model_says_what_ran_and_that_runs_again(pairs_file, tiny_folder, tmp_
     assert main(["train", "--config", str(file), "--out", str(tmp_path / "b")]) == 0
     first, second = ((tmp_path / n / "model.safetensors").read_bytes() for n in "ab")
     assert first == second
+    ends = ["mix", str(tiny_folder), str(tmp_path / "a")]
+    assert main([*ends, "--share", "0.5", "--out", str(tmp_path / "c")]) == 0
+    file = tmp_path / "c/run.toml"
+    assert main(["mix", "--config", str(file), "--out", str(tmp_path / "d")]) == 0
+    mixed = [(tmp_path / name / "model.safetensors").read_bytes() for name in "cd"]
+    assert mixed[0] == mixed[1] != first
     runs = [json.loads((tmp_path / n / "training.json").read_bytes()) for n in "ab"]
     assert runs[0] == runs[1] and len(ROWS) == 24

@@ -183,7 +183,9 @@ def test_int8_is_refused_where_onednn_may_not_use_its_instructions():
 
 
 def test_another_word_for_a_precision_is_refused(fresh):
-    with pytest.raises(UserError, match="precision is 'float16'; it can be fp32, bf16, int8"):
+    with pytest.raises(
+        UserError, match="precision is 'float16'; it can be fp32, tf32, fp16, bf16, int8"
+    ):
         fresh.precision = "float16"
 
 

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minilm_retriever.data import pairs, rows, texts
+from minilm_retriever.data import pairs, texts
 from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.encoder.encode_texts import length_batches
 from minilm_retriever.errors import UserError
+from minilm_retriever.formats import rows
 from minilm_retriever.storage import atomic_folders, manifest
 from minilm_retriever.training.batches import BatchSampler
 

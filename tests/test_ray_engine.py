@@ -14,7 +14,7 @@ from minilm_retriever.encoding import ray_engine
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.encoding.encode_files import encode_files
 from minilm_retriever.errors import UserError
-from tests.test_encode_files import contents, write_rows
+from tests.encoding.files import contents, write_rows
 from tests.texts import varied_texts
 
 ray = pytest.importorskip("ray")

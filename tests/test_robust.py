@@ -24,7 +24,7 @@ from minilm_retriever.training.dataset import BatchRows
 from minilm_retriever.training.run import train
 from minilm_retriever.training.stay_near import StayNear
 from minilm_retriever.training.validation import Validation
-from tests.test_training import log_rows, write_pairs
+from tests.training.runs import log_rows, write_pairs
 from tests.variations import edit, modules
 
 # --- the recipe -----------------------------------------------------------------------------------

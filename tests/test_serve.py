@@ -124,10 +124,23 @@ def test_models_health_metrics_and_description(served):
     )
     described = served.get("/openapi.json").json
     assert set(described["paths"]) == {route.path for route in served.api.routes()}
-    api = served.api
-    schemas = described["components"]["schemas"]
-    assert set(schemas["EmbeddingRequest"]["properties"]) == set(api.embedding_fields)
-    assert set(schemas["SearchRequest"]["properties"]) == set(api.search_fields)
+    fields = described["components"]["schemas"]["EmbeddingRequest"]["properties"]
+    assert fields["model"]["enum"] == ["tiny-bert"] and fields["dimensions"]["maximum"] == 32
+
+
+@pytest.mark.parametrize("path, schema", [(EMBED, "EmbeddingRequest"), (SEARCH, "SearchRequest")])
+def test_a_field_is_as_it_is_described(served, path, schema):
+    described = served.get("/openapi.json").json["components"]["schemas"][schema]
+    required = dict.fromkeys(described["required"], "bread")
+    assert served.post(path, required).status == 200
+    for name, field in described["properties"].items():
+        right = [*field.get("enum", []), field.get("minimum"), field.get("maximum")]
+        for value in filter(None, right):
+            assert served.post(path, {**required, name: value}).status == 200, (name, value)
+        wrong = [{}, 0.5, False, field.get("minimum", 1) - 1, field.get("maximum", 0) + 1]
+        for value in [*wrong, *(["other"] if "enum" in field else [])]:
+            answer = served.post(path, {**required, name: value})
+            assert answer.status in (404, 422) and answer.message.startswith(f"{name}: ")
 
 
 def test_metrics_do_not_grow_with_paths_that_are_made_up(served):

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -118,6 +119,15 @@ def test_kept_vectors_are_bounded(tiny_folder):
         assert list(batcher.cache)[-1] == "text 4" and len(batcher.cache) == 5
 
 
+def test_an_answer_is_sent_at_once(served):
+    with open_socket(served, b"") as client:
+        own = client.getsockname()
+        wait_for(lambda: own in [c.client for c in served.uvicorn.server_state.connections])
+        for connection in served.uvicorn.server_state.connections:
+            sock = connection.transport.get_extra_info("socket")
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 # --- what it survives -----------------------------------------------------------------------------
 
 
@@ -153,6 +163,40 @@ def test_a_client_that_hangs_is_let_go(tiny_folder, monkeypatch, kind):
             assert b"HTTP/1.1 408" in received
         wait_for(lambda: not one.uvicorn.server_state.connections)
         assert one.embed("bread").status == 200
+
+
+def test_a_client_that_reads_slowly_has_its_whole_answer_and_one_that_does_not_is_let_go(
+    tiny_folder, monkeypatch
+):
+    monkeypatch.setattr(connections, "SILENT_SECONDS", 0.2)
+    body = json.dumps({"input": [f"bread {n % 9}" for n in range(2000)]}).encode()
+    head = f"POST {EMBED} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    request = head.encode() + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    with running(model=(str(tiny_folder),)) as one:
+        open_connections = one.uvicorn.server_state.connections
+        with slow_socket(one, request) as slow:
+            received = b""
+            while data := slow.recv(1 << 15):
+                received += data
+                time.sleep(0.02)
+            assert len(json.loads(received.partition(b"\r\n\r\n")[2])["data"]) == 2000
+        wait_for(lambda: not open_connections)
+        with slow_socket(one, request):
+            wait_for(lambda: any(c.transport.get_write_buffer_size() for c in open_connections))
+            wait_for(lambda: not open_connections)
+
+
+def slow_socket(one, data):
+    """A connection with small buffers, so that the server can't send much ahead."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 15)
+    client.connect(("127.0.0.1", one.port))
+    wait_for(lambda: one.uvicorn.server_state.connections)
+    for connection in one.uvicorn.server_state.connections:
+        server_end = connection.transport.get_extra_info("socket")
+        server_end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)
+    client.sendall(data)
+    return client
 
 
 @pytest.mark.parametrize("kind", HALVES)
@@ -195,7 +239,7 @@ def test_random_bodies_are_answered_with_2xx_or_4xx(served):
     names = ["input", "model", "encoding_format", "dimensions", "input_type", "user", "query",
              "index", "k", "", "\ud800", "x" * 99]  # fmt: skip
     connection = served.connect()
-    for _ in range(600):
+    for _ in range(3000):
         body = json.dumps({rng.choice(names): rng.choice(values) for _ in range(rng.randrange(4))})
         data = bytearray(body.encode())
         for _ in range(rng.choice([0, 0, 1, 5])):

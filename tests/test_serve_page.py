@@ -87,7 +87,7 @@ def browser():
     if CHROMIUM is None:
         pytest.skip("needs Chromium: apt install chromium")
     with driver.sync_playwright() as playwright:
-        flags = ["--no-sandbox"] if os.geteuid() == 0 else []
+        flags = ["--disable-gpu", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
         one = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield one
         one.close()
@@ -193,9 +193,9 @@ def test_a_thousand_hostile_texts_are_shown_as_text(visit, models, tmp_path):
     texts = [" ".join(rng.choices(HOSTILE, k=rng.randint(1, 4))) + f" {n}" for n in range(1000)]
     folder = make_vectors(tmp_path / "hostile", models[0], texts, [f"<b>{t[:40]}" for t in texts])
     with running(model=(models[0],), folders=(folder,)) as hostile:
-        seen = []
+        seen, page = [], visit("/", hostile)
         for number in range(1, 11):
-            page = visit(f"/?q=<script>hacked%3D1</script>&n=100&page={number}", hostile)
+            page.goto(f"/?q=<script>hacked%3D1</script>&n=100&page={number}")
             seen += page.locator(".hit > p").all_text_contents()
             assert page.locator(".hit").count() == 100
             assert page.evaluate("window.hacked") is None

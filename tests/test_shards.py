@@ -1,5 +1,5 @@
 """Which rows make a shard, and its files. What a whole run makes of them stands in
-test_encode_files.py."""
+tests/encoding."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -77,6 +78,15 @@ def test_it_gives_them_in_another_thread_too(tune):
     assert np.array_equal(results[0].encoder.encode("a cook"), tune().encoder.encode("a cook"))
 
 
+def test_two_threads_and_a_callback_that_trains_take_turns(tune):
+    expected = tune().encoder.encode("a cook")
+    with ThreadPoolExecutor(2) as pool:
+        for tuned in pool.map(lambda _: tune(), range(2)):
+            assert np.array_equal(tuned.encoder.encode("a cook"), expected)
+    nested = tune(callback=lambda event: event.step == 1 and tune(epochs=1) and False)
+    assert np.array_equal(nested.encoder.encode("a cook"), expected)
+
+
 def test_a_recipe_is_the_flags(tune, tiny_folder, pairs_file, tmp_path):
     flags = ("--recipe", "robust", "--epochs", "1", "--mix", "0.5", "--max-steps", "3")
     assert command(pairs_file, tiny_folder, tmp_path / "out", *flags) == 0
@@ -96,7 +106,7 @@ def test_what_comes_back(tune, tmp_path):
     again = Encoder(tmp_path / "mine", device="cpu")
     assert np.array_equal(again.encode("a cook"), tuned.encoder.encode("a cook"))
     assert "6 steps" in repr(tuned) and "mrr@10: " in repr(tuned) and "mine" in repr(tuned)
-    assert "<td>mrr@10</td>" in tuned._repr_html_()
+    assert "<td>mrr@10</td>" in tuned._repr_html_() and "<polyline" in tuned._repr_html_()
     with pytest.raises(UserError, match="exists"):
         tuned.save(tmp_path / "mine")
 
@@ -121,7 +131,7 @@ def test_a_callback_learns_of_steps_and_evaluations(tune):
 
 @pytest.mark.parametrize("held_out", [None, HELD_OUT])
 def test_a_callback_that_returns_true_ends_the_run(held_out, tune):
-    tuned = tune(eval=held_out, callback=lambda event: event.step == 2)
+    tuned = tune(eval=held_out, callback=lambda event: np.bool_(event.step == 2))
     assert tuned.finished.record.steps == 2
     assert "stopped early, after 2 of 6 steps" in " ".join(tuned.finished.record.notes)
     assert bool(tuned.evaluation) == bool(held_out)

@@ -13,5 +13,5 @@ class Local(BaseEmbedding):
 
 encoder = Encoder("checkpoints/all-MiniLM-L6-v2")
 texts = [Document(text=text) for text in ("He bakes bread.", "He makes violins.")]
-index = VectorStoreIndex(texts, embed_model=Local())
-print(index.as_retriever(similarity_top_k=1).retrieve("luthier")[0].text)  # He makes violins.
+index = VectorStoreIndex(texts, embed_model=Local()).as_retriever(similarity_top_k=1)
+print(index.retrieve("luthier")[0].get_content())  # He makes violins.

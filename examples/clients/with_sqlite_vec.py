@@ -1,4 +1,4 @@
-"""sqlite-vec: distances inside SQLite."""
+"""sqlite-vec: distances inside SQLite (of a Python whose sqlite3 loads extensions)."""
 
 import sqlite3
 

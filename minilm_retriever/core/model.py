@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from minilm_retriever.kernels.fixed_layout import FixedLayout
 from minilm_retriever.kernels.ops import Dropout, activate, attention, linear
 from minilm_retriever.kernels.packed_layers import PackedLayers
 from minilm_retriever.kernels.unpadding import Layout, make_layout
@@ -159,15 +160,19 @@ class Bert(nn.Module):
         on_cpu = input_ids.device.type == "cpu"
         cpu_slack = TRAINING_SLACK if self.training else INFERENCE_SLACK
         layout = make_layout(attention_mask, cpu_slack if on_cpu else GPU_SLACK, on_cpu=on_cpu)
-        x = self.embeddings(layout.unpad(input_ids), layout.positions)  # (S, H)
+        return layout.pad(self.run(layout.unpad(input_ids), layout))
+
+    def run(self, ids: Tensor, layout: Layout | FixedLayout) -> Tensor:
+        """Packed ids (S,) -> token states (S, H)."""
+        x: Tensor = self.embeddings(ids, layout.positions)  # (S, H)
         if (packed := self.packed.ready(x)) is not None:
-            return layout.pad(self.packed.run(packed, x, layout))
+            return self.packed.run(packed, x, layout)
         for layer in self.encoder["layer"].children():
             if self.checkpoint_layers and self.training:
                 x = checkpoint(layer, x, layout, use_reentrant=False)
             else:
                 x = layer(x, layout)
-        return layout.pad(x)
+        return x
 
 
 def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
@@ -222,10 +227,16 @@ class SentenceEncoder(nn.Module):
         normalize: unit rows or not, in place of the model's own setting. prompt_tokens (B,): as
         many leading tokens of a row, [CLS] among them, take part in attention, not in pooling."""
         hidden = self.bert(input_ids, attention_mask)  # (B, T, H)
+        return self.embed(hidden, attention_mask, normalize, prompt_tokens)
+
+    def embed(
+        self, hidden: Tensor, mask: Tensor, normalize: bool | None, prompt_tokens: Tensor | None
+    ) -> Tensor:
+        """`forward` from the token states hidden (B, T, H) on."""
         if prompt_tokens is not None:
-            positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-            attention_mask = attention_mask * (positions >= prompt_tokens[:, None])
-        pooled = self.pool(hidden, attention_mask)
+            positions = torch.arange(hidden.shape[1], device=hidden.device)
+            mask = mask * (positions >= prompt_tokens[:, None])
+        pooled = self.pool(hidden, mask)
         pooled = pooled if self.head is None else self.head(pooled)
         unit = self.normalize if normalize is None else normalize
         return l2_normalize(pooled) if unit else pooled

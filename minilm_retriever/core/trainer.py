@@ -26,7 +26,7 @@ class Hyperparameters:
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     seed: int = 42  # of dropout, where there are several ranks
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from minilm_retriever.data.config import PairFlags, ReadingFlags
-from minilm_retriever.data.names import check_pair_columns
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import check_bounds, flag
+from minilm_retriever.formats.names import check_pair_columns
 from minilm_retriever.pretrained.config import (
     BASE_FOLDER,
     DEVICE_HELP,
@@ -73,8 +73,6 @@ class MineConfig(PairFlags):
 
     def __post_init__(self) -> None:
         check_bounds(self)
-        if not self.out:
-            raise UserError("--out is missing: the file to write")
         check_pair_columns(self.columns)
         low, high = self.min_cosine, self.max_cosine
         if low is not None and high is not None and low > high:

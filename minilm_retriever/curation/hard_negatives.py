@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,14 +25,17 @@ from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.data.pairs import Pairs, collect
 from minilm_retriever.data.texts import read_texts
 from minilm_retriever.data.writer import check_table, write_table
+from minilm_retriever.display import html_table
 from minilm_retriever.encoder.command import open_for_command
 from minilm_retriever.errors import UserError
+from minilm_retriever.in_memory import unwrap
 from minilm_retriever.pretrained.config import with_revision
 from minilm_retriever.pretrained.prompts import retrieval_prompts
 from minilm_retriever.progress import Progress, say
 from minilm_retriever.search.exact import top_k
 from minilm_retriever.types import Float64Array, FloatArray, IntArray
 
+SHOWN_ROWS = 5  # in a notebook
 QUERIES = 4096  # searched at a time: bounds the memory of their neighbours
 
 
@@ -54,10 +59,45 @@ class Negatives(NamedTuple):
         return line
 
 
-def mine(config: MineConfig) -> str:
-    """Write the pairs, their negatives and up to `negatives` new ones; returns a summary line."""
+@dataclass(frozen=True, repr=False)
+class Mined:
+    """Pairs with their new hard negatives: an iterable of dicts, as `train` and data frames take
+    them."""
+
+    pairs: Pairs
+    documents: Sequence[str]
+    negatives: Negatives
+    with_cosines: bool = False
+    out: str = ""  # where it was written
+
+    @property
+    def column_names(self) -> list[str]:
+        return self.table()[0]
+
+    def table(self) -> tuple[list[str], Iterable[Sequence[object]]]:
+        """Columns and rows."""
+        return mined_table(self.pairs, self.documents, self.negatives, self.with_cosines)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __iter__(self) -> Iterator[dict[str, object]]:
+        columns, rows = self.table()
+        return (dict(zip(columns, row, strict=True)) for row in rows)
+
+    def __repr__(self) -> str:
+        return f"{self.out or 'Mined'}: {self.negatives.summary()}"
+
+    def _repr_html_(self) -> str:
+        columns, rows = self.table()
+        return html_table(repr(self), columns, islice(rows, SHOWN_ROWS))
+
+
+def mine(config: MineConfig) -> Mined:
+    """The pairs, their negatives and up to `negatives` new ones, also written to --out."""
     out = Path(config.out)
-    check_table(out, config.overwrite, (config.pairs, config.corpus))
+    if config.out:
+        check_table(out, config.overwrite, (config.pairs, config.corpus))
     bad_rows = config.bad_rows()
     bad_rows.check(config.overwrite, (config.pairs, config.corpus))
     with bad_rows.open() as on_bad:
@@ -67,7 +107,7 @@ def mine(config: MineConfig) -> str:
         pairs = collect(source, on_bad)
     say(pairs.note)
     queries, query_of = deduplicate([text.strip() for text in pairs.texts[0]])
-    more = read_texts(config.corpus, on_choice=say) if config.corpus else ()
+    more = read_texts(unwrap(config.corpus), on_choice=say) if config.corpus else ()
     corpus = [record.text.strip() for record in more]
     documents, place = deduplicate([*map(str.strip, pairs.texts[1]), *filter(None, corpus)])
     own = place[: len(pairs)]
@@ -86,8 +126,10 @@ def mine(config: MineConfig) -> str:
     if not (negatives.rows >= 0).any():
         wider = "widen --ranks, lower --margin, or add documents with --corpus"
         raise UserError(f"{config.pairs}: no document is left that could be a negative: {wider}")
-    write_table(out, *mined_table(pairs, documents, negatives, config.cosines))
-    return f"{out}: {negatives.summary()}"
+    mined = Mined(pairs, documents, negatives, config.cosines, config.out)
+    if config.out:
+        write_table(out, *mined.table())
+    return mined
 
 
 def mined_table(

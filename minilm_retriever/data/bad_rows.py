@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from minilm_retriever.data.rows import BadRow, OnBad
 from minilm_retriever.errors import UserError
+from minilm_retriever.formats.rows import BadRow, OnBad
 from minilm_retriever.storage import atomic_files
 
 

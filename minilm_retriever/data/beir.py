@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from minilm_retriever.data.lines import open_lines
-from minilm_retriever.data.readers import read_rows
-from minilm_retriever.data.reading import Reading
-from minilm_retriever.data.rows import BadRow, Row
 from minilm_retriever.errors import UserError
+from minilm_retriever.formats.lines import open_lines
+from minilm_retriever.formats.readers import read_rows
+from minilm_retriever.formats.reading import Reading
+from minilm_retriever.formats.rows import BadRow, Row
 
 MISSING_SHARE = 0.01  # of the relevant documents
 JSONL = Reading(format="jsonl")

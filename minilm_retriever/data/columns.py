@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
 
-from minilm_retriever.data import names, values
-from minilm_retriever.data.rows import BadRow, Row
 from minilm_retriever.errors import UserError
+from minilm_retriever.formats import names, values
+from minilm_retriever.formats.rows import BadRow, Row
 
 SAMPLE_ROWS, SAMPLE_CELLS = 200, 40_000
 SAMPLE_SIZE = 1 << 18  # characters
@@ -239,8 +239,7 @@ def refuse_judgement(judged: Column, pair: PairColumns, where: str) -> None:
     """UserError: labels or scores say that not every row is a pair that belongs together."""
     held = f"labels ({', '.join(judged.distinct)})"
     is_clear = values.are_verdicts(judged.distinct)
-    positive = [value for value in judged.distinct if is_clear and values.YES.fullmatch(value)]
-    take = f"--positives-where {judged.name}={positive[0] if positive else 'X'}"
+    take = f"--positives-where {judged.name}={values.positive(judged.distinct) or 'X'}"
     is_class = judged.kind == values.WHOLE and bool(re.search("label|class", judged.key))
     if judged.span and not is_class and not is_clear:
         held = f"scores ({judged.span})"

@@ -11,7 +11,7 @@ from minilm_retriever.in_memory import unwrap
 if TYPE_CHECKING:  # --help needs none of these
     from minilm_retriever.data.bad_rows import BadRowFile
     from minilm_retriever.data.pair_source import PairSource
-    from minilm_retriever.data.reading import ReadingOptions
+    from minilm_retriever.formats.reading import ReadingOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class PairFlags(ReadingFlags):
     def pair_source(self, source: str, columns: tuple[str, ...], **options: Any) -> PairSource:
         """The pairs of a file, or of the object that the name stands for."""
         from minilm_retriever.data.pair_source import PairSource
-        from minilm_retriever.data.reading import Reading
+        from minilm_retriever.formats.reading import Reading
 
         return PairSource(
             unwrap(source),

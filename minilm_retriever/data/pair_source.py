@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from minilm_retriever.data import columns as choice
-from minilm_retriever.data import names
 from minilm_retriever.data.beir import BeirFolder, beir_split
 from minilm_retriever.data.columns import Column, PairColumns, columns_of, quoted, sampled
 from minilm_retriever.data.filters import RowFilter
-from minilm_retriever.data.objects import is_object, object_name
-from minilm_retriever.data.readers import RowSource
-from minilm_retriever.data.reading import Reading
-from minilm_retriever.data.rows import BadRow, Row
 from minilm_retriever.data.texts import sources_of
-from minilm_retriever.data.values import LISTS
 from minilm_retriever.errors import UserError
+from minilm_retriever.formats import names
+from minilm_retriever.formats.objects import is_object, object_name
+from minilm_retriever.formats.readers import RowSource
+from minilm_retriever.formats.reading import Reading
+from minilm_retriever.formats.rows import BadRow, Row
+from minilm_retriever.formats.values import LISTS
 
 LIST_NEGATIVES = 7  # of a row's list, as FlagEmbedding and Tevatron take by default
 

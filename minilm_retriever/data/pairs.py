@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Unpack
 
 from minilm_retriever.data.pair_source import PairRow, PairSource
-from minilm_retriever.data.reading import Reading, ReadingOptions
-from minilm_retriever.data.rows import OnBad
 from minilm_retriever.errors import UserError
+from minilm_retriever.formats.reading import Reading, ReadingOptions
+from minilm_retriever.formats.rows import OnBad
 from minilm_retriever.types import StrPath
 
 

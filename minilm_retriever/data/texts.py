@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
 from minilm_retriever.data.columns import columns_of, left_out, quoted, sampled, text_column
-from minilm_retriever.data.lines import STDIN
-from minilm_retriever.data.objects import is_object
-from minilm_retriever.data.readers import RowSource, format_by_name
-from minilm_retriever.data.reading import Reading, ReadingOptions
-from minilm_retriever.data.rows import BadRow, OnBad, Row
 from minilm_retriever.errors import UserError
+from minilm_retriever.formats.lines import STDIN
+from minilm_retriever.formats.objects import is_object
+from minilm_retriever.formats.readers import RowSource, format_by_name
+from minilm_retriever.formats.reading import Reading, ReadingOptions
+from minilm_retriever.formats.rows import BadRow, OnBad, Row
 
 QUERY_IDS = ("id", "_id", "query_id", "qid")
 Template = list[tuple[str, str | None]]  # pieces of text, each with the column that follows it
@@ -57,7 +57,7 @@ def read_texts(
     if template is not None:
         named = _parse_template(template)
     need = [column for _, column in named if column] + ([] if id is None else [id])
-    how, number, said = Reading(**reading), 0, ""
+    how, number, last_reason = Reading(**reading), 0, ""
     for one in sources_of(sources, how):
         source = RowSource(one, how)
         sample, rows = sampled(source.rows(need))
@@ -68,9 +68,9 @@ def read_texts(
                     raise row
                 if choice is None:
                     choice = _choose(source, sample or [row], named, id, queries)
-                    if on_choice and choice.why != said:
+                    if on_choice and choice.why != last_reason:
                         on_choice(f"{source.name}: {choice.why}; {choice.example}")
-                    said = choice.why
+                    last_reason = choice.why
                 row_id = str(number) if choice.id is None else row.id(choice.id)
                 record = Record(row_id, _fill(choice.pieces, row), row.where)
             except BadRow as bad:

@@ -5,14 +5,24 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from minilm_retriever.core.model import SentenceEncoder, l2_normalize
 from minilm_retriever.data.distinct import deduplicate
+from minilm_retriever.encoder.packed_batches import (
+    Readback,
+    ahead,
+    batch_tokens,
+    embed_packed,
+    shorten,
+)
+from minilm_retriever.encoder.query_graphs import query_graphs
+from minilm_retriever.kernels.graphs import gpu_settings
 from minilm_retriever.pretrained.tokenizer import TextTokenizer, TokenizedTexts, check_texts
 from minilm_retriever.types import FloatArray, IntArray
 from minilm_retriever.vectors.checks import check_vectors
@@ -20,6 +30,7 @@ from minilm_retriever.vectors.checks import check_vectors
 # Padded tokens a batch: enough rows for matrix products at full speed; on a CPU no more than what
 # keeps a layer's activations near the caches.
 BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}
+PIECE_TEXTS = 4096  # tokenised at a time while a GPU computes
 
 
 def encode_texts(
@@ -41,9 +52,10 @@ def encode_texts(
     one_thread_after_fork()
     check_texts(texts)  # before deduplication: the index in an error is the caller's
     distinct, inverse = deduplicate(texts)
-    vectors = encode_tokens(
+    vectors, _ = encode_distinct(
         encoder,
-        tokenizer.tokenize(distinct),
+        tokenizer,
+        distinct,
         batch_size=batch_size,
         normalize=normalize,
         prompt_tokens=prompt_tokens,
@@ -91,7 +103,6 @@ def token_states(
     return states
 
 
-@torch.inference_mode()
 def encode_tokens(
     encoder: SentenceEncoder,
     tokens: TokenizedTexts,
@@ -104,44 +115,131 @@ def encode_tokens(
     """Vectors (N, H) float32 of N tokenised texts, in their order; see encode_texts.
 
     progress: called after each batch with how many texts are done and how many tokens they have."""
-    out = np.empty((len(tokens), encoder.kept), dtype=np.float32)
-    device = encoder.bert.embeddings.word_embeddings.weight.device
-    training = encoder.training
-    if training:
-        encoder.eval()
-    batches = length_batches(tokens.lengths, BATCH_TOKENS.get(device.type, 1024), batch_size)[::-1]
-    fitting = math.inf  # padded tokens that are thought to fit in memory
-    texts_done = tokens_done = 0
-    while batches:
-        rows = batches.pop()
-        lengths = tokens.lengths_of(rows)
-        padded = len(rows) * int(lengths.max())
-        if padded > fitting and len(rows) > 1:
-            batches += np.array_split(rows, 2)[::-1]
-            continue
-        try:
-            ids, mask = (part.to(device) for part in tokens.batch(rows))
-            prompted = mask.new_full((len(mask),), prompt_tokens) if prompt_tokens else None
-            vectors = encoder(ids, mask, normalize=normalize, prompt_tokens=prompted)
-            if encoder.kept < encoder.dimension:
-                vectors = vectors[:, : encoder.kept]
-                vectors = l2_normalize(vectors) if normalize else vectors
-            out[rows] = vectors.cpu().numpy()
-        except RuntimeError as problem:
-            if not out_of_memory(problem) or len(rows) == 1:
-                raise
-            if fitting == math.inf:
-                message = f"{len(rows)} texts do not fit in memory: halving (see batch_size)"
-                warnings.warn(message, stacklevel=3)
-            fitting = padded / 2
-            batches.append(rows)
-            continue
-        texts_done, tokens_done = texts_done + len(rows), tokens_done + int(lengths.sum())
-        if progress:
-            progress(texts_done, tokens_done)
-    if training:
-        encoder.train()
-    return out
+    batches = Batches(encoder, batch_size, normalize, prompt_tokens, progress)
+    return batches.encode(len(tokens), [tokens])
+
+
+def encode_distinct(
+    encoder: SentenceEncoder,
+    tokenizer: TextTokenizer,
+    texts: Sequence[str],
+    *,
+    batch_size: int | None = None,
+    normalize: bool | None = None,
+    prompt_tokens: int = 0,
+    progress: Callable[[int, int], Any] | None = None,
+) -> tuple[FloatArray, int]:
+    """encode_tokens of N texts, and how many tokens they have; a GPU computes while the next ones
+    are tokenised."""
+    batches = Batches(encoder, batch_size, normalize, prompt_tokens, progress)
+    if not batches.packs or len(texts) <= PIECE_TEXTS:
+        pieces: Iterable[TokenizedTexts] = [tokenizer.tokenize(texts)]
+    else:
+        starts = range(0, len(texts), PIECE_TEXTS)
+        pieces = ahead(tokenizer.tokenize, (texts[i : i + PIECE_TEXTS] for i in starts))
+    return batches.encode(len(texts), pieces), batches.tokens
+
+
+class Batches:
+    """Encodes tokenised texts batch by batch; of one that does not fit in memory each half."""
+
+    def __init__(
+        self,
+        encoder: SentenceEncoder,
+        batch_size: int | None,
+        normalize: bool | None,
+        prompt_tokens: int,
+        progress: Callable[[int, int], Any] | None,
+    ) -> None:
+        self.encoder, self.batch_size, self.progress = encoder, batch_size, progress
+        self.normalize, self.prompt_tokens = normalize, prompt_tokens
+        self.device = encoder.bert.embeddings.word_embeddings.weight.device
+        self.packs = packs_on(self.device)
+        self.fitting = math.inf  # padded tokens that are thought to fit in memory
+        self.texts = self.tokens = 0  # done
+
+    @torch.inference_mode()
+    def encode(self, count: int, pieces: Iterable[TokenizedTexts]) -> FloatArray:
+        """Vectors (N, H) of N = count texts that come in pieces."""
+        out = np.empty((count, self.encoder.kept), dtype=np.float32)
+        training, first = self.encoder.training, 0
+        if training:
+            self.encoder.eval()
+        readback = Readback(out)
+        with gpu_settings(self.device, self.encoder.bert.packed.precision):
+            for tokens in pieces:
+                if (vector := self.from_graph(tokens)) is not None:
+                    out[first] = vector[0]
+                else:
+                    self.encode_piece(tokens, first, readback)
+                first += len(tokens)
+            readback.finish()
+        if training:
+            self.encoder.train()
+        return out
+
+    def from_graph(self, tokens: TokenizedTexts) -> FloatArray | None:
+        """The vector of a single short text on a GPU."""
+        if len(tokens) != 1 or self.device.type != "cuda":
+            return None
+        graphs = query_graphs(self.encoder)
+        vector = graphs.encode(self.encoder, tokens, self.normalize, self.prompt_tokens)
+        if vector is not None:
+            self.done(tokens.lengths)
+        return vector
+
+    def encode_piece(self, tokens: TokenizedTexts, first: int, readback: Readback) -> None:
+        """Vectors of texts that are the rows from `first` on."""
+        most = BATCH_TOKENS["cpu"]
+        if self.packs:
+            most = batch_tokens(self.encoder, self.device)
+        batches = length_batches(tokens.lengths, most, self.batch_size)[::-1]
+        while batches:
+            rows = batches.pop()
+            lengths = tokens.lengths_of(rows)
+            padded = len(rows) * int(lengths.max())
+            if padded > self.fitting and len(rows) > 1:
+                batches += np.array_split(rows, 2)[::-1]
+                continue
+            try:
+                vectors = self.embed(tokens, rows)
+            except RuntimeError as problem:
+                if not out_of_memory(problem) or len(rows) == 1:
+                    raise
+                self.halve(padded, len(rows))
+                batches.append(rows)
+                continue
+            if self.packs:
+                readback.add(first + rows, vectors)
+            else:
+                readback.out[first + rows] = vectors.cpu().numpy()
+            self.done(lengths)
+
+    def embed(self, tokens: TokenizedTexts, rows: IntArray) -> Tensor:
+        """Vectors (B, H)."""
+        encoder, normalize, prompt_tokens = self.encoder, self.normalize, self.prompt_tokens
+        if self.packs:
+            return embed_packed(encoder, tokens, rows, normalize, prompt_tokens)
+        ids, mask = (part.to(self.device) for part in tokens.batch(rows))
+        prompted = mask.new_full((len(mask),), prompt_tokens) if prompt_tokens else None
+        vectors = encoder(ids, mask, normalize=normalize, prompt_tokens=prompted)
+        return shorten(encoder, vectors, normalize)
+
+    def halve(self, padded: int, texts: int) -> None:
+        if self.fitting == math.inf:
+            message = f"{texts} texts do not fit in memory: halving (see batch_size)"
+            warnings.warn(message, stacklevel=6)
+        self.fitting = padded / 2
+
+    def done(self, lengths: IntArray) -> None:
+        self.texts, self.tokens = self.texts + len(lengths), self.tokens + int(lengths.sum())
+        if self.progress:
+            self.progress(self.texts, self.tokens)
+
+
+def packs_on(device: torch.device) -> bool:
+    """Whether batches go to this device packed, and their vectors come back later."""
+    return device.type == "cuda"
 
 
 def one_thread_after_fork() -> None:

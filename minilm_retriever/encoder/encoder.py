@@ -88,8 +88,9 @@ class Encoder:
 
     @property
     def precision(self) -> Precision:
-        """Numbers that a CPU computes with: "fp32", or "bf16" where its instructions make that
-        faster (else a UserError). It is the model's: all encoders of one model share it."""
+        """Numbers that are computed with: "fp32"; on a GPU "tf32" or "fp16"; on a CPU "bf16" or
+        "int8" where its instructions make that faster (else a UserError). It is the model's: all
+        encoders of one model share it."""
         return cast(Precision, self.model.encoder.bert.packed.precision)
 
     @precision.setter

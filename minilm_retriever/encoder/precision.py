@@ -10,15 +10,23 @@ from minilm_retriever.errors import UserError
 from minilm_retriever.kernels.processor import lacks_instructions
 from minilm_retriever.pretrained.config import Precision
 
+GPU = ("fp32", "tf32", "fp16")
+
 
 def check_precision(precision: str, device: torch.device) -> None:
     """UserError where a model on this device would not be faster in that precision."""
     if precision not in get_args(Precision):
         choices = ", ".join(get_args(Precision))
         raise UserError(f"precision is {precision!r}; it can be {choices}")
-    if precision != "fp32" and device.type != "cpu":
-        raise UserError(f"precision {precision} is for a CPU, not for {device}")
+    if not is_of(precision, device):
+        kind = "GPU" if precision in GPU else "CPU"
+        raise UserError(f"precision {precision} is for a {kind}, not for {device}")
     check_instructions(precision)
+
+
+def is_of(precision: str, device: torch.device) -> bool:
+    """Whether devices of this kind compute in that precision."""
+    return precision in (("fp32", "bf16", "int8") if device.type == "cpu" else GPU)
 
 
 def check_instructions(precision: str) -> None:

@@ -22,7 +22,6 @@ import tokenizers
 import torch
 
 from minilm_retriever import distributed
-from minilm_retriever.data.readers import file_format
 from minilm_retriever.data.texts import input_files
 from minilm_retriever.distributed import Ranks
 from minilm_retriever.encoding.config import EncodeConfig
@@ -31,6 +30,8 @@ from minilm_retriever.encoding.resumable_output import UnfinishedRun
 from minilm_retriever.encoding.shard_encoder import COUNTED, Counts, ShardEncoder
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import flag_values
+from minilm_retriever.formats.readers import file_format
+from minilm_retriever.kernels.graphs import peak_memory
 from minilm_retriever.pretrained.hub import name_beside
 from minilm_retriever.progress import Progress, duration, say
 from minilm_retriever.storage import atomic_files, manifest
@@ -233,6 +234,8 @@ class EncodingJob:
             parts.append(f"{rows - counts['rows']:,} rows were encoded before")
         seconds, rate = time.monotonic() - self.start_time, self.tokens_a_second()
         parts.append(f"{counts['tokens']:,} tokens in {duration(seconds)}, {rate:,.0f} tokens/s")
+        if peak := peak_memory(self.encoder.encoder.device):
+            parts.append(peak)
         return "; ".join(parts)
 
     def estimate(self) -> str:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from minilm_retriever.data.readers import file_format
-from minilm_retriever.data.rows import OnBad
 from minilm_retriever.data.texts import Record, read_texts
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.errors import UserError, require
+from minilm_retriever.formats.readers import file_format
+from minilm_retriever.formats.rows import OnBad
 from minilm_retriever.progress import say
 from minilm_retriever.vectors.shards import Shard, make_shards
 

@@ -13,7 +13,7 @@ import torch
 from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.data.texts import read_texts
 from minilm_retriever.encoder.command import open_for_command
-from minilm_retriever.encoder.encode_texts import encode_tokens
+from minilm_retriever.encoder.encode_texts import encode_distinct
 from minilm_retriever.encoding.config import EncodeConfig
 from minilm_retriever.encoding.resumable_output import UnfinishedRun
 from minilm_retriever.encoding.vector_cache import VectorCache
@@ -104,15 +104,15 @@ class ShardEncoder:
         missing = [row for row in range(len(distinct)) if row not in cached]
         new_texts = [distinct[row] for row in missing]
         model, config = self.encoder.model, self.config
-        tokens = model.tokenizer.tokenize(self.prompt.before(new_texts))
 
         def show(texts_done: int, tokens_done: int) -> None:
             if progress:
                 progress((len(cached) + texts_done) * len(texts) // len(distinct), tokens_done)
 
-        vectors = encode_tokens(
+        vectors, tokens = encode_distinct(
             model.encoder,
-            tokens,
+            model.tokenizer,
+            self.prompt.before(new_texts),
             batch_size=config.batch_size,
             normalize=model.settings.normalize,  # after truncate_dim too
             prompt_tokens=self.prompt.tokens,
@@ -125,5 +125,5 @@ class ShardEncoder:
             vectors[missing], vectors[list(cached)] = new, list(cached.values())
         vectors = quantization.truncate(vectors, config.dimensions, unit=model.settings.normalize)
         counts = Counts(rows=len(texts), distinct=len(distinct), cached=len(cached))
-        counts["tokens"] = int(tokens.offsets[-1])
+        counts["tokens"] = tokens
         return vectors if len(distinct) == len(texts) else vectors[inverse], counts

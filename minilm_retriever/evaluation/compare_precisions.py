@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from minilm_retriever.encoder.command import open_for_command
-from minilm_retriever.encoder.precision import check_precision, default_device
+from minilm_retriever.encoder.precision import check_precision, default_device, is_of
 from minilm_retriever.errors import UserError
 from minilm_retriever.evaluation import bootstrap
 from minilm_retriever.evaluation.bootstrap import Interval
@@ -155,9 +155,10 @@ def compare_precisions(config: CompareConfig) -> PrecisionTable:
 
 
 def chosen_precisions(names: Sequence[str], device: torch.device) -> list[Precision]:
-    """Those of the flag, or fp32 and all that are not slower on this CPU; UserError where one
+    """Those of the flag, or fp32 and all that are not slower on this device; UserError where one
     would be."""
-    names = names or [name for name in get_args(Precision) if not lacks_instructions(name)]
+    pay = [name for name in get_args(Precision) if is_of(name, device)]
+    names = names or [name for name in pay if not lacks_instructions(name)]
     for name in names:
         check_precision(name, device)
     if len(set(names)) < 2 or len(set(names)) < len(names):

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from minilm_retriever.display import html_table
 from minilm_retriever.evaluation.bootstrap import Interval
 from minilm_retriever.progress import escape
 
@@ -37,13 +38,20 @@ class ModelResult:
         return value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ComparisonTable:
     """The results of one model or several, each compared with the one before."""
 
     title: str
     results: Sequence[ModelResult]
     general: tuple[str, Mapping[str, float]] | None = None  # its name; of each model
+
+    def __repr__(self) -> str:
+        return self.as_text()
+
+    def _repr_html_(self) -> str:
+        header, *rows = self._cells()
+        return html_table(self.title, header, rows, self._notes())
 
     def as_json(self) -> dict[str, Any]:
         """The first model's metrics by name; the others, each with its gain, under "others"."""
@@ -55,6 +63,16 @@ class ComparisonTable:
 
     def as_text(self) -> str:
         """A table with 95 % intervals in brackets; of more than two models, the gains' alone."""
+        rows = self._cells()
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [self.title]
+        for row in rows:
+            first, *cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+            lines.append(f"{first}  {'   '.join(cells)}".rstrip())
+        return "\n".join(map(escape, [*lines, *self._notes()]))
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        """The header, and a row for each metric."""
         metrics = self.results[0].metrics
         names = [name for name in SHOWN if name in metrics] or list(metrics)
         columns = [["", *names]]
@@ -65,14 +83,13 @@ class ComparisonTable:
             columns.append([short_name(result.model), *cells])
             if result.gain:
                 columns.append(["gain", *(with_bounds(result.gain[name], "+") for name in names)])
-        widths = [max(map(len, column)) for column in columns]
-        lines = [self.title]
-        for row in zip(*columns, strict=True):
-            first, *cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-            lines.append(f"{first}  {'   '.join(cells)}".rstrip())
+        return list(zip(*columns, strict=True))
+
+    def _notes(self) -> list[str]:
+        """Lines below the table."""
         gain = ", of the gain paired by query" if len(self.results) > 1 else ""
         order = "; each gain is over the model before" if len(self.results) > 2 else ""
-        lines.append(f"(in brackets: 95 % bootstrap intervals{gain}{order})")
+        lines = [f"(in brackets: 95 % bootstrap intervals{gain}{order})"]
         if self.general:
             kept = ", ".join(f"{name} {value:.4f}" for name, value in self.general[1].items())
             lines.append(f"general ability, {self.general[0]}: {kept}")
@@ -81,7 +98,7 @@ class ComparisonTable:
                 models = f"from {short_name(before.model)} to {short_name(result.model)}"
                 lines.append(f"what changed most {models}, in {CHANGED_BY}:")
             lines += [f"  {gain:+.3f}  {' '.join(query.split())}" for gain, query in result.changed]
-        return "\n".join(map(escape, lines))
+        return lines
 
 
 def with_bounds(interval: Interval, sign: str = "") -> str:

@@ -33,6 +33,7 @@ from minilm_retriever.evaluation.config import CompareConfig, EvaluateConfig
 from minilm_retriever.evaluation.metrics import KS, run_metrics
 from minilm_retriever.evaluation.ranking import PORTION_DOCUMENTS, Encode, Run, rank_documents
 from minilm_retriever.evaluation.tasks import RetrievalTask, read_beir, retrieval_from_pairs
+from minilm_retriever.in_memory import unwrap
 from minilm_retriever.pretrained.config import BASE_FOLDER
 from minilm_retriever.pretrained.prompts import pair_prompts, retrieval_prompts
 from minilm_retriever.progress import say
@@ -158,7 +159,9 @@ def task_of_pairs(data: str, pairs: Pairs, corpus: str | None) -> RetrievalTask:
     """The task of a pairs file; the corpus's text column is the pairs' document column."""
     documents = None
     if corpus:
-        documents = [r.text for r in read_texts(corpus, text=pairs.columns[1], on_choice=say)]
+        documents = [
+            r.text for r in read_texts(unwrap(corpus), text=pairs.columns[1], on_choice=say)
+        ]
     return retrieval_from_pairs(pairs.texts[0], pairs.texts[1], documents, Path(data).name)
 
 

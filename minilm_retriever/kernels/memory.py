@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 
+_in_a_library = ContextVar("in a library", default=False)
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+
+
+@contextmanager
+def memory_as_it_is() -> Iterator[None]:
+    """Within it `keep_freed_memory` does nothing: for functions that a person's process calls."""
+    before = _in_a_library.set(True)
+    try:
+        yield
+    finally:
+        _in_a_library.reset(before)
 
 
 def keep_freed_memory(limit_bytes: int) -> None:
@@ -16,7 +29,7 @@ def keep_freed_memory(limit_bytes: int) -> None:
     Each layer frees tens of megabytes that the next one asks for again. glibc by itself keeps 128
     KiB to 64 MiB; what it returns to the system costs a page fault for every 4 KiB, 5 to 8 % of the
     time of a batch. Does nothing where MALLOC_TRIM_THRESHOLD_ is set or without glibc."""
-    if "MALLOC_TRIM_THRESHOLD_" in os.environ:
+    if _in_a_library.get() or "MALLOC_TRIM_THRESHOLD_" in os.environ:
         return
     with suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minilm_retriever.kernels.fixed_layout import FixedLayout
 from minilm_retriever.kernels.processor import mkl_is_slow
 from minilm_retriever.kernels.unpadding import Layout, Rectangle
+from minilm_retriever.kernels.varlen import varlen_attention, varlen_can_run
 
 # The activations of a BERT config: F.gelu's `approximate`, or None for relu.
 ACTIVATIONS: dict[str, str | None] = {
@@ -74,9 +76,15 @@ def activate(x: Tensor, activation: str) -> Tensor:
     return F.relu(x) if approximate is None else F.gelu(x, approximate=approximate)
 
 
-def attention(projected: Tensor, layout: Layout, heads: int, dropout: float = 0.0) -> Tensor:
+def attention(
+    projected: Tensor, layout: Layout | FixedLayout, heads: int, dropout: float = 0.0
+) -> Tensor:
     """Scaled dot-product attention of every token to the tokens of its own row: query, key and
     value side by side (S, 3H) -> (S, H)."""
+    if isinstance(layout, FixedLayout):
+        if varlen_can_run(projected, heads, dropout):
+            return varlen_attention(projected, layout, heads)
+        return group_attention(projected, layout, heads, dropout)
     if len(layout.groups) == 1 and not layout.spare:  # a query: each call counts
         return group_attention(projected, layout.groups[0], heads, dropout)
     counts = [group.tokens for group in layout.groups]
@@ -86,7 +94,9 @@ def attention(projected: Tensor, layout: Layout, heads: int, dropout: float = 0.
     return torch.cat([*outputs, torch.zeros_like(spare[:, : projected.shape[1] // 3])])
 
 
-def group_attention(projected: Tensor, group: Rectangle, heads: int, dropout: float) -> Tensor:
+def group_attention(
+    projected: Tensor, group: Rectangle | FixedLayout, heads: int, dropout: float
+) -> Tensor:
     """The same for the tokens of one group, (n, 3H) -> (n, H)."""
     rows, width = group.rows, group.width
     padded = group.pad(projected).view(rows, width, 3, heads, -1)

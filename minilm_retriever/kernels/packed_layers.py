@@ -1,4 +1,4 @@
-"""The door to packed inference on a CPU: which precision runs, and when weights are packed anew."""
+"""The door to packed inference: which precision runs, and when weights are packed anew."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from minilm_retriever.kernels.float_layers import pack_layer, run_bf16, run_fp32
+from minilm_retriever.kernels.fixed_layout import FixedLayout
+from minilm_retriever.kernels.float_layers import pack_layer, run_bf16, run_fp16, run_fp32
 from minilm_retriever.kernels.int8_layers import pack_int8, run_int8
 from minilm_retriever.kernels.ops import onednn_can_run
 from minilm_retriever.kernels.unpadding import Layout
 
 SAMPLED_NUMBERS = 16  # of each parameter, compared at every call
-RUN: dict[str, Callable[..., Tensor]] = {"fp32": run_fp32, "bf16": run_bf16, "int8": run_int8}
+RUN: dict[str, Callable[..., Tensor]] = {
+    "fp32": run_fp32,
+    "fp16": run_fp16,
+    "bf16": run_bf16,
+    "int8": run_int8,
+}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Packed(NamedTuple):
@@ -48,30 +55,38 @@ class PackedLayers:
         self.heads, self.activation = heads, activation
         self.precision = precision  # of inference; see processor.lacks_instructions
         self.packed: Packed | None = None
+        self.graphs: Any = None  # of short queries on a GPU
         # Looked up by name at each call, to see modules and parameters that were replaced.
         modules = list(layers.modules())
         self.slots = [(m._parameters, name) for m in modules for name in m._parameters]
         self.children = [(m._modules, *item) for m in modules for item in m._modules.items()]
 
     def ready(self, x: Tensor) -> Packed | None:
-        """The packed layers where this is inference on a CPU with oneDNN, of float32 weights.
-        RuntimeError where it is inference in another precision than fp32, but not so."""
+        """The packed layers where this is inference on a CPU with oneDNN, of float32 weights, or
+        on a GPU in fp16. RuntimeError where it is inference in another precision, but not so."""
         if torch.compiler.is_compiling():
             return None
         if self.layers.training or torch.is_grad_enabled():
             self.packed = None
             return None
+        on_gpu = x.is_cuda and self.precision in ("fp32", "tf32", "fp16")
+        if on_gpu and self.precision != "fp16":
+            return None
         parameters: list[Any] = [slot.get(name) for slot, name in self.slots]
         if (
-            not onednn_can_run(x)
+            not (on_gpu or onednn_can_run(x))
+            or (self.precision in ("tf32", "fp16") and not on_gpu)
             or any(modules.get(name) is not child for modules, name, child in self.children)
             or any(p is None or p.is_inference() for p in parameters)  # which counts no writes
         ):
             self.packed = None
             if self.precision != "fp32":
-                needs = "needs oneDNN, a CPU, and the model's own modules with float32 parameters"
+                where = "a GPU" if self.precision in ("tf32", "fp16") else "oneDNN, a CPU"
+                needs = f"needs {where}, and the model's own modules with float32 parameters"
                 raise RuntimeError(f"precision {self.precision} {needs}")
             return None
+        if on_gpu:  # packing takes less of a batch than a look at whether weights have changed
+            return Packed(self.pack("fp16"), "fp16", [], [], torch.empty(0))
         state, precision = [(p.data_ptr(), p._version) for p in parameters], self.precision
         packed = self.packed
         if (
@@ -87,10 +102,9 @@ class PackedLayers:
     def pack(self, precision: str) -> list[Any]:
         if precision == "int8":
             return pack_int8(self.layers, self.embeddings)
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        return [pack_layer(layer, dtype) for layer in self.layers]
+        return [pack_layer(layer, DTYPES[precision]) for layer in self.layers]
 
-    def run(self, packed: Packed, x: Tensor, layout: Layout) -> Tensor:
+    def run(self, packed: Packed, x: Tensor, layout: Layout | FixedLayout) -> Tensor:
         """(S, H) -> (S, H), by what `ready` gave; x may be overwritten."""
         return RUN[packed.precision](packed.layers, x, layout, self.heads, self.activation)
 

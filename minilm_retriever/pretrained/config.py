@@ -8,7 +8,9 @@ from typing import Literal
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import flag
 
-Precision = Literal["fp32", "bf16", "int8"]  # the numbers that a model computes with
+Precision = Literal[
+    "fp32", "tf32", "fp16", "bf16", "int8"
+]  # the numbers that a model computes with
 BASE_FOLDER = "checkpoints/all-MiniLM-L6-v2"
 MODEL_HELP = "a model folder or a hub name (org/name, org/name@revision)"
 REVISION_HELP = "of a hub name: a commit, branch or tag (default: the newest)"
@@ -16,7 +18,7 @@ QUERY_PROMPT_HELP = "text put before each query (default: the model folder's)"
 DOCUMENT_PROMPT_HELP = "text put before each document (default: the model folder's)"
 DEVICE_HELP = "cpu, cuda, ... (default: a GPU where there is one)"
 THREADS_HELP = "CPU threads (default: all; another number changes the last bits)"
-PRECISION_HELP = "fp32; or bf16 or int8 on a CPU whose instructions make it faster"
+PRECISION_HELP = "fp32; on a GPU tf32 or fp16; on a CPU that is faster at it bf16 or int8"
 DRY_RUN_HELP = "print the plan and an estimate, and do nothing else"
 SaveDtype = Literal["float32", "float16", "bfloat16"]  # of a saved model's weights
 SAVE_DTYPE_HELP = "of the saved weights; computed with in float32 all the same"

@@ -232,7 +232,7 @@ def _hub_snapshot(repo: str, revision: str | None, patterns: list[str]) -> Path:
             raise Unavailable(f"accept the terms of {repo} there, then `hf auth login`") from None
         except errors.RepositoryNotFoundError:
             raise Unavailable(f"it has no {repo} (or a private one: `hf auth login`)") from None
-        except Exception as problem:  # noqa: BLE001  (its HTTP library's; which one differs by version)
+        except Exception as problem:  # noqa: BLE001 - its HTTP library's: it differs by version
             raise Unavailable(first_line(problem)) from None
     return Path(snapshot)
 

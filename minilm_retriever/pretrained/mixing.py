@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from minilm_retriever.errors import UserError
+from minilm_retriever.keywords import run_file
 from minilm_retriever.pretrained.config import MixConfig
 from minilm_retriever.pretrained.model_folder import (
     LoadedModel,
@@ -69,4 +70,5 @@ def mix(config: MixConfig) -> str:
     line = f"{names[0]} + {config.share:g} x ({names[1]} - {names[0]})"
     with atomic_folders.staged_folder(Path(config.out), overwrite=config.overwrite) as staging:
         write_model(staging, model, card=f"{plain_card(model)}\nIts weights: `{line}`.\n")
+        atomic_files.write_text(staging / "run.toml", run_file(config))
     return f"wrote {config.out}: {line}"

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from json.encoder import encode_basestring
 from typing import Any
 
@@ -18,8 +19,8 @@ import numpy.typing as npt
 import torch
 from tokenizers import Encoding, Tokenizer
 
-from minilm_retriever.data.rows import lone_surrogate
 from minilm_retriever.errors import UserError, named_errors
+from minilm_retriever.formats.rows import lone_surrogate
 from minilm_retriever.pretrained.tokenizer_parts import check_parts, tokens
 from minilm_retriever.types import IntArray
 
@@ -54,6 +55,12 @@ class TokenizedTexts:
     def lengths_of(self, rows: IntArray) -> IntArray:
         """Tokens of these rows, (B,)."""
         return self.offsets[rows + 1] - self.offsets[rows]
+
+    def packed(self, rows: IntArray) -> tuple[npt.NDArray[np.int32], IntArray]:
+        """The ids (S,) of these rows (B,), row after row, and how many each has (B,)."""
+        lengths = self.lengths_of(rows)
+        first = self.offsets[rows] - (np.cumsum(lengths) - lengths)
+        return self.ids[np.arange(int(lengths.sum())) + np.repeat(first, lengths)], lengths
 
     def batch(self, rows: Sequence[int] | IntArray) -> tuple[torch.Tensor, torch.Tensor]:
         """input_ids and attention_mask (B, T) int64 of these rows, padded on the right with 0."""
@@ -142,7 +149,7 @@ class TextTokenizer:
         for start in range(0, len(texts), CHUNK_TEXTS):
             encodings = self.encode(texts[start : start + CHUNK_TEXTS])
             lengths.append(np.fromiter(map(len, encodings), np.int64, len(encodings)))
-            flat = (i for encoding in encodings for i in encoding)
+            flat = chain.from_iterable(encodings)
             ids.append(np.fromiter(flat, np.int32, int(lengths[-1].sum())))
         return TokenizedTexts(np.concatenate(ids), np.cumsum(np.concatenate(lengths)))
 

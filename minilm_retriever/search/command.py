@@ -5,16 +5,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from minilm_retriever.data.texts import read_texts
+from minilm_retriever.display import html_table
 from minilm_retriever.encoder.command import open_for_command
 from minilm_retriever.encoder.encoder import Encoder
 from minilm_retriever.encoder.precision import split_fingerprint
 from minilm_retriever.errors import UserError
+from minilm_retriever.in_memory import named_model
+from minilm_retriever.kernels.memory import memory_as_it_is
+from minilm_retriever.keywords import configure
 from minilm_retriever.pretrained.config import BASE_FOLDER, with_revision
 from minilm_retriever.pretrained.hub import resolve_beside
 from minilm_retriever.pretrained.prompts import QUERY, find_prompt
@@ -26,6 +31,7 @@ from minilm_retriever.search.trec_run import trec_line
 from minilm_retriever.storage import atomic_files
 from minilm_retriever.storage.schema import check_fields
 from minilm_retriever.storage.schema import text as text_field
+from minilm_retriever.types import StrPath
 
 BATCH = 1024  # queries encoded and searched at a time
 FORMAT_OF_ENDING = {".jsonl": "jsonl", ".trec": "trec", ".run": "trec"}
@@ -56,35 +62,81 @@ def run_index(config: IndexConfig) -> str:
     return line
 
 
+class SearchResults(list[list[Hit]]):
+    """The hits of each query, best first."""
+
+    def __init__(self, queries: Sequence[tuple[str, str]], hits: Iterable[list[Hit]]) -> None:
+        super().__init__(hits)
+        self.queries = queries  # (id, text)
+
+    def __repr__(self) -> str:
+        pairs = zip(self.queries, self, strict=True)
+        return "\n".join(format_hits(*query, hits, "text") for query, hits in pairs).strip("\n")
+
+    def _repr_html_(self) -> str:
+        header = ["", "score", "id", "text"]
+        tables = []
+        for (_, text), hits in zip(self.queries, self, strict=True):
+            rows = ((rank, hit.score, hit.id, hit.text) for rank, hit in enumerate(hits, 1))
+            tables.append(html_table(text, header, rows))
+        return "".join(tables)
+
+
+@memory_as_it_is()
+def search(
+    folder: StrPath,
+    queries: str | Sequence[str],
+    *,
+    k: int = 10,
+    model: StrPath | Encoder | None = None,
+    **settings: Any,
+) -> SearchResults:
+    """The k best documents of each query in a folder of vectors or an index: a list of hits
+    (id, text, score) for each query.
+
+    model: the one that the vectors were encoded with, by default the one that they remember."""
+    texts = [queries] if isinstance(queries, str) else list(queries)
+    if not texts:
+        raise UserError("there are no queries to search for")
+    names = {"folder": os.fspath(folder), "query": texts, "k": k}
+    names |= {} if model is None else {"model": named_model(model)}
+    pairs = list(find_hits(configure(SearchConfig, names, settings)))
+    return SearchResults([query for query, _ in pairs], [hits for _, hits in pairs])
+
+
 def run_search(config: SearchConfig) -> None:
-    """Search for queries from arguments, a file, a pipe or a prompt."""
+    """Search for queries from arguments, a file, a pipe or a prompt, and print what is found."""
     if config.out:
         atomic_files.check_not_input(config.out, (config.file, config.folder, config.rescore))
         if os.path.lexists(config.out) and not config.overwrite:
             raise UserError(
                 f"{config.out}: exists; choose another --out, or replace it with --overwrite"
             )
-    finer = Path(config.rescore) if config.rescore else None
-    index = open_index(Path(config.folder), effort=config.effort, finer=finer)
-    encoder = open_encoder(config, index)
-    prompt = find_prompt(encoder.model, config.query_prompt, task=QUERY).text
     format = config.format or FORMAT_OF_ENDING.get(Path(config.out or "").suffix, "text")
     count = 0
     on_terminal = not config.out and sys.stdout is not None and sys.stdout.isatty()
     with atomic_files.writing(config.out) if config.out else nullcontext() as out:
-        for batch in read_queries(config, len(index)):
-            texts = [text for _, text in batch]
-            unit = index.info["unit"] or None
-            vectors = encoder.encode(texts, prompt=prompt, normalize=unit)
-            for query, hits in zip(batch, find(index, vectors, config.k), strict=True):
-                text = format_hits(*query, hits, format)
-                if on_terminal:
-                    text = "\n".join(map(escape, text.split("\n")))
-                data = text.encode("utf-8", "backslashreplace")
-                out.write(data) if out else print_result(data)
-                count += 1
+        for query, hits in find_hits(config):
+            text = format_hits(*query, hits, format)
+            if on_terminal:
+                text = "\n".join(map(escape, text.split("\n")))
+            data = text.encode("utf-8", "backslashreplace")
+            out.write(data) if out else print_result(data)
+            count += 1
     if config.out:
         say(f"{config.out}: {count:,} queries")
+
+
+def find_hits(config: SearchConfig) -> Iterator[tuple[tuple[str, str], list[Hit]]]:
+    """Each query, as (id, text), and its hits."""
+    finer = Path(config.rescore) if config.rescore else None
+    index = open_index(Path(config.folder), effort=config.effort, finer=finer)
+    encoder = open_encoder(config, index)
+    prompt = find_prompt(encoder.model, config.query_prompt, task=QUERY).text
+    unit = index.info["unit"] or None
+    for batch in read_queries(config, len(index)):
+        vectors = encoder.encode([text for _, text in batch], prompt=prompt, normalize=unit)
+        yield from zip(batch, find(index, vectors, config.k), strict=True)
 
 
 def open_encoder(config: SearchConfig, index: Index) -> Encoder:

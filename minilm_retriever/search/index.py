@@ -54,9 +54,13 @@ class Index:
 
     def search(self, queries: FloatArray, k: int) -> tuple[FloatArray, IntArray]:
         """Scores (B, K) and rows (B, K) for a model's query vectors (B, H), best first; row -1
-        where fewer were found."""
+        where fewer were found. UserError for scores that the vectors cannot have."""
         exact.check_k(k)
-        k = min(k, len(self))
+        scores, rows = self._search(queries, min(k, len(self)))
+        check_scores(scores, queries, f"{self.folder}", unit=self.info["unit"])
+        return scores, rows
+
+    def _search(self, queries: FloatArray, k: int) -> tuple[FloatArray, IntArray]:
         if self.engine is not None:
             return exact_scores(self.sources, queries, self._candidates(queries, k), k)
         # Each folder by itself, for each has its own dtype and ranges.
@@ -160,7 +164,6 @@ class Hit(NamedTuple):
 def find(index: Index, queries: FloatArray, k: int) -> list[list[Hit]]:
     """The best k documents of each query (B, H), best first, with ids and texts."""
     hits, (all_scores, all_rows) = [], index.search(queries, k)
-    check_scores(all_scores, queries, f"{index.folder}", unit=index.info["unit"])
     for scores, rows in zip(all_scores, all_rows, strict=True):
         is_hit = rows >= 0
         pairs = zip(index.rows(rows[is_hit].tolist()), scores[is_hit].tolist(), strict=True)

@@ -10,7 +10,7 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from minilm_retriever.pretrained.prompts import find_prompt
 from minilm_retriever.pretrained.tokenizer import TokenizedTexts, check_texts
 from minilm_retriever.serving.config import ServeConfig
 from minilm_retriever.serving.metrics import Metrics
-from minilm_retriever.serving.refusal import Refusal
+from minilm_retriever.serving.requests import Refusal
 from minilm_retriever.types import Array, FloatArray
 from minilm_retriever.vectors.checks import check_vectors
 
@@ -30,23 +30,17 @@ INLINE_CHARACTERS = 4000  # tokenised in about a millisecond: more would hold up
 CACHED_CHARACTERS = 500  # the longest text whose vector is kept
 
 
+Known = tuple[FloatArray, int]  # a vector (H,), and how many tokens its text has
+
+
 @dataclass(eq=False, slots=True)
 class Pending:
-    """A text that waits for its vector, and the requests that wait for it."""
+    """A text that waits for its vector."""
 
     text: str
     ids: Array  # int32
-    jobs: set[Job] = field(default_factory=set)
-    vector: FloatArray | None = None
-
-
-class Job:
-    """What a request waits for: `todo` are the texts that no other request has queued."""
-
-    def __init__(self) -> None:
-        self.todo: deque[Pending] = deque()
-        self.missing = 0
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    known: asyncio.Future[Known]
+    requests: int = 0  # that wait for it
 
 
 class Batcher:
@@ -63,10 +57,9 @@ class Batcher:
         self.encoder, self.worker = encoder, worker
         self.settings, self.metrics = settings, metrics
         self.prompt = find_prompt(encoder.model, task=task)
-        self.cache: OrderedDict[str, tuple[FloatArray, int]] = OrderedDict()  # by last use
-        self.pending: dict[str, Pending] = {}
-        self.jobs: deque[Job] = deque()
-        self.has_jobs = asyncio.Event()
+        self.cache = OrderedDict[str, Known]()  # by last use
+        self.pending = dict[str, Pending]()
+        self.jobs = deque[deque[Pending]]()  # of each request, what no other one has queued
         self.loop: asyncio.Task[None] | None = None
 
     async def encode(self, texts: Sequence[str]) -> tuple[FloatArray, int]:
@@ -74,71 +67,63 @@ class Batcher:
 
         Raises UserError for a text that is none, Refusal where there are too many tokens."""
         check_texts(texts)
-        vectors = {text: self.cached(text) for text in texts}
-        missing = [text for text, known in vectors.items() if known is None]
+        known = {text: self.cached(text) for text in texts}
+        missing = [text for text, vector in known.items() if vector is None]
         self.metrics.texts += len(texts)
-        self.metrics.cached += len(vectors) - len(missing)
+        self.metrics.cached += len(known) - len(missing)
         if missing:
-            for pending in await self.compute_missing(missing):
-                assert pending.vector is not None
-                vectors[pending.text] = pending.vector, len(pending.ids)
-        found = [known for text in texts if (known := vectors[text])]
+            known |= await self.compute_missing(missing)
+        found = [vector for text in texts if (vector := known[text])]
         count = sum(tokens for _, tokens in found)
         self.metrics.tokens += count
         return np.stack([vector for vector, _ in found]), count
 
-    def cached(self, text: str) -> tuple[FloatArray, int] | None:
+    def cached(self, text: str) -> Known | None:
         if text in self.cache:
             self.cache.move_to_end(text)
         return self.cache.get(text)
 
-    async def compute_missing(self, texts: list[str]) -> list[Pending]:
-        tokens = await self.tokenize(texts)
-        total = int(tokens.offsets[-1])
-        if total > self.settings.max_tokens:
-            most = self.settings.max_tokens
-            raise Refusal(422, f"input: {total:,} tokens, and a request may have {most:,}")
-        waiting = self.metrics.queue
-        if waiting and waiting + total > self.settings.max_queue:
-            message = f"{waiting:,} tokens wait already: try again later"
-            raise Refusal(429, message, Retry_After="1")
-        job, wanted = Job(), []
+    async def compute_missing(self, texts: Sequence[str]) -> dict[str, Known]:
+        tokens, loop = await self.tokenize(texts), asyncio.get_running_loop()
+        self.check_room(int(tokens.offsets[-1]))
+        job, waited = deque[Pending](), list[Pending]()
         for row, text in enumerate(texts):
-            pending = self.pending.get(text)
-            if pending is None:
-                start, end = tokens.offsets[row : row + 2]
-                pending = self.pending[text] = Pending(text, tokens.ids[start:end])
-                job.todo.append(pending)
-                self.metrics.queue += len(pending.ids)
-            pending.jobs.add(job)
-            wanted.append(pending)
-        job.missing = len(wanted)
+            if text not in self.pending:
+                ids = tokens.ids[slice(*tokens.offsets[row : row + 2])]
+                self.pending[text] = Pending(text, ids, loop.create_future())
+                self.metrics.queue += len(ids)
+                job.append(self.pending[text])
+            waited.append(self.pending[text])
+            waited[-1].requests += 1
         self.jobs.append(job)
-        self.has_jobs.set()
         if self.loop is None or self.loop.done():
             self.loop = asyncio.create_task(self.run())
         try:
-            await job.done
+            await asyncio.wait([pending.known for pending in waited])
         finally:  # also where the client has gone
-            for pending in wanted:
-                pending.jobs.discard(job)
-        return wanted
+            for pending in waited:
+                pending.requests -= 1
+        return {pending.text: pending.known.result() for pending in waited}
 
-    async def tokenize(self, texts: list[str]) -> TokenizedTexts:
+    def check_room(self, tokens: int) -> None:
+        """Refusal of so many tokens more than a request, or the queue, may have."""
+        most, waiting = self.settings.max_tokens, self.metrics.queue
+        if tokens > most:
+            raise Refusal(422, f"input: {tokens:,} tokens, and a request may have {most:,}")
+        if waiting and waiting + tokens > self.settings.max_queue:
+            raise Refusal(429, f"{waiting:,} tokens wait already: try again later", Retry_After="1")
+
+    async def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
         prompted, tokenize = self.prompt.before(texts), self.encoder.model.tokenizer.tokenize
         if sum(map(len, prompted)) <= INLINE_CHARACTERS:
             return tokenize(prompted)
         return await asyncio.to_thread(tokenize, prompted)
 
     async def run(self) -> None:
-        """One batch after the other, for ever."""
-        while True:
-            await self.has_jobs.wait()
-            batch = self.take()
-            if not self.jobs:
-                self.has_jobs.clear()
-            if batch:
-                loop = asyncio.get_running_loop()
+        """One batch after the other, until nothing waits."""
+        loop = asyncio.get_running_loop()
+        while self.jobs:
+            if batch := self.take():
                 self.deliver(batch, await loop.run_in_executor(self.worker, self.attempt, batch))
 
     def take(self) -> list[Pending]:
@@ -146,14 +131,14 @@ class Batcher:
         batch, tokens = list[Pending](), 0
         while self.jobs and tokens < BATCH_TOKENS:
             job = self.jobs.popleft()
-            for _ in range(min(TURN_TEXTS, len(job.todo))):
-                pending = job.todo.popleft()
-                if pending.jobs:
+            for _ in range(min(TURN_TEXTS, len(job))):
+                pending = job.popleft()
+                if pending.requests:
                     batch.append(pending)
                     tokens += len(pending.ids)
                 else:
                     self.forget(pending)
-            if job.todo:
+            if job:
                 self.jobs.append(job)
         return batch
 
@@ -179,25 +164,21 @@ class Batcher:
         self.metrics.batches += 1
         for row, pending in enumerate(batch):
             self.forget(pending)
-            if not isinstance(result, Failed):
-                pending.vector = result[row].copy()  # else one of them keeps all in memory
-                self.keep(pending.text, pending.vector, len(pending.ids))
-            for job in pending.jobs:
-                job.missing -= 1
-                if job.done.done():
-                    continue
-                if isinstance(result, Failed):
-                    job.done.set_exception(result)
-                elif not job.missing:
-                    job.done.set_result(None)
+            if isinstance(result, Failed):
+                pending.known.set_exception(result)
+                pending.known.exception()  # else asyncio complains where nobody waits any more
+            else:  # a copy: else one of them keeps all in memory
+                known = result[row].copy(), len(pending.ids)
+                pending.known.set_result(known)
+                self.keep(pending.text, known)
 
     def forget(self, pending: Pending) -> None:
         del self.pending[pending.text]
         self.metrics.queue -= len(pending.ids)
 
-    def keep(self, text: str, vector: FloatArray, tokens: int) -> None:
-        if self.settings.cache and len(text) <= CACHED_CHARACTERS:
-            self.cache[text] = vector, tokens
+    def keep(self, text: str, known: Known) -> None:
+        if len(text) <= CACHED_CHARACTERS:
+            self.cache[text] = known
             if len(self.cache) > self.settings.cache:
                 self.cache.popitem(last=False)
 

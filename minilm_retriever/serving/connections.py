@@ -25,7 +25,7 @@ def bounded_protocol(connections: int, body_bytes: int) -> Any:
     class BoundedProtocol(AutoHTTPProtocol):  # type: ignore[misc]
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self.last_cycle, self.received = self.cycle, 0
+            self.last_cycle, self.unsent, self.received = self.cycle, 0, 0
             self.opened = self.loop.time()
             self.timer = self.loop.call_later(SILENT_SECONDS, self.check_silence)
             if len(self.connections) > limit:
@@ -45,12 +45,15 @@ def bounded_protocol(connections: int, body_bytes: int) -> Any:
             return bool(cycle and not cycle.more_body and not cycle.response_complete)
 
         def check_silence(self) -> None:
-            """End a connection on which no request has begun, or arrived whole, since last time."""
-            if self.cycle is self.last_cycle and not self.is_busy():
-                self.transport.abort()
-            else:
-                self.last_cycle = self.cycle
+            """End a connection on which, since last time, no request has begun or arrived whole,
+            and no more of an answer was taken."""
+            cycle, unsent = self.last_cycle, self.unsent
+            self.last_cycle, self.unsent = self.cycle, self.transport.get_write_buffer_size()
+            has_moved = (self.cycle, self.unsent) != (cycle, unsent)
+            if has_moved or (self.is_busy() and not unsent):
                 self.timer = self.loop.call_later(SILENT_SECONDS, self.check_silence)
+            else:
+                self.transport.abort()
 
         def data_received(self, data: bytes) -> None:
             in_body = self.cycle is not None and self.cycle.more_body

@@ -13,15 +13,14 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Route, Router
 
 from minilm_retriever.errors import UserError, first_line
 from minilm_retriever.progress import say
 from minilm_retriever.serving.config import ServeConfig
 from minilm_retriever.serving.metrics import Metrics
-from minilm_retriever.serving.refusal import Refusal
+from minilm_retriever.serving.requests import Refusal, refusal_response
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -70,12 +69,12 @@ class Guard:
 
         try:
             await self.answer(scope, receive, send_secured)
+        except ClientDisconnect:
+            pass
         except Exception as fault:  # noqa: BLE001 - of our own making: the next request must work
-            if not isinstance(fault, Refusal | UserError | HTTPException | TimeoutError):
-                for line in "".join(traceback.format_exception(fault)).splitlines():
-                    say(line)
+            response = refusal_response(as_refusal(fault))
             if not status:  # else the client sees an answer that ends too early
-                await error_response(fault)(scope, receive, send_secured)
+                await response(scope, receive, send_secured)
         finally:
             path = scope["path"] if scope["path"] in self.paths else "other"
             self.metrics.count(path, status or CLIENT_GONE, time.perf_counter() - start)
@@ -85,11 +84,9 @@ class Guard:
         self.check(Request(scope))
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                body = await read_body(Request(scope), receive, self.settings.max_body)
+                body = await read_body(Request(scope, receive), self.settings.max_body)
         except TimeoutError:
             raise Refusal(408, "the body did not arrive in time", connection="close") from None
-        if body is None:
-            return
         scope["app"] = self  # so that the router raises what it has no route for
 
         async def receive_body() -> Message:
@@ -133,28 +130,25 @@ def sent_key(request: Request) -> bytes:
     return value.strip().encode() if kind.lower() == "bearer" else b""
 
 
-async def read_body(request: Request, receive: Receive, limit: int) -> bytes | None:
-    """The whole body, None where the client has gone; Refusal as soon as it is too long."""
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body; Refusal as soon as it is too long, ClientDisconnect if it ends too early."""
     too_long = Refusal(413, f"a request may have {limit:,} bytes", connection="close")
     if int(request.headers.get("content-length", "0")) > limit:
         raise too_long
     body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        body += message.get("body", b"")
+    async for part in request.stream():
+        body += part
         if len(body) > limit:
             raise too_long
-        if not message.get("more_body"):
-            return bytes(body)
+    return bytes(body)
 
 
-def error_response(fault: Exception) -> Response:
+def as_refusal(fault: Exception) -> HTTPException:
+    """What the client is told; the reason of a fault of ours stands on stderr."""
     if isinstance(fault, HTTPException):
-        return Refusal(fault.status_code, fault.detail, **dict(fault.headers or {})).response()
+        return fault
     if isinstance(fault, UserError):
-        return Refusal(422, first_line(fault)).response()
-    if isinstance(fault, Refusal):
-        return fault.response()
-    return Refusal(500, "the server failed on this request").response()
+        return Refusal(422, first_line(fault))
+    for line in "".join(traceback.format_exception(fault)).splitlines():
+        say(line)
+    return Refusal(500, "the server failed on this request")

@@ -4,30 +4,23 @@ All of it is made here, by page.html; page.js only fetches it again while somebo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
-from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from minilm_retriever.progress import escape
-from minilm_retriever.serving.api import DESCRIPTION, MOST_HITS
 from minilm_retriever.serving.models import Side
-from minilm_retriever.serving.searching import (
-    Column,
-    PageHit,
-    mark_moves,
-    mark_passages,
-    search_column,
-)
-from minilm_retriever.serving.worst_queries import DEPTH, ModelReport
+from minilm_retriever.serving.searching import mark_passages, search_columns
+from minilm_retriever.serving.worst_queries import Evaluation
 
 QUERY_CHARACTERS = 2000
 SIZES = (10, 20, 50, 100)  # hits on a page
+MOST_HITS = 1000  # on all pages
 COMPARED = 100  # hits in which a hit of the other model is looked for
 TEXT_CHARACTERS = 2000  # that are shown of a text
 FOLDER = Path(__file__).parent
@@ -36,8 +29,13 @@ FOLDER = Path(__file__).parent
 class Page:
     """The routes that people open."""
 
-    def __init__(self, sides: Mapping[str, Side], reports: Sequence[ModelReport]) -> None:
-        self.sides, self.reports = sides, reports
+    def __init__(
+        self,
+        sides: Mapping[str, Side],
+        evaluation: Evaluation | None,
+        description: Mapping[str, Any],
+    ) -> None:
+        self.sides = sides
         environment = Environment(
             loader=FileSystemLoader(FOLDER),
             autoescape=True,
@@ -46,73 +44,59 @@ class Page:
             finalize=lambda value: one_line(value) if type(value) is str else value,
         )
         environment.filters["cut"] = cut
-        self.template = environment.get_template("page.html")
-        self.files = {name: FOLDER.joinpath(name).read_text("utf-8") for name in
-                      ("page.css", "page.js")}  # fmt: skip
+        values = {"sides": sides, "evaluation": evaluation, "description": description}
+        self.template = environment.get_template("page.html", globals=values)
 
     def routes(self) -> list[Route]:
+        files = {"page.css": "text/css", "page.js": "text/javascript"}
+        contents = {name: Response(FOLDER.joinpath(name).read_bytes(), media_type=kind)
+                    for name, kind in files.items()}  # fmt: skip
         return [
             Route("/", self.search),
             Route("/evaluation", self.evaluation),
             Route("/api", self.api),
-            Route("/page.css", self.style),
-            Route("/page.js", self.script),
+            *(Route(f"/{name}", content, methods=["GET"]) for name, content in contents.items()),
         ]
 
     def render(self, tab: str, **values: Any) -> Response:
-        text = self.template.render(tab=tab, sides=self.sides, reports=self.reports, **values)
-        return HTMLResponse(text.encode("utf-8", "replace"))
+        return HTMLResponse(self.template.render(tab=tab, **values).encode("utf-8", "replace"))
 
     async def search(self, request: Request) -> Response:
         """Hits for ?q=, by one folder or two; without best passages where ?fast=1."""
-        asked = request.query_params
-        query, size = asked.get("q", "").strip(), number(asked, "n", SIZES[0], SIZES[-1])
-        page = number(asked, "page", 1, MOST_HITS // size)
-        names = [name for name in asked.getlist("side") if name in self.sides]
+        query = request.query_params.get("q", "").strip()
+        names = [name for name in request.query_params.getlist("side") if name in self.sides]
         chosen = list(dict.fromkeys(names or self.sides))[:2]
-        values: dict[str, Any] = {
-            "query": query,
-            "size": size,
-            "sizes": SIZES,
-            "page": page,
-            "chosen": chosen,
-        }
-        first = (page - 1) * size
-        depth = max(first + size + 1, COMPARED)  # one more tells whether there is another page
-        columns, problem = list[Column](), ""
-        if len(query) > QUERY_CHARACTERS:
-            problem = f"A query may have {QUERY_CHARACTERS:,} characters."
-        elif query and chosen:
-            columns = [await search_column(self.sides[name], query, depth) for name in chosen]
-            for column, other in zip(columns, columns[::-1], strict=True):
-                mark_moves(column, other)
-        shown = [(column, column.hits[first : first + size]) for column in columns]
-        if asked.get("fast") != "1":
-            for column, hits in shown:
-                await mark_passages(column.side.model, query, hits)
-        values["has_more"] = any(len(c.hits) > first + size for c in columns) and (
-            page < MOST_HITS // size
+        size = number(request, "n", SIZES[0], SIZES[-1])
+        last = MOST_HITS // size
+        page = number(request, "page", 1, last)
+        shown = slice((page - 1) * size, page * size)
+        depth = max(shown.stop + 1, COMPARED)  # one more tells whether there is another page
+        is_long = len(query) > QUERY_CHARACTERS
+        sides = [self.sides[name] for name in chosen if query and not is_long]
+        columns = await search_columns(sides, query, depth)
+        if request.query_params.get("fast") != "1":
+            for column in columns:
+                await mark_passages(column.side.model, query, column.hits[shown])
+        return self.render(
+            "search",
+            query=query,
+            chosen=chosen,
+            size=size,
+            sizes=SIZES,
+            page=page,
+            has_more=page < last and any(len(c.hits) > shown.stop for c in columns),
+            problem=f"A query may have {QUERY_CHARACTERS:,} characters." if is_long else "",
+            columns=columns,
+            shown=shown,
+            depth=depth,
+            kept=[(k, v) for k, v in request.query_params.multi_items() if k in ("q", "n", "side")],
         )
-        values |= {
-            "sizes": SIZES,
-            "problem": problem,
-            "depth": depth,
-            "page_link": link(asked),
-            "parts": parts,
-        }
-        return self.render("search", columns=shown, **values)
 
     async def evaluation(self, request: Request) -> Response:
-        return self.render("evaluation", depth=DEPTH)
+        return self.render("evaluation")
 
     async def api(self, request: Request) -> Response:
-        return self.render("api", description=DESCRIPTION, base=str(request.base_url))
-
-    async def style(self, request: Request) -> Response:
-        return Response(self.files["page.css"], media_type="text/css")
-
-    async def script(self, request: Request) -> Response:
-        return Response(self.files["page.js"], media_type="text/javascript")
+        return self.render("api", base=str(request.base_url))
 
 
 def one_line(text: str) -> str:
@@ -124,23 +108,7 @@ def cut(text: str, most: int = TEXT_CHARACTERS) -> str:
     return text if len(text) <= most else text[:most] + "…"
 
 
-def parts(hit: PageHit) -> tuple[str, str, str]:
-    """What stands before the best passage, the passage, and what stands after it."""
-    start, end = hit.best
-    return hit.text[:start], hit.text[start:end], cut(hit.text[end:])
-
-
-def number(asked: QueryParams, name: str, default: int, most: int) -> int:
-    """A whole number of a query string from 1 to `most`; the default where it is none."""
-    value = asked.get(name, "")
+def number(request: Request, name: str, default: int, most: int) -> int:
+    """A whole number of the query string from 1 to `most`; the default where it is none."""
+    value = request.query_params.get(name, "")
     return min(most, max(1, int(value))) if value.isdecimal() and len(value) < 9 else default
-
-
-def link(asked: QueryParams) -> Any:
-    """Makes the link to another page of the same results."""
-
-    def to(page: int) -> str:
-        kept = [(name, value) for name, value in asked.multi_items() if name in ("q", "n", "side")]
-        return "/?" + str(QueryParams([*kept, ("page", str(page))]))
-
-    return to

@@ -10,11 +10,10 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from minilm_retriever.search.index import Index, find
+from minilm_retriever.search.index import Hit, Index, find
 from minilm_retriever.serving.models import ServedModel, Side
 from minilm_retriever.types import FloatArray
 
@@ -24,23 +23,16 @@ PASSAGES = 24  # of a text at most: the rest is the last one
 PIECE = re.compile(r"(?<=[.!?;:,\n])\s+")  # where a passage may end
 
 
-class Found(NamedTuple):
-    """The hits of each query, best first, as {"id", "text", "score"}."""
-
-    hits: list[list[dict[str, Any]]]
-    tokens: int  # of all queries together
-
-
-async def search(side: Side, queries: Sequence[str], k: int) -> Found:
+async def search(side: Side, queries: Sequence[str], k: int) -> tuple[list[list[Hit]], int]:
+    """The best k hits of each query, and how many tokens the queries have together."""
     vectors, tokens = await side.model.batcher("query").encode(queries)
     loop = asyncio.get_running_loop()
-    hits = await loop.run_in_executor(side.model.worker, find, side.index, vectors, k)
-    return Found([[hit._asdict() for hit in of_query] for of_query in hits], tokens)
+    return await loop.run_in_executor(side.model.worker, find, side.index, vectors, k), tokens
 
 
 @dataclass
 class PageHit:
-    """A hit as the page shows it: `text` is before, best and after, one after the other."""
+    """A hit as the page shows it."""
 
     rank: int
     id: str
@@ -48,6 +40,11 @@ class PageHit:
     score: float
     best: tuple[int, int] = (0, 0)  # where the best passage begins and ends, if it was looked for
     other: int | None = None  # its rank by the other model, None: beyond what was looked through
+
+    def parts(self) -> tuple[str, str, str]:
+        """What stands before the best passage, the passage, and what stands after it."""
+        start, end = self.best
+        return self.text[:start], self.text[start:end], self.text[end:]
 
 
 @dataclass(frozen=True)
@@ -57,31 +54,36 @@ class Column:
     side: Side
     hits: list[PageHit]
     points: list[tuple[float, float]]  # from -1 to 1: the query, then the first hits
-    tokens: list[str]
-    is_truncated: bool
+    tokens: list[str]  # of the query, those that the model sees
+    is_truncated: bool  # whether it has more
+
+
+async def search_columns(sides: Sequence[Side], query: str, depth: int) -> list[Column]:
+    """The answer of each of one or two folders; in that of two the ranks by the other."""
+    columns = [await search_column(side, query, depth) for side in sides]
+    for column, other in zip(columns, columns[::-1], strict=True):
+        ranks = {hit.id: hit.rank for hit in reversed(other.hits)}
+        for hit in column.hits:
+            hit.other = ranks.get(hit.id)
+    return columns
 
 
 async def search_column(side: Side, query: str, depth: int) -> Column:
-    vectors, _ = await side.model.batcher("query").encode([query])
+    batcher, index = side.model.batcher("query"), side.index
+    vectors, _ = await batcher.encode([query])
 
     def look() -> tuple[list[PageHit], list[tuple[float, float]]]:
-        scores, rows = side.index.search(vectors, depth)
+        scores, rows = index.search(vectors, depth)
         found = rows[0][rows[0] >= 0].tolist()
-        pairs = zip(side.index.rows(found), scores[0].tolist(), strict=False)
+        pairs = zip(index.rows(found), scores[0].tolist(), strict=False)
         hits = [PageHit(rank, *pair, score) for rank, (pair, score) in enumerate(pairs, 1)]
-        near = stored_vectors(side.index, found[:PICTURED])
-        return hits, project(side.index.sources[0].truncate_queries(vectors), near)
+        near = stored_vectors(index, found[:PICTURED])
+        return hits, project(index.sources[0].truncate_queries(vectors), near)
 
     loop = asyncio.get_running_loop()
     hits, points = await loop.run_in_executor(side.model.worker, look)
-    return Column(side, hits, points, *query_tokens(side.model, query))
-
-
-def query_tokens(model: ServedModel, query: str) -> tuple[list[str], bool]:
-    """The tokens that the model sees of a query, and whether it has more."""
-    prompted = model.batcher("query").prompt.before([query])[0]
-    encoding = model.encoder.model.tokenizer.fast.encode(prompted)
-    return encoding.tokens, bool(encoding.overflowing)
+    seen = side.model.encoder.model.tokenizer.fast.encode(batcher.prompt.before([query])[0])
+    return Column(side, hits, points, seen.tokens, bool(seen.overflowing))
 
 
 def stored_vectors(index: Index, rows: Sequence[int]) -> FloatArray:
@@ -108,26 +110,17 @@ def project(query: FloatArray, vectors: FloatArray) -> list[tuple[float, float]]
     return [(x, y) for x, y in flat.tolist()]
 
 
-def mark_moves(column: Column, other: Column) -> None:
-    """Note the rank of each hit by the other model."""
-    ranks = {hit.id: hit.rank for hit in reversed(other.hits)}
-    for hit in column.hits:
-        hit.other = ranks.get(hit.id)
-
-
 async def mark_passages(model: ServedModel, query: str, hits: Sequence[PageHit]) -> None:
     """Find in each text the passage whose vector is nearest to the query's."""
-    spans = {hit.rank: passages(hit.text) for hit in hits}
-    parts = [hit.text[a:b] for hit in hits for a, b in spans[hit.rank] if len(spans[hit.rank]) > 1]
-    if not parts:
+    spans = [(hit, of_hit) for hit in hits if len(of_hit := passages(hit.text)) > 1]
+    if not spans:
         return
+    parts = [hit.text[start:end] for hit, of_hit in spans for start, end in of_hit]
     vectors, _ = await model.batcher("document").encode(parts)
     queries, _ = await model.batcher("query").encode([query])
     scores = iter(model.encoder.similarity(queries, vectors)[0].tolist())
-    for hit in hits:
-        if len(spans[hit.rank]) > 1:
-            of_hit = [next(scores) for _ in spans[hit.rank]]
-            hit.best = spans[hit.rank][int(np.argmax(of_hit))]
+    for hit, of_hit in spans:
+        hit.best = of_hit[int(np.argmax([next(scores) for _ in of_hit]))]
 
 
 def passages(text: str) -> list[tuple[int, int]]:

@@ -7,9 +7,14 @@ from dataclasses import dataclass
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.evaluation.config import EvaluateConfig
-from minilm_retriever.evaluation.evaluate import encode_functions, measure_run, read_task
+from minilm_retriever.evaluation.evaluate import (
+    RetrievalResult,
+    encode_functions,
+    measure_run,
+    read_task,
+)
 from minilm_retriever.evaluation.metrics import KS
-from minilm_retriever.evaluation.ranking import Run, rank_documents
+from minilm_retriever.evaluation.ranking import Ranking, rank_documents
 from minilm_retriever.evaluation.tasks import RetrievalTask
 from minilm_retriever.serving.config import ServeConfig
 from minilm_retriever.serving.models import ServedModel
@@ -19,6 +24,8 @@ SHOWN = 50  # worst queries of each model
 ABOVE = 3  # wrong answers that are shown
 METRICS = ("ndcg@10", "mrr@10", "accuracy@1", "recall@10")
 
+Ranks = Mapping[str, int]  # of the first right answer to each query, DEPTH + 1: beyond DEPTH
+
 
 @dataclass(frozen=True)
 class Case:
@@ -26,9 +33,9 @@ class Case:
 
     query: str
     rank: int | None  # None: beyond DEPTH
-    answer: str
+    answer: str  # an id
     score: float | None
-    above: Sequence[tuple[str, float]]  # texts and scores
+    above: Ranking
     others: Mapping[str, int | None]  # rank by each other model
 
 
@@ -39,69 +46,55 @@ class ModelReport:
     worst: Sequence[Case]
 
 
-def find_worst(settings: ServeConfig, models: Mapping[str, ServedModel]) -> list[ModelReport]:
+@dataclass(frozen=True)
+class Evaluation:
+    reports: Sequence[ModelReport]
+    documents: Mapping[str, str]  # texts by id
+    depth: int = DEPTH
+
+
+def find_worst(settings: ServeConfig, models: Mapping[str, ServedModel]) -> Evaluation | None:
     """Rank the documents of --pairs by each model; nothing where there are none."""
     if settings.pairs is None:
-        return []
+        return None
     columns, corpus, split = settings.columns, settings.corpus, settings.split
     config = EvaluateConfig(settings.pairs, columns=columns, corpus=corpus, split=split)
     task = read_task(config)
     if not isinstance(task, RetrievalTask):
         raise UserError(f"--pairs: {settings.pairs} has scored pairs: give queries and documents")
-    runs = {
-        name: rank_documents(task, *encode_functions(model.encoder, name, task, config), DEPTH)
-        for name, model in models.items()
-    }
-    ranks = {name: first_ranks(task, run) for name, run in runs.items()}
-    worst = {name: sorted(of_model, key=lambda q: -of_model[q])[:SHOWN] for name, of_model in
-             ranks.items()}  # fmt: skip
-    wanted = {
-        id
-        for name, queries in worst.items()
-        for query in queries
-        for id in [best_answer(task, runs[name], query), *(d for d, _ in runs[name][query][:ABOVE])]
-    }
+    results, reports = dict[str, RetrievalResult](), list[ModelReport]()
+    for name, model in models.items():
+        functions = encode_functions(model.encoder, name, task, config)
+        results[name] = measure_run(task, rank_documents(task, *functions, DEPTH))
+    ranks = {name: first_ranks(result) for name, result in results.items()}
+    for name, result in results.items():
+        worst = sorted(ranks[name], key=lambda query: -ranks[name][query])[:SHOWN]
+        cases = [make_case(result, query, name, ranks) for query in worst]
+        metrics = {metric: result.metrics[metric] for metric in METRICS}
+        reports.append(ModelReport(name, metrics, cases))
+    cases = [case for report in reports for case in report.worst]
+    shown = {id for case in cases for id in (case.answer, *dict(case.above))}
     pairs = zip(task.document_ids, task.documents, strict=True)
-    texts = {id: text for id, text in pairs if id in wanted}
-    reports = []
-    for name, run in runs.items():
-        cases = [make_case(task, run, query, name, ranks, texts) for query in worst[name]]
-        metrics = measure_run(task, run).metrics
-        reports.append(ModelReport(name, {key: metrics[key] for key in METRICS}, cases))
-    return reports
+    return Evaluation(reports, {id: text for id, text in pairs if id in shown})
 
 
-def first_ranks(task: RetrievalTask, run: Run) -> dict[str, int]:
-    """The rank of the first right answer to each judged query, DEPTH + 1 where it is beyond."""
-    ranks = {}
-    for query, grades in task.judgements.items():
-        right = (n for n, (id, _) in enumerate(run.get(query, ()), 1) if grades.get(id, 0) > 0)
-        if any(grade > 0 for grade in grades.values()):
-            ranks[query] = next(right, DEPTH + 1)
-    return ranks
+def first_ranks(result: RetrievalResult) -> Ranks:
+    """Of the queries that have a right answer."""
+    reciprocals = zip(result.query_ids, result.per_query[f"mrr@{DEPTH}"].tolist(), strict=True)
+    ranks = {query: round(1 / value) if value else DEPTH + 1 for query, value in reciprocals}
+    judgements = result.task.judgements
+    return {query: ranks[query] for query in ranks if max(judgements[query].values()) > 0}
 
 
-def best_answer(task: RetrievalTask, run: Run, query: str) -> str:
-    """The id of the first right answer, or of any where none was found."""
-    grades = task.judgements[query]
-    found = (id for id, _ in run[query] if grades.get(id, 0) > 0)
-    return next(found, next(id for id, grade in grades.items() if grade > 0))
-
-
-def make_case(
-    task: RetrievalTask,
-    run: Run,
-    query: str,
-    model: str,
-    ranks: Mapping[str, Mapping[str, int]],
-    texts: Mapping[str, str],
-) -> Case:
+def make_case(result: RetrievalResult, query: str, model: str, ranks: Mapping[str, Ranks]) -> Case:
     def shown(rank: int) -> int | None:
         return rank if rank <= DEPTH else None
 
-    answer, rank = best_answer(task, run, query), ranks[model][query]
-    above = [(texts[id], score) for id, score in run[query][: min(ABOVE, rank - 1)]]
-    others = {other: shown(of[query]) for other, of in ranks.items() if other != model}
+    task, ranking, rank = result.task, result.run[query], ranks[model][query]
+    grades = task.judgements[query]
+    right = (id for id in (*dict(ranking), *grades) if grades.get(id, 0) > 0)
+    answer = next(right)  # any, where none was found
     text = dict(zip(task.query_ids, task.queries, strict=True))[query]
-    found = texts.get(answer, "(not in the corpus)")
-    return Case(text, shown(rank), found, dict(run[query]).get(answer), above, others)
+    others = {other: shown(of[query]) for other, of in ranks.items() if other != model}
+    above = ranking[: min(ABOVE, rank - 1)]
+    return Case(text, shown(rank), answer, dict(ranking).get(answer), above, others)

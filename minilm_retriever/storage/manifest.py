@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from minilm_retriever.errors import UserError, require
+from minilm_retriever.errors import UserError, named_errors, require
 from minilm_retriever.types import StrPath
 
 NAME = "manifest.json"
@@ -105,7 +105,8 @@ def _read(path: Path) -> bytes:
     if path.suffix != ".parquet":
         return path.read_bytes()
     arrow = require("pyarrow.parquet", "parquet", f"{path}: Parquet")
-    held: dict[bytes, bytes] = arrow.parquet.read_metadata(path).metadata or {}
+    with named_errors(f"{path}: not a manifest to trust"):
+        held: dict[bytes, bytes] = arrow.parquet.read_metadata(path).metadata or {}
     return held.get(b"manifest", b"")
 
 

@@ -11,15 +11,20 @@ from contextlib import contextmanager
 from types import FrameType, MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
+
 from minilm_retriever.core.trainer import Batch, Step
 from minilm_retriever.errors import UserError, require
 from minilm_retriever.progress import Progress, json_line, say
 from minilm_retriever.storage import atomic_files
 from minilm_retriever.training import checkpoint
+from minilm_retriever.training.captured_step import CapturedTrainer
 from minilm_retriever.training.checkpoint import LOG, Position
 from minilm_retriever.training.prepare import TrainingRun
 from minilm_retriever.training.validation import general_encoders
 
+READ_EVERY = 32  # steps, on a GPU: reading their losses waits for it
 NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
@@ -54,8 +59,8 @@ class Callbacks:
         self.run, self.position, self.progress = run, position, progress
         self.callback, self.is_stopped, self.loss = hooks.callback, False, math.nan
         self.config, self.ranks = run.config, run.trainer.ranks
-        # Steps that are read late: a GPU may still be at work on the newest.
-        self.lag = 0 if run.trainer.device.type == "cpu" else 1
+        waits = run.trainer.device.type == "cpu" and not isinstance(run.trainer, CapturedTrainer)
+        self.read_every = 1 if waits else READ_EVERY
         self.unread: list[tuple[int, Step]] = []
         self.signal, self.saved_at = 0, time.monotonic()
         self.log_path, self.events = run.folder / LOG, None
@@ -70,8 +75,9 @@ class Callbacks:
                 f"{self.log_path}: has lost lines since the last state; start over with --overwrite"
             )
         if self.config.tensorboard:
-            torch = require("torch.utils.tensorboard", "tensorboard", "--tensorboard")
-            writer, folder = torch.utils.tensorboard.SummaryWriter, self.run.folder / "tensorboard"
+            package = require("torch.utils.tensorboard", "tensorboard", "--tensorboard")
+            writer = package.utils.tensorboard.SummaryWriter
+            folder = self.run.folder / "tensorboard"
             self.events = writer(str(folder), purge_step=self.position.step + 1)
 
     def write_log(
@@ -104,7 +110,8 @@ class Callbacks:
         position.floor_sum += floor
         self.unread.append((done, step))
         is_due = done % self.run.log_steps == 0 or done == self.run.total
-        self.read_losses(lag=0 if is_due or self.callback else self.lag)
+        if is_due or self.callback or len(self.unread) >= self.read_every:
+            self.read_losses()
         if is_due:
             self.log_loss(step.learning_rate)
         self.notify(loss=self.loss, learning_rate=step.learning_rate)
@@ -115,8 +122,9 @@ class Callbacks:
             return
         step = self.position.step
         epoch = step / self.run.sampler.steps_per_epoch
-        stop = self.callback(Event(step, self.run.total, epoch, **figures)) is True
-        self.is_stopped |= bool(self.ranks.all_reduce_max(int(stop))[0])
+        stop = self.callback(Event(step, self.run.total, epoch, **figures))
+        is_true = isinstance(stop, (bool, np.bool_)) and bool(stop)
+        self.is_stopped |= bool(self.ranks.all_reduce_max(int(is_true))[0])
 
     def log_loss(self, learning_rate: float) -> None:
         """Log and print the means since the last such line."""
@@ -131,13 +139,18 @@ class Callbacks:
         shown = f"{mean:.4f} (floor {floor:.4f})" if floor else f"{mean:.4f}"
         say(f"epoch {epoch:<7} step {position.step:<7} loss {shown}   {rate:,.0f} tokens/s")
 
-    def read_losses(self, lag: int = 0) -> None:
-        """Add the losses of all steps but the newest `lag` to the position."""
-        position = self.position
-        while len(self.unread) > lag:
-            self.loss = read_loss(self.run, *self.unread.pop(0))
+    def read_losses(self) -> None:
+        """Add the losses of all steps so far to the position."""
+        position, unread, start = self.position, self.unread, time.monotonic()
+        self.unread = []
+        steps = to_host([step for _, step in unread])
+        if self.read_every > 1:  # else the loop has waited for the device
+            position.seconds += time.monotonic() - start
+        for (done, _), step in zip(unread, steps, strict=True):
+            self.loss = read_loss(self.run, done, step)
             position.loss_sum += self.loss
             position.loss_count += 1
+        if unread:
             mean = position.loss_sum / position.loss_count
             self.progress.at(position.step, loss=f"{mean:.4f}")
 
@@ -212,6 +225,17 @@ class Callbacks:
         finally:
             for number, handler in zip(numbers, before, strict=True):
                 signal.signal(number, handler)
+
+
+def to_host(steps: Sequence[Step]) -> list[Step]:
+    """The steps with their numbers on the host, which waits for a GPU once for all of them."""
+    if not steps or steps[0].losses.device.type == "cpu":
+        return list(steps)
+    sizes = [len(step.losses) for step in steps]
+    losses = torch.cat([step.losses for step in steps]).cpu().split(sizes)  # type: ignore[no-untyped-call]
+    norms = torch.stack([step.gradient_norm for step in steps]).cpu()
+    rates = (step.learning_rate for step in steps)
+    return [Step(*values) for values in zip(losses, norms, rates, strict=True)]
 
 
 def read_loss(run: TrainingRun, done: int, step: Step) -> float:

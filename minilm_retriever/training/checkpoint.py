@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,14 @@ from torch import Tensor, nn
 from minilm_retriever.core.trainer import Trainer
 from minilm_retriever.errors import UserError, named_errors
 from minilm_retriever.storage import atomic_files, atomic_folders, manifest
+from minilm_retriever.storage.schema import (
+    BOOLEAN,
+    FLOAT32,
+    Field,
+    check_fields,
+    integer,
+    optional,
+)
 from minilm_retriever.storage.tensors import load_tensors, save_tensors
 from minilm_retriever.types import StrPath
 
@@ -44,6 +52,19 @@ class Position:
     warned: bool = False  # that it is low
     loss_scale: float | None = None  # fp16 only
     scale_growth: int = 0
+
+
+COUNT = integer(0, 1 << 53)
+KINDS = {int: COUNT, float: FLOAT32, bool: BOOLEAN}
+POSITION_FIELDS = {
+    name: KINDS[hint] if hint in KINDS else optional(KINDS[get_args(hint)[0]])
+    for name, hint in get_type_hints(Position).items()
+}
+MOMENTS = {"exp_avg", "exp_avg_sq", "step"}  # of AdamW
+FIGURES = Field(
+    "figures by name",
+    lambda value: isinstance(value, dict) and all(map(optional(FLOAT32).test, value.values())),
+)
 
 
 def save(run: Path, trainer: Trainer, position: Position, keep: int) -> None:
@@ -123,9 +144,42 @@ def load_state(folder: Path, encoder: nn.Module) -> tuple[Tensors, Tensors, dict
             "remove that state, or start over with --overwrite"
         )
     moments = load_tensors(folder / "optimizer.safetensors")
+    state = json.loads((folder / "state.json").read_bytes())
+    check_state(folder, state, encoder, moments)
     if (folder / LOG).exists():
         atomic_files.write_bytes(folder.parent / LOG, (folder / LOG).read_bytes())
-    return weights, moments, json.loads((folder / "state.json").read_bytes())
+    return weights, moments, state
+
+
+def check_state(
+    folder: Path, state: dict[str, Any], encoder: nn.Module, moments: Mapping[str, Tensor]
+) -> None:
+    """UserError for the position, the optimizer's tensors or the log of no state of this model."""
+    fields = {name: POSITION_FIELDS[name] for name in {"step", *state}}
+    check_fields(f"{folder}/state.json", state, fields)
+    if folder.name != f"step-{state['step']:08d}":
+        raise UserError(f"{folder}: holds the state of step {state['step']}")
+    shapes = {
+        name: {parameter.shape, torch.Size()} for name, parameter in encoder.named_parameters()
+    }
+    held = dict[str, set[str]]()
+    for full_name, tensor in moments.items():
+        key, _, name = full_name.partition("/")
+        held.setdefault(name, set()).add(key)
+        if tensor.shape not in shapes[name] or tensor.dtype != torch.float32:
+            raise UserError(f"{folder}: its {full_name} is of no optimizer of this model")
+    if any(keys != MOMENTS for keys in held.values()):
+        raise UserError(f"{folder}: lacks a part of the optimizer's state")
+    if (folder / LOG).exists():
+        for number, line in enumerate((folder / LOG).read_text("utf-8").splitlines(), 1):
+            check_log_row(f"{folder / LOG}:{number}", json.loads(line))
+
+
+def check_log_row(where: str, row: Mapping[str, Any]) -> None:
+    """UserError where a line of the log is not a step, an epoch, and figures or groups of them."""
+    fields = dict.fromkeys(row, optional(FLOAT32))
+    fields |= {name: FIGURES for name in ("eval", "general") if name in row}
+    check_fields(where, row, {**fields, "step": COUNT, "epoch": FLOAT32})
 
 
 def optimizer_tensors(encoder: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any, Literal
 
 from minilm_retriever.data.config import PairFlags
-from minilm_retriever.data.names import check_pair_columns
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import check_bounds, flag
+from minilm_retriever.formats.names import check_pair_columns
 from minilm_retriever.keywords import check_settings
 from minilm_retriever.pretrained import config as shared
 from minilm_retriever.progress import say
@@ -107,8 +107,9 @@ class TrainConfig(PairFlags):
         None, "gradient caching: texts encoded at a time, whatever the batch size", at_least=1
     )
     gradient_checkpointing: bool = flag(False, "recompute activations: less memory, a third slower")
-    precision: Literal["fp32", "bf16", "fp16"] = flag(
-        "fp32", "autocast of the forward pass: bf16 also on a CPU that is faster at it"
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = flag(
+        "fp32",
+        "of products: tf32 on a GPU; bf16 (autocast) there or on a CPU that is faster at it",
     )
     device: str | None = flag(None, shared.DEVICE_HELP)
     threads: int | None = flag(None, shared.THREADS_HELP, at_least=1, below=1025, may_change=True)

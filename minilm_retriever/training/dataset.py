@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,19 +19,26 @@ from minilm_retriever.pretrained.tokenizer import TextTokenizer, TokenizedTexts
 from minilm_retriever.training.batches import NegativeSampler
 from minilm_retriever.types import IntArray
 
+# An array of int64; or for a loss a tensor, on the device, which is not to be waited for.
+Numbers = Any
+
+
+def as_tensor(numbers: IntArray | Tensor) -> Tensor:
+    return numbers if isinstance(numbers, Tensor) else torch.from_numpy(numbers)
+
 
 class Side(NamedTuple):
     """N texts of a batch, by number and by their tokens, (N,) each."""
 
-    texts: IntArray
-    inputs: IntArray
+    texts: Numbers
+    inputs: Numbers
 
 
 class BatchRows(NamedTuple):
     """What the loss has to know of B rows of C columns: query, positive, hard negatives."""
 
-    texts: IntArray  # (C, B) the distinct texts by number
-    inputs: IntArray  # (C, B) the same by their tokens
+    texts: Numbers  # (C, B) the distinct texts by number
+    inputs: Numbers  # (C, B) the same by their tokens
     scores: Tensor | None = None  # (B,)
 
     def side(self, first: int, end: int | None = None) -> Side:

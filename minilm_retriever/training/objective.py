@@ -19,7 +19,7 @@ from minilm_retriever.data.pairs import Pairs
 from minilm_retriever.distributed import Ranks
 from minilm_retriever.errors import UserError
 from minilm_retriever.training.config import TrainConfig
-from minilm_retriever.training.dataset import BatchRows, Side
+from minilm_retriever.training.dataset import BatchRows, Side, as_tensor
 from minilm_retriever.training.loss_variants import FalseNegatives, contrastive_loss, matryoshka
 from minilm_retriever.types import BoolArray, IntArray
 
@@ -97,7 +97,7 @@ class Objective:
     def vectors(self, side: Side, device: torch.device) -> Tensor:
         """The guide's, (N, G), of N texts."""
         assert self.guide is not None
-        return self.guide[torch.from_numpy(side.inputs)].to(device)
+        return self.guide[as_tensor(side.inputs)].to(device)
 
     def excluded(
         self,
@@ -115,11 +115,17 @@ class Objective:
         anchors' own kind, their partners, by which labels tell; a text is no candidate for
         itself."""
         masks = []
-        if (absent := torch.from_numpy(candidates.texts == self.absent).to(device)).any():
-            masks.append(absent.expand(len(anchors.texts[own]), -1))
+        if self.absent >= 0:
+            absent = as_tensor(candidates.texts).to(device) == self.absent
+            if isinstance(candidates.texts, Tensor) or absent.any():
+                masks.append(absent.expand(len(anchors.texts[own]), -1))
         if self.config.false_negatives == "mask":
-            labelled = false_negative_mask((same or anchors).texts, candidates.texts, own)
-            masks.append(torch.from_numpy(labelled).to(device))
+            queries = (same or anchors).texts
+            if isinstance(queries, Tensor):
+                masks.append(false_negatives_on_device(queries, candidates.texts))
+            else:
+                labelled = false_negative_mask(queries, candidates.texts, own)
+                masks.append(torch.from_numpy(labelled).to(device))
         if own_scores is not None:
             a, c = self.vectors(anchors, device)[own], self.vectors(candidates, device)
             masks.append(guide_mask(a, c, self.config.guide_margin, own_scores))
@@ -230,6 +236,16 @@ def false_negative_mask(
     mask: BoolArray = is_positive[query][:, document]
     mask[np.arange(len(mask)), np.arange(len(queries))[rows]] = False
     return mask
+
+
+def false_negatives_on_device(queries: Tensor, documents: Tensor) -> Tensor:
+    """`false_negative_mask` of all rows, without waiting for the device: queries (B,), documents
+    (D,) -> (B, D). For batches of a few hundred rows: it takes B times as many products."""
+    same_query = (queries[:, None] == queries).float()  # (B, B)
+    same_document = (documents[: len(queries), None] == documents).float()  # (B, D)
+    known = same_query @ same_document > 0
+    known.diagonal().fill_(False)
+    return known
 
 
 def guide_mask(

@@ -35,9 +35,10 @@ from minilm_retriever.progress import Progress, say
 from minilm_retriever.storage import manifest
 from minilm_retriever.storage.resume import RunFolder
 from minilm_retriever.training.batches import BatchSampler, NegativeSampler
+from minilm_retriever.training.captured_step import CapturedTrainer
 from minilm_retriever.training.config import TrainConfig
 from minilm_retriever.training.dataset import TrainingData
-from minilm_retriever.training.gradient_caching import encode_in_pieces
+from minilm_retriever.training.make_trainer import make_trainer
 from minilm_retriever.training.objective import (
     Objective,
     check_contrast,
@@ -48,6 +49,8 @@ from minilm_retriever.training.objective import (
 from minilm_retriever.training.sparse_embedding import SparseEmbedding
 from minilm_retriever.training.stay_near import StayNear
 from minilm_retriever.training.validation import Validation, general_encoders
+
+NONE = torch.empty(0)
 
 
 class TrainingRun(NamedTuple):
@@ -78,12 +81,17 @@ class TrainingRun(NamedTuple):
         """Steps between loss lines: the published recipe's 500, or a tenth of a short run."""
         return self.config.log_steps or min(500, max(1, self.total // 10))
 
-    def batches(self, first: int, last: int) -> Iterator[list[Batch]]:
+    def batches(self, first: int, last: int) -> Iterator[Sequence[Batch]]:
         """The batches of each step first..last-1; among ranks, the tokens of our own rows."""
-        ranks = self.trainer.ranks
-        for number, step in enumerate(self.sampler.steps(first, last), first):
-            epoch = number // self.sampler.steps_per_epoch
-            yield [self.data.batch(i, rows, ranks.own_rows(len(rows)), epoch) for i, rows in step]
+        data, ranks, trainer = self.data, self.trainer.ranks, self.trainer
+        epochs = (number // self.sampler.steps_per_epoch for number in range(first, last))
+        steps = zip(self.sampler.steps(first, last), epochs, strict=True)
+        if isinstance(trainer, CapturedTrainer):  # has the tokens
+            rows = ([Batch(data.rows(i, r, e), NONE, NONE) for i, r in step] for step, e in steps)
+            yield from trainer.ahead(first, rows)
+            return
+        for step, epoch in steps:
+            yield [data.batch(i, rows, ranks.own_rows(len(rows)), epoch) for i, rows in step]
 
 
 def prepare(config: TrainConfig, ranks: Ranks | None = None) -> TrainingRun:
@@ -113,13 +121,12 @@ def prepare(config: TrainConfig, ranks: Ranks | None = None) -> TrainingRun:
     encoder = base.encoder.to(torch.device(config.device or default_device()))
     general = general_measure(config, base, ranks)
     encoder.bert.checkpoint_layers = config.gradient_checkpointing
-    encode = partial(encode_in_pieces, encoder, size=config.cache_batch)
     sparse = train_used_words(encoder, data.tokens, config)
     settings = hyperparameters(config, sampler, total)
     loss: Callable[[Tensor, Any], Tensor] = objective.loss
     if near is not None:
         loss = StayNear(loss, config.stay_near, near, ranks)
-    trainer = Trainer(encoder, loss, settings, encode=encode, ranks=ranks)
+    trainer = make_trainer(config, encoder, loss, settings, data, sampler, ranks)
     if sparse is not None:
         trainer.optimizer.register_step_post_hook(sparse.update_table)
     return TrainingRun(config, base, data, validation, general, sampler, objective, trainer, total)
@@ -195,7 +202,8 @@ def guide_vectors(
     if name is None:
         return None
     guide = base if name == "base" else load_pretrained(name)
-    guide.encoder.to(torch.device(config.device or default_device()))
+    device = torch.device(config.device or default_device())
+    guide.encoder.to(device)
     prompts = data.prompts if guide is base else guide_prompts(guide, data.prompts)
     parts = []
     for role, prompt in enumerate(prompts):
@@ -210,7 +218,7 @@ def guide_vectors(
                 progress=progress.at,
             )
             parts.append(ranks.split_work(encode, texts))
-    return torch.from_numpy(np.concatenate(parts))
+    return torch.from_numpy(np.concatenate(parts)).to(device)
 
 
 def guide_prompts(guide: LoadedModel, prompts: Prompts) -> Prompts:

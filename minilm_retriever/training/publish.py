@@ -17,7 +17,7 @@ import torch
 from minilm_retriever.encoder.encoder import Encoder
 from minilm_retriever.errors import UserError
 from minilm_retriever.flags import flag_values
-from minilm_retriever.keywords import toml_text
+from minilm_retriever.keywords import run_file
 from minilm_retriever.pretrained import hub
 from minilm_retriever.pretrained.config import with_revision
 from minilm_retriever.pretrained.model_folder import LoadedModel, write_model
@@ -46,7 +46,6 @@ COUNTED_ROWS = 1000  # rows whose tokens are counted for the card
 STATED = ("language", "license", "intended_use", "limits")  # by the user, about the model
 SHOWN_SETTINGS = ("max_length", "pooling", "normalize", "similarity")  # of the model
 PATHS = ("train", "eval", "general", "model", "guide")
-OUTPUTS = ("out", "overwrite", "dry_run", "skip_bad")
 FIXED = {"optimizer": "AdamW", "lr_schedule": "linear"}  # what no flag changes
 METRICS = ("accuracy@1", "mrr@10", "recall@10", "ndcg@10", "spearman", "pearson", "loss")  # shown
 
@@ -140,12 +139,6 @@ def finish(run: TrainingRun, position: Position) -> FinishedRun:
     train_all_words(model.encoder)
     model.encoder.eval()
     return FinishedRun(model, config, record, log, settings, files)
-
-
-def run_file(config: TrainConfig) -> str:
-    """What ran, for `--config`; all but where it went."""
-    settings = {name: value for name, value in vars(config).items() if name not in OUTPUTS}
-    return f"# minilm-retriever train --config run.toml --out NEW\n{toml_text(settings)}"
 
 
 def settings_and_defaults(run: TrainingRun) -> tuple[dict[str, Any], dict[str, Any]]:

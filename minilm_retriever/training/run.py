@@ -17,12 +17,13 @@ import torch
 from minilm_retriever import distributed
 from minilm_retriever.core.loop import loop
 from minilm_retriever.curation.duplicates import count_repeats
-from minilm_retriever.curation.inspect import summary
+from minilm_retriever.curation.inspection import summary
 from minilm_retriever.distributed import Ranks
 from minilm_retriever.encoder.encode_texts import out_of_memory
 from minilm_retriever.encoder.precision import check_instructions, default_device
 from minilm_retriever.errors import UserError
 from minilm_retriever.in_memory import InMemory
+from minilm_retriever.kernels.graphs import gpu_settings, peak_memory
 from minilm_retriever.kernels.memory import keep_freed_memory
 from minilm_retriever.progress import Progress, duration, say
 from minilm_retriever.storage import atomic_files
@@ -60,8 +61,11 @@ def start_or_resume(config: TrainConfig, hooks: Hooks = AS_COMMAND) -> Outcome:
 
     Raises UserError on what the user can correct: data, model, flags, memory, a non-finite loss."""
     with distributed.join(config.device) as ranks:
+        device = torch.device(config.device or default_device())
+        check_autocast(config.precision, device)
         try:
-            return train_on(ranks, config, hooks)
+            with gpu_settings(device, config.precision, own_stream=True):
+                return train_on(ranks, config, hooks)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -75,7 +79,6 @@ def train_on(ranks: Ranks, config: TrainConfig, hooks: Hooks) -> Outcome:
     """The run on one of several ranks: all train, rank 0 writes."""
     inputs = [*config.train, config.eval, config.model, config.guide]
     atomic_files.check_not_input(config.out, inputs)
-    check_autocast(config.precision, torch.device(config.device or default_device()))
     run = prepare(config, ranks)
     if run.trainer.device.type == "cpu":
         keep_freed_memory(KEPT_BYTES)
@@ -107,8 +110,8 @@ def check_autocast(precision: str, device: torch.device) -> None:
     """UserError where steps on this device would be slower in that precision."""
     if device.type != "cpu":
         return
-    if precision == "fp16":
-        raise UserError("precision fp16 is for a GPU; on a CPU choose fp32 or bf16")
+    if precision in ("tf32", "fp16"):
+        raise UserError(f"precision {precision} is for a GPU; on a CPU choose fp32 or bf16")
     check_instructions(precision)
 
 
@@ -156,12 +159,16 @@ def describe(run: TrainingRun) -> None:
 
 def estimate(run: TrainingRun) -> str:
     """The time of the whole run, from its first steps, on a model that is thrown away."""
-    count, start = min(4, run.total), time.monotonic()
+    on_cpu = run.trainer.device.type == "cpu"
+    warm_up, measured = (1, 3) if on_cpu else (50, 100)
+    count, start = min(warm_up + measured, run.total), time.monotonic()
     for number, batches in enumerate(run.batches(0, count)):
-        if number == 1:  # the first step warms up
+        if number == warm_up:
             start = time.monotonic()
-        read_loss(run, number + 1, run.trainer.step(number, batches))
-    seconds = (time.monotonic() - start) / max(1, count - 1)
+        step = run.trainer.step(number, batches)
+        if on_cpu or number + 1 in (warm_up, count):
+            read_loss(run, number + 1, step)
+    seconds = (time.monotonic() - start) / max(1, count - warm_up)
     return f"{duration(seconds * run.total)} for {run.total} steps on this machine"
 
 
@@ -203,6 +210,8 @@ def take_steps(run: TrainingRun, position: Position, hooks: Hooks) -> int:
                 callbacks.evaluate(0)
             batches = run.batches(position.step, run.total)
             status = loop(run.trainer, batches, callbacks, position.step, run.total)
+    if peak := peak_memory(run.trainer.device):
+        say(peak)
     if status:
         say(f"stopped after step {position.step}; {hooks.go_on}")
     return status

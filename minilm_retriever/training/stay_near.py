@@ -6,15 +6,15 @@ D. Hoiem, 2016)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from minilm_retriever.core.loss import pair_cosines
 from minilm_retriever.distributed import Ranks
-from minilm_retriever.training.dataset import BatchRows
+from minilm_retriever.training.dataset import BatchRows, as_tensor
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class StayNear:
         """vectors of this rank's rows, column by column; rows: of all ranks. As the loss, the sum
         over the ranks is the batch's."""
         own = rows.inputs[:, self.ranks.own_rows(rows.inputs.shape[1])].reshape(-1)
-        base = self.base[torch.from_numpy(own)].to(vectors.device)
+        base = self.base[as_tensor(own)].to(vectors.device)
         cosines = pair_cosines(vectors[:, : base.shape[1]], base)
-        away = (1 - cosines).sum() / rows.inputs.size
+        away: Tensor = (1 - cosines).sum() / math.prod(rows.inputs.shape)
         return self.loss(vectors, rows) + self.weight * away

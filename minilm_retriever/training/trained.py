@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from typing import Any
 
 import torch
 
-from minilm_retriever.data.objects import is_object, named_source
-from minilm_retriever.display import html_table
+from minilm_retriever.display import html_table, sparkline
 from minilm_retriever.encoder.encoder import Encoder
 from minilm_retriever.errors import UserError
+from minilm_retriever.formats.objects import is_object, named_source
+from minilm_retriever.kernels.memory import memory_as_it_is
 from minilm_retriever.launcher import check_environment
 from minilm_retriever.pretrained.config import BASE_FOLDER
 from minilm_retriever.progress import duration
@@ -25,6 +27,8 @@ from minilm_retriever.training.config import TrainConfig
 from minilm_retriever.training.publish import FinishedRun
 from minilm_retriever.training.run import start_or_resume
 from minilm_retriever.types import StrPath
+
+one_at_a_time = threading.RLock()  # a callback may train, too
 
 
 @dataclass(frozen=True, repr=False)
@@ -54,12 +58,16 @@ class Trained:
         header = ["", "before", "after"]
         notes = [*self.finished.record.notes]
         notes += [] if self.folder else ["Not saved yet: .save(folder)"]
-        return html_table(self._summary(), header, self._metrics(), notes)
+        losses = sparkline(self._losses(), "loss")
+        return html_table(self._summary(), header, self._metrics(), notes) + losses
 
     def _summary(self) -> str:
-        record, losses = self.finished.record, [r["loss"] for r in self.history if "loss" in r]
+        record, losses = self.finished.record, self._losses()
         loss = f", loss {losses[0]:.4f} to {losses[-1]:.4f}" if losses else ""
         return f"{record.base}, {record.steps} steps in {duration(record.seconds)}{loss}"
+
+    def _losses(self) -> list[float]:
+        return [row["loss"] for row in self.history if "loss" in row]
 
     def _metrics(self) -> Iterator[tuple[str, str, float]]:
         """Name, value before, value after."""
@@ -88,9 +96,10 @@ def train(
     the best weights so far, or without `eval` the last, are what was trained. settings: the
     command's flags, such as `recipe="robust"` or `epochs=1`; all are in docs/training.md.
 
-    Runs in any thread. In the main one Ctrl-C keeps the run's state: the KeyboardInterrupt says how
-    to go on. Torch's random generators and number of threads are as before afterwards. Raises
-    UserError (a ValueError) on what can be corrected: data, model, settings, memory."""
+    Runs in any thread, one at a time. In the main one Ctrl-C keeps the run's state: the
+    KeyboardInterrupt says how to go on. Torch's random generators and number of threads are as
+    before afterwards. Raises UserError (a ValueError) on what can be corrected: data, model,
+    settings, memory."""
     if settings.get("dry_run"):
         raise UserError("dry_run trains nothing: it is for the command")
     if check_environment() > 1:
@@ -100,14 +109,14 @@ def train(
             base = scratch / (Path(model.name).name or "base")
             model.save(base)
             model = base
-        files = isinstance(pairs, (list, tuple)) and not is_object(pairs)
-        config = TrainConfig(
-            train=pairs if files else named_source(pairs),
-            eval=None if eval is None else named_source(eval),
-            model=model,
-            out=out or scratch / "model",
-            **settings,
-        )
+        files = isinstance(pairs, (list, tuple)) and pairs and not is_object(pairs)
+        names = {
+            "train": pairs if files else named_source(pairs),
+            "eval": None if eval is None else named_source(eval),
+            "model": model,
+            "out": out or scratch / "model",
+        }
+        config = TrainConfig(**{**settings, **names})
         call = "the same call" if out else f"the same call with out={config.out!r}"
         hooks = Hooks(callback, bool(out), f"{call} goes on from there")
         with as_before():
@@ -118,6 +127,7 @@ def train(
             raise SystemExit(outcome.status)
     finished = outcome.finished
     encoder = Encoder(finished.model, config.device)
+    encoder.name = str(out or "trained")
     evaluation, folder = finished.record.evaluation, Path(out) if out else None
     return Trained(encoder, finished.log, evaluation, folder, finished)
 
@@ -136,10 +146,12 @@ def scratch_folder() -> Iterator[Path]:
 
 @contextmanager
 def as_before() -> Iterator[None]:
-    """Give torch's random generators and number of threads back."""
-    threads, gpus = torch.get_num_threads(), range(torch.cuda.device_count())
-    try:
-        with torch.random.fork_rng(devices=gpus):
-            yield
-    finally:
-        torch.set_num_threads(threads)
+    """Give torch's random generators and number of threads back; leave malloc alone. Threads take
+    turns: their runs would draw from the same generator."""
+    with one_at_a_time:
+        threads, gpus = torch.get_num_threads(), range(torch.cuda.device_count())
+        try:
+            with torch.random.fork_rng(devices=gpus), memory_as_it_is():
+                yield
+        finally:
+            torch.set_num_threads(threads)

@@ -13,7 +13,6 @@ import torch
 
 from minilm_retriever.core.loss import info_nce_loss
 from minilm_retriever.data.pairs import Pairs, collect
-from minilm_retriever.data.rows import OnBad
 from minilm_retriever.distributed import Ranks
 from minilm_retriever.encoder.encode_texts import encode_texts
 from minilm_retriever.errors import UserError
@@ -21,6 +20,7 @@ from minilm_retriever.evaluation.evaluate import evaluate_retrieval, row_cosines
 from minilm_retriever.evaluation.metrics import rank_correlation
 from minilm_retriever.evaluation.ranking import Encode
 from minilm_retriever.evaluation.tasks import RetrievalTask, read_beir, retrieval_from_pairs
+from minilm_retriever.formats.rows import OnBad
 from minilm_retriever.pretrained.model_folder import LoadedModel
 from minilm_retriever.pretrained.prompts import Prompt, find_prompt, pair_prompts, retrieval_prompts
 from minilm_retriever.progress import say

@@ -7,7 +7,7 @@ import gzip
 from collections.abc import Iterator
 from pathlib import Path
 
-from minilm_retriever.data import lines, rows
+from minilm_retriever.formats import lines, rows
 from tests.faults.commands import command
 from tests.faults.row import Outcome, Row, Scene, judge, left_behind, patched
 from tests.faults.scenes import tiny_model

@@ -6,15 +6,14 @@
     python -m tests.faults.campaign --rows fuzz --merge      some rows, renewed in scorecard.json
 
 A row runs in a process of its own, with a time limit, in a folder that is removed afterwards. Exit
-status 1 where anything was silent, skipped, below its volume, or where a mutation (a check switched
-off) was not noticed."""
+status 1 where anything was silent, skipped, below its volume or left in the working directory, or
+where a mutation (a check switched off) was not noticed."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -22,7 +21,6 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +29,14 @@ from tests.faults import (
     bad_rows,
     crashes,
     damage,
+    damage_foreign,
+    damage_unfinished,
     flags_and_screens,
     full_disk,
     fuzz,
+    hostile_clients,
     hostile_models,
+    hostile_states,
     hostile_strings,
     hostile_vectors,
     kills,
@@ -46,7 +48,8 @@ from tests.faults import (
     strangers,
     streams,
 )
-from tests.faults.row import Outcome, Row, Scene, Skipped, Tally
+from tests.faults.row import Outcome, Row, Scene, Skipped, Tally, outcomes
+from tests.faults.scorecard import SCORECARD, commit, machine, table
 
 FAMILIES = (
     kills,
@@ -54,22 +57,31 @@ FAMILIES = (
     power,
     full_disk,
     damage,
+    damage_foreign,
+    damage_unfinished,
     bad_rows,
     hostile_strings,
     strangers,
     hostile_vectors,
     hostile_models,
+    hostile_states,
     ownership,
     streams,
     orphans,
     flags_and_screens,
     non_finite,
     places,
+    hostile_clients,
     fuzz,
 )
+
+
 ROWS: dict[str, Row] = {row.name: row for family in FAMILIES for row in family.ROWS}
-SCORECARD = Path(__file__).with_name("scorecard.json")
+
+
 ALL = 1 << 40  # as many faults as there are
+
+
 EXAMPLES = 10  # silent outcomes that are written out
 
 
@@ -81,7 +93,7 @@ def run_row(row: Row, place: Path, seed: int, share: float) -> dict[str, Any]:
     scene, tally, skipped = Scene(place / "row", seed), Tally(), None
     scene.place.mkdir(parents=True)
     try:
-        for outcome in row.inject(scene, ALL if exhaustive else volume):
+        for outcome in outcomes(row, scene, ALL if exhaustive else volume):
             tally.add(outcome)
     except Skipped as reason:
         skipped = str(reason)
@@ -168,6 +180,7 @@ def in_a_process(row: Row, seed: int, share: float) -> dict[str, Any]:
         command = ["unshare", "--user", "--map-root-user", "--mount", *command]
     environment = {
         **os.environ,
+        "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "passive",
         "TOKENIZERS_PARALLELISM": "false",
@@ -207,53 +220,6 @@ def in_a_process(row: Row, seed: int, share: float) -> dict[str, Any]:
         }
     finally:
         shutil.rmtree(place, ignore_errors=True)
-
-
-def machine() -> dict[str, Any]:
-    """What it ran on."""
-    packages = (
-        "torch",
-        "tokenizers",
-        "safetensors",
-        "numpy",
-        "transformers",
-        "pyarrow",
-        "hypothesis",
-    )
-    return {
-        "system": f"{platform.system()} {platform.release()}",
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-    }
-
-
-def commit() -> str:
-    """The commit that the files are of, and whether they differ from it."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", *words], cwd=ROOT, capture_output=True, text=True, check=False
-        ).stdout.strip()
-
-    changed = " and changes" if git("status", "--porcelain", "--untracked-files=no") else ""
-    return (git("rev-parse", "HEAD") or "unknown") + changed
-
-
-def table(rows: dict[str, dict[str, Any]]) -> str:
-    """The scorecard for people, in Markdown."""
-    lines = [
-        "| fault | injected | survived | detected | silent | switched off -> caught |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, result in rows.items():
-        caught = "; ".join(
-            f"{m}: {c['caught']} of {c['injected']}" for m, c in result["mutations"].items()
-        )
-        silent = "SKIPPED" if result["skipped"] else f"**{result['silent']}**"
-        counts = " | ".join(f"{result[kind]:,}" for kind in ("injected", "survived", "detected"))
-        lines.append(f"| {name} | {counts} | {silent} | {caught} |")
-    return "\n".join(lines)
 
 
 def campaign(

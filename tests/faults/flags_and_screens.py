@@ -39,6 +39,7 @@ NEEDED = {
     "mix": ["a", "b", "--out", "o"],
     "compare": ["t.csv"],
     "serve": ["v"],
+    "export": ["m", "--onnx", "o"],
 }
 VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
 
@@ -80,7 +81,7 @@ def numbers(scene: Scene, count: int) -> Iterator[Outcome]:
         shown = flag_name(item)
         value = beyond(rng, item.metadata, whole)
         if rng.random() < 0.2:
-            value = rng.choice(("", "x", "1_0_", "0x10", "\u0664\u0665x", "1e", "1,5", "\0"))
+            value = rng.choice(("", "x", "--", "1_0_", "0x10", "\u0664\u0665x", "1e", "1,5", "\0"))
         repeats = 2 if shown in ("--ranks", "--score-range") else 1
         with chdir(room):
             said, _ = ended([name, *NEEDED[name], f"{shown}={value}" if repeats == 1 else shown]
@@ -164,9 +165,8 @@ def screens(scene: Scene, count: int) -> Iterator[Outcome]:
         elif kind == 3:
             status, out, errors = command("inspect", source, "--columns", column, "b", *small)
         elif kind == 4:
-            status, out, errors = command(
-                "encode", source, "--text", hostile(rng), "--out", room / name
-            )
+            encode = ["encode", source, "--text", hostile(rng), "--out", room / name]
+            status, out, errors = command(*encode, *small)
         else:
             status, out, errors = command("verify", room / name)
         screen = [*out.split("\n"), *errors]

@@ -18,7 +18,7 @@ from tests.faults.fuzz_folders import FOLDERS
 from tests.faults.seeds import SEEDS
 
 INSTRUMENTED = (
-    *("data.readers", "data.lines", "data.rows", "data.parquet", "data.pairs"),
+    *("formats.readers", "formats.lines", "formats.rows", "formats.parquet", "data.pairs"),
     *("storage.manifest", "storage.schema", "storage.resume", "vectors.vector_folder"),
     *("vectors.shards", "search.index_folder", "encoding.resumable_output"),
     *("training.checkpoint", "pretrained.settings", "pretrained.load_weights"),
@@ -29,8 +29,9 @@ INSTRUMENTED = (
 
 def target(kind: str, folder: Path) -> Callable[[bytes], None]:
     """What reads the bytes. A reader for each format, the manifest, a settings file."""
-    from minilm_retriever.data import lines, pairs, texts
+    from minilm_retriever.data import pairs, texts
     from minilm_retriever.errors import UserError
+    from minilm_retriever.formats import lines
     from minilm_retriever.pretrained.json_files import read_json
     from minilm_retriever.storage import manifest
 
@@ -102,7 +103,7 @@ def unguarded() -> None:
     import zlib
 
     from minilm_retriever import errors
-    from minilm_retriever.data import lines, parquet, readers
+    from minilm_retriever.formats import lines, parquet, readers
     from minilm_retriever.pretrained import json_files, load_weights, tokenizer_parts
     from minilm_retriever.storage import manifest, schema
 

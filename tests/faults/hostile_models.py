@@ -29,7 +29,7 @@ from tests.faults.generated import outcome, tried
 from tests.faults.junk import junk, mutated, text
 from tests.faults.row import Outcome, Row, Scene, patched
 from tests.faults.scenes import tiny_model
-from tests.faults.strangers import edit
+from tests.faults.traps import edit
 
 TEXTS = ["a nurse", "", "e" * 300, "[MASK] \u4f60 \U0001f600", "the cook bakes bread " * 20]
 FILES = (

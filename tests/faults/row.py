@@ -6,7 +6,7 @@ import random
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, chdir, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -83,6 +83,16 @@ class Tally:
     @property
     def injected(self) -> int:
         return sum(self.counts.values())
+
+
+def outcomes(row: Row, scene: Scene, count: int) -> Iterator[Outcome]:
+    """What comes of `count` faults of a row, put in from an empty working directory: what it
+    leaves there is silent."""
+    elsewhere = scene.room("working-directory")
+    with chdir(elsewhere):
+        yield from row.inject(scene, count)
+    if left := sorted(path.name for path in elsewhere.iterdir()):
+        yield Outcome("silent", f"left in the working directory: {left[:3]!r}")
 
 
 def judge(good: bool, kind: Literal["survived", "detected"], where: str) -> Outcome:

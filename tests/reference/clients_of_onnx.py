@@ -29,7 +29,7 @@ def main(folder: str, texts: list[str]) -> dict[str, np.ndarray]:
     TextEmbedding.add_custom_model("m", PoolingType.DISABLED, False, source, 384, "model.onnx")
     embedding = TextEmbedding("m", specific_model_path=folder)
     joined = {name: np.concatenate(parts) for name, parts in made.items()}
-    return joined | {"fastembed": np.stack(list(embedding.embed(texts)))}
+    return joined | {"fastembed": np.stack(list(embedding.embed(texts, batch_size=16)))}
 
 
 if __name__ == "__main__":

@@ -108,6 +108,7 @@ def compare_fixtures(
             report.script(PEERS[peer], python, "make_training.py", "--model", base, "--out", made)
         if peer == "st6":
             report.script(PEERS[peer], python, "make_losses.py", "--out", made)
+            report.script(PEERS[peer], python, "migration.py", "--compare")
         report.script(PEERS[peer], python, "compare_fixtures.py", "--made", made)
         if not quick:
             report.script(

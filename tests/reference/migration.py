@@ -8,6 +8,7 @@ In the peer's environment, from the repository's root:
 tests/test_migration.py runs ours against that file."""
 
 import argparse
+import copy
 import csv
 import json
 import os
@@ -18,6 +19,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+MODEL = ROOT / "checkpoints" / "all-MiniLM-L6-v2"
 PAGE, KNOWN = ROOT / "docs" / "from_sentence_transformers.md", HERE / "migration.json"
 BLOCK = re.compile(r"```python (before|after)\n(.*?)```", re.S)
 
@@ -38,27 +40,31 @@ def inputs() -> dict[str, Any]:
         "texts": texts,
         "queries": list(queries),
         "documents": list(documents),
-        "pairs": distinct[:32],
+        "pairs": distinct[:16],
     }
 
 
-def results(code: list[str]) -> list[Any]:
-    """What each block leaves in `result`, as JSON has it; each with a model of its own."""
+def results(code: list[str], model: Path = MODEL) -> list[Any]:
+    """What each block leaves in `result`, as JSON has it; each with a copy of the first's model."""
     found, before = [], Path.cwd()
     with tempfile.TemporaryDirectory() as place:
-        (Path(place) / "checkpoints").symlink_to(ROOT / "checkpoints")
+        (Path(place) / "checkpoints").mkdir()
+        (Path(place) / "checkpoints" / MODEL.name).symlink_to(model)
         os.chdir(place)
         try:
+            first = inputs()
             for block in code:
-                names = inputs()
-                exec(code[0], names)
-                if block is not code[0]:
-                    exec(block, names)
+                names = first if block is code[0] else {**first, **copies(first)}
+                exec(block, names)
                 result = names["result"]
                 found.append(result.tolist() if hasattr(result, "tolist") else result)
         finally:
             os.chdir(before)
     return json.loads(json.dumps(found))
+
+
+def copies(names: dict[str, Any]) -> dict[str, Any]:
+    return {name: copy.deepcopy(names[name]) for name in ("model", "encoder") if name in names}
 
 
 def difference(one: Any, other: Any) -> float:

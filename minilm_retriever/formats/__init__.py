@@ -1,0 +1,1 @@
+"""Files and objects in any format: their rows, one at a time."""
