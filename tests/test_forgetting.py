@@ -143,6 +143,14 @@ def test_auto_bisects_for_the_largest_share_within_the_bound(edge, has_own):
     assert sorted(owns) == sorted({*within} - {1.0})  # nothing is held out against what is lost
 
 
+def test_an_ability_that_was_not_finite_is_lost():
+    measured = {share: {"general": {"agreement": 1.0 - share}} for share in (0.0, 0.25, 0.375, 0.5)}
+    measured[1.0] = {"general": {"agreement": None}}
+    met = []
+    bisect(measure(0.3), measured, lambda share, **flags: met.append(share), has_own=False)
+    assert met == [0.5, 0.25, 0.25, 0.375]
+
+
 # --- a run ----------------------------------------------------------------------------------------
 
 

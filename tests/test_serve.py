@@ -224,15 +224,8 @@ def test_the_key(tiny_folder):
         basic = base64.b64encode(b"me:zebra-7").decode()
         for value in ("Bearer zebra-7", "bearer zebra-7", f"Basic {basic}"):
             assert one.get("/v1/models", Authorization=value).status == 200
-        for value in (
-            "",
-            "Bearer",
-            "Bearer zebra-",
-            "Bearer zebra-77",
-            "zebra-7",
-            "Basic !",
-            "Basic",
-        ):
+        wrong = "|Bearer|Bearer zebra-|Bearer zebra-77|zebra-7|Basic !|Basic".split("|")
+        for value in wrong:
             answer = one.get("/v1/models", Authorization=value)
             assert answer.status == 401 and "www-authenticate" in answer.headers
         assert one.post(EMBED, b"x" * 100).status == 401

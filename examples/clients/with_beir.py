@@ -14,4 +14,4 @@ class Local(Encoder):
 
 search = EvaluateRetrieval(Search(Local("checkpoints/all-MiniLM-L6-v2")), score_function="cos_sim")
 corpus, queries, judged = GenericDataLoader("checkpoints/job-skills-beir").load(split="test")
-print(search.evaluate(judged, search.retrieve(corpus, queries), [10])[0])  # {'NDCG@10': 0.74957}
+print(search.evaluate(judged, search.retrieve(corpus, queries), [10])[0])  # {'NDCG@10': 0.74959}

@@ -4,12 +4,12 @@ import asyncio
 
 from infinity_emb import AsyncEmbeddingEngine, EngineArgs
 
+args = EngineArgs(model_name_or_path="checkpoints/all-MiniLM-L6-v2", device="cpu")
+engine = AsyncEmbeddingEngine.from_args(args)
+
 
 async def main() -> None:
-    folder = EngineArgs(
-        model_name_or_path="checkpoints/all-MiniLM-L6-v2", engine="torch", device="cpu"
-    )
-    async with AsyncEmbeddingEngine.from_args(folder) as engine:
+    async with engine:
         (a, b, c), _ = await engine.embed(["He bakes bread.", "A baker.", "She mends watches."])
     print(a @ b > a @ c)  # True
 

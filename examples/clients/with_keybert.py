@@ -12,4 +12,4 @@ class Local(BaseEmbedder):
 
 
 text = "A luthier builds and mends violins, and often cellos and guitars too."
-print(KeyBERT(model=Local()).extract_keywords(text)[0][0])  # luthier
+print(KeyBERT(model=Local()).extract_keywords(text)[0][0])  # violins

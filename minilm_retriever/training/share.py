@@ -68,8 +68,8 @@ def bisect(
     """Measure shares towards the largest one within the bound, the own metric of those within it;
     without an own metric none where the fine-tuned weights are."""
 
-    def is_within(share: float) -> bool:
-        before, after = (measured[x]["general"][general.name] for x in (0.0, share))
+    def is_within(share: float) -> bool:  # None, of a log: it was not finite
+        before, after = (measured[x]["general"][general.name] or 0.0 for x in (0.0, share))
         return general.is_within(before, after)
 
     low, high = 0.0, 1.0

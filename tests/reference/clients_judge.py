@@ -1,5 +1,5 @@
 """nDCG@10 by BEIR and by MTEB of our Encoder and of sentence-transformers: MODEL BEIR_FOLDER -> a
-JSON line. Called by clients.py in an environment that has them."""
+JSON line, by judge [ours, theirs]. Called by clients.py in an environment that has them."""
 
 import json
 import sys
@@ -14,6 +14,7 @@ from datasets import Dataset
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.mocks.mock_tasks import MockRetrievalTask
+from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
 from sentence_transformers import SentenceTransformer
 
@@ -38,7 +39,7 @@ class ForBeir:
 class ForMteb(AbsEncoder):
     """As MTEB does."""
 
-    mteb_model_meta = mteb.ModelMeta.create_empty({"name": "local/mine"})
+    mteb_model_meta = ModelMeta.create_empty({"name": "local/mine"})
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
@@ -80,10 +81,8 @@ def by_mteb(model: Any) -> float:
 def main() -> None:
     ours, theirs = Encoder(MODEL, device="cpu"), SentenceTransformer(MODEL, device="cpu")
     scores = {
-        "BEIR, sentence-transformers": by_beir(SentenceBERT(MODEL)),
-        "BEIR, ours": by_beir(ForBeir(ours)),
-        "MTEB, sentence-transformers": by_mteb(theirs),
-        "MTEB, ours": by_mteb(ForMteb(ours)),
+        "BEIR": [by_beir(ForBeir(ours)), by_beir(SentenceBERT(MODEL, device="cpu"))],
+        "MTEB": [by_mteb(ForMteb(ours)), by_mteb(theirs)],
     }
     print(json.dumps(scores))
 

@@ -6,69 +6,27 @@ the device nothing, by running it on "meta" tensors, which have no numbers to as
 from __future__ import annotations
 
 import csv
-import json
 from importlib import import_module
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from minilm_retriever.errors import UserError
 from minilm_retriever.training import callbacks, captured_step, checkpoint, prepare
-from minilm_retriever.training.config import TrainConfig
-from minilm_retriever.training.make_trainer import captured, make_trainer, why_not_captured
+from minilm_retriever.training.make_trainer import make_trainer, why_not_captured
 from minilm_retriever.training.run import train
-from tests.training.runs import write_pairs
+from tests.training.captured import (
+    capturing,
+    last_state,
+    plain_double,
+    run_and_keep,
+    take_steps,
+)
+from tests.training.runs import Killed
 
 JOBS = "cook nurse pilot baker judge tailor miner diver".split()
-
-
-def at_once(run):
-    """In place of a graph."""
-    return run
-
-
-def capturing(capture=at_once, double=False):
-    """In place of `make_trainer`: a CapturedTrainer on any device; double: in float64."""
-
-    def make(config, encoder, loss, settings, data, sampler, ranks):
-        encoder = encoder.double() if double else encoder
-        return captured(config, encoder, loss, settings, data, sampler, capture)
-
-    return make
-
-
-def plain_double(config, encoder, *others):
-    return make_trainer(config, encoder.double(), *others)
-
-
-@pytest.fixture()
-def config(tiny_folder, tmp_path):
-    """A small run: 42 rows in batches of 8, the last of 2."""
-    defaults = {
-        "train": (write_pairs(tmp_path / "pairs.csv", 42),),
-        "model": str(tiny_folder),
-        "out": str(tmp_path / "out"),
-        "batch_size": 8,
-        "epochs": 2,
-        "log_steps": 1,
-        "save_steps": 3,
-        "device": "cpu",
-    }
-    return lambda **changes: TrainConfig(**{**defaults, **changes})
-
-
-def take_steps(config, monkeypatch, make):
-    """Losses and gradient norms of all steps, and the weights at the end."""
-    with monkeypatch.context() as patch:
-        patch.setattr(prepare, "make_trainer", make)
-        run = prepare.prepare(config)
-    steps = [run.trainer.step(n, batches) for n, batches in enumerate(run.batches(0, run.total))]
-    figures = [(float(s.losses.sum()), float(s.gradient_norm), s.learning_rate) for s in steps]
-    return np.array(figures), run.trainer.encoder.state_dict(), run
 
 
 def with_hard_negatives(path, missing=False):
@@ -170,30 +128,6 @@ def test_the_step_asks_the_device_nothing(config, monkeypatch, flags):
     step = run.trainer.step(run.total - 1, batches[-1])
     assert step.losses.device.type == "meta" and len(updates) == 2 * 2  # groups
     assert updates[-1]["found_inf"].device.type == updates[-1]["lr"].device.type == "meta"
-
-
-class Killed(BaseException):
-    """What a test raises where a process would die."""
-
-
-def last_state(out):
-    states = sorted(Path(f"{out}.run").glob("step-*"))
-    files = ("model.safetensors", "optimizer.safetensors")
-    return states[-1].name, [load_file(states[-1] / name) for name in files]
-
-
-def losses_of(out):
-    path = Path(f"{out}.run/metrics.jsonl")
-    path = path if path.exists() else Path(out) / "metrics.jsonl"
-    return [json.loads(line).get("loss") for line in path.read_text("utf-8").splitlines()]
-
-
-def run_and_keep(settings, monkeypatch):
-    """The last training state and the losses of a run that is not published."""
-    with monkeypatch.context() as patch:
-        patch.setattr("minilm_retriever.training.run.publish", lambda *_: "not published")
-        assert train(settings) == 0
-    return last_state(settings.out), losses_of(settings.out)
 
 
 @pytest.mark.parametrize("log_steps", [1, 5])
