@@ -78,6 +78,7 @@ class Bench:
     threads: int
     quick: bool
     against: tuple[str, ...]  # other checkouts of this repository, measured in the peers' place
+    without: tuple[str, ...]  # contestants left out
     work: Path  # a temporary folder
     tokenizer: TextTokenizer
 
@@ -95,7 +96,8 @@ class Bench:
 
     def ours_and(self, *peers: str) -> list[str]:
         """Ours and these, or ours and its other checkouts."""
-        return ["ours", *([f"ours@{path}" for path in self.against] or peers)]
+        left = [name for name in peers if name not in self.without]
+        return ["ours", *([f"ours@{path}" for path in self.against] or left)]
 
 
 # --- workloads ------------------------------------------------------------------------------------
@@ -447,6 +449,9 @@ def main() -> None:
         metavar="DIR",
         help="other checkouts of this repository, measured in the peers' place",
     )
+    parser.add_argument(
+        "--without", nargs="+", default=[], metavar="NAME", help="contestants to leave out"
+    )
     parser.add_argument("--name", default="bench", help="the result's file name")
     args = parser.parse_args()
     make_peers()
@@ -465,7 +470,13 @@ def main() -> None:
     print(json.dumps(about, indent=1))
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(
-            args.rounds, args.threads, args.quick, tuple(args.against), Path(folder), tokenizer
+            args.rounds,
+            args.threads,
+            args.quick,
+            tuple(args.against),
+            tuple(args.without),
+            Path(folder),
+            tokenizer,
         )
         results = run(bench, args.only, pairs, args.data and Path(args.data).name)
     out = HERE / "results" / f"{args.name}.json"

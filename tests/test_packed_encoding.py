@@ -18,6 +18,7 @@ from minilm_retriever.encoder.precision import check_precision
 from minilm_retriever.encoder.query_graphs import BEFORE, QueryGraphs
 from minilm_retriever.kernels.fixed_layout import FixedLayout
 from minilm_retriever.kernels.float_layers import pack_layer, run_fp16
+from minilm_retriever.kernels.graphs import tf32_products
 from tests.tiny import make_tiny_bert
 
 WORDS = "data nurse cook engine river soil music night bread glass horse code paper metal".split()
@@ -217,3 +218,20 @@ def test_precisions_of_a_cpu_are_refused_on_a_gpu(precision):
     check_precision("fp16", torch.device("cuda"))
     with pytest.raises(UserError, match=f"precision {precision} is for a CPU, not for cuda"):
         check_precision(precision, torch.device("cuda"))
+
+
+@pytest.mark.parametrize("before", ["none", "ieee", "tf32"])
+def test_tf32_is_set_in_both_of_torchs_places_and_put_back(before):
+    matmul, own = torch.backends.cuda.matmul, torch.backends.cuda.matmul.fp32_precision
+    try:
+        if before == "tf32":
+            matmul.allow_tf32 = True
+        else:
+            matmul.fp32_precision = before
+        with tf32_products():
+            assert (matmul.fp32_precision, matmul.allow_tf32) == ("tf32", True)
+            assert torch.get_float32_matmul_precision() == "high"  # an error where they differ
+        assert matmul.fp32_precision == before and matmul.allow_tf32 == (before == "tf32")
+    finally:
+        matmul.allow_tf32 = False
+        matmul.fp32_precision = own

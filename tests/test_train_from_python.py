@@ -22,12 +22,15 @@ ROWS = [(f"who mends clock {n}?", f"a nurse, a cook and {n} clerks") for n in ra
 HELD_OUT = [(f"who mends bell {n}?", f"a cook and {n} clerks") for n in range(8)]
 
 
-@pytest.fixture()
-def pairs_file(tmp_path):
-    path = tmp_path / "pairs.csv"
+def write_pairs(path):
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("query", "document"), *ROWS])
     return str(path)
+
+
+@pytest.fixture()
+def pairs_file(tmp_path):
+    return write_pairs(tmp_path / "pairs.csv")
 
 
 @pytest.fixture()
@@ -56,17 +59,24 @@ def objects():
     )
 
 
+@pytest.fixture(scope="module")
+def commanded(tiny_folder, tmp_path_factory):
+    """The folder that the command publishes."""
+    place = tmp_path_factory.mktemp("commanded")
+    assert command(write_pairs(place / "pairs.csv"), tiny_folder, place / "out") == 0
+    return place / "out"
+
+
 @pytest.mark.parametrize(("kind", "make"), objects(), ids=[kind for kind, _ in objects()])
-def test_it_gives_the_commands_bits(kind, make, tune, tiny_folder, pairs_file, tmp_path):
-    assert command(pairs_file, tiny_folder, tmp_path / "out") == 0
-    expected = load_file(tmp_path / "out/model.safetensors")
+def test_it_gives_the_commands_bits(kind, make, tune, commanded, tmp_path):
+    expected = load_file(commanded / "model.safetensors")
     tuned = tune(make())
     assert expected.keys() <= weights(tuned.encoder).keys()
     assert all(torch.equal(weights(tuned.encoder)[n], t) for n, t in expected.items()), kind
     tuned.save(tmp_path / "saved")
     saved = load_file(tmp_path / "saved/model.safetensors")
     assert all(torch.equal(saved[name], tensor) for name, tensor in expected.items())
-    names = {path.name for path in (tmp_path / "out").iterdir()}
+    names = {path.name for path in commanded.iterdir()}
     assert names == {path.name for path in (tmp_path / "saved").iterdir()}
 
 

@@ -72,8 +72,6 @@ def gpu_settings(
     if device.type != "cuda":
         yield
         return
-    matmul = torch.backends.cuda.matmul
-    before = matmul.fp32_precision
     with ExitStack() as stack:
         if own_stream:
             stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -83,6 +81,22 @@ def gpu_settings(
         if precision in ("bf16", "fp16"):
             stack.enter_context(sdpa_kernel(ATTENTION))
         if precision == "tf32":
-            stack.callback(setattr, matmul, "fp32_precision", before)
-            matmul.fp32_precision = "tf32"
+            stack.enter_context(tf32_products())
         yield
+
+
+@contextmanager
+def tf32_products() -> Iterator[None]:
+    """Products of float32 numbers on a GPU in TF32. torch keeps that setting twice, and where the
+    two differ reading one is an error: only the older name sets both."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    if before == "tf32":
+        yield
+        return
+    matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        matmul.allow_tf32 = False
+        matmul.fp32_precision = before
