@@ -100,11 +100,17 @@ def search(
     texts = [queries] if isinstance(queries, str) else list(queries)
     if not texts:
         raise UserError("there are no queries to search for")
-    on_disk = isinstance(folder, (str, os.PathLike))
-    names = {"folder": os.fspath(folder) if on_disk else "<texts>", "query": texts, "k": k}
+    name, documents = "<texts>", list[str]()
+    if isinstance(folder, (str, os.PathLike)):
+        name = os.fspath(folder)
+    else:
+        documents, _ = read_list(folder)
+        if not documents:
+            raise UserError("there are no documents to search")
+    names = {"folder": name, "query": texts, "k": k}
     names |= {} if model is None else {"model": named_model(model)}
     config = configure(SearchConfig, names, settings)
-    pairs = list(find_hits(config) if on_disk else find_in_memory(read_list(folder)[0], config))
+    pairs = list(find_in_memory(documents, config) if documents else find_hits(config))
     return SearchResults([query for query, _ in pairs], [hits for _, hits in pairs])
 
 
@@ -147,8 +153,6 @@ def find_in_memory(
     texts: list[str], config: SearchConfig
 ) -> Iterator[tuple[tuple[str, str], list[Hit]]]:
     """Each query, as (id, text), and its hits among these texts."""
-    if not texts:
-        raise UserError("there are no documents to search")
     if config.rescore or config.effort is not None:
         raise UserError("rescore and effort are for folders and indexes, not for texts in memory")
     name = with_revision(config.model or BASE_FOLDER, config.revision)
