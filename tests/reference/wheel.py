@@ -88,7 +88,7 @@ def check(python: Path, home: Path) -> int:
     ]
     failed = 0
     for name, command in steps:
-        environment = {"HOME": str(home), "PATH": os.environ["PATH"]}
+        environment = {"HOME": str(home), "PATH": os.environ["PATH"], "OMP_WAIT_POLICY": "PASSIVE"}
         done = subprocess.run(
             command, cwd=home, env=environment, capture_output=True, text=True, **user
         )
