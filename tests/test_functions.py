@@ -93,6 +93,19 @@ def test_search_is_the_commands(folder, tiny_folder, capsys):
     assert callable(top_k)
 
 
+def test_search_of_texts_in_memory_is_that_of_their_folder(folder, tiny_folder):
+    texts, queries = [text for _, text in ROWS], ["a cook and 3 clerks", "a nurse"]
+    on_disk = minilm_retriever.search(folder, queries, k=3)
+    for documents in (texts, np.array(texts), iter(texts)):
+        found = minilm_retriever.search(documents, queries, k=3, model=tiny_folder)
+        assert [[hit.text for hit in hits] for hits in found] == [
+            [hit.text for hit in hits] for hits in on_disk
+        ]
+        assert found[0][0].id == str(texts.index(found[0][0].text))
+        scores = [[[hit.score for hit in hits] for hits in all] for all in (found, on_disk)]
+        assert np.allclose(*scores, atol=1e-6)
+
+
 def test_what_train_gives_is_a_model_of_the_others(tiny_folder):
     tuned = train(ROWS, model=tiny_folder, eval=HELD_OUT, max_steps=2, device="cpu")
     table = evaluate(HELD_OUT, model=[tiny_folder, tuned])
@@ -125,6 +138,9 @@ def test_only_commands_change_what_malloc_keeps(pairs_file, tiny_folder, monkeyp
         (lambda: mine(ROWS, out="a.xyz"), "has to end in .csv"),
         (lambda: minilm_retriever.search("nowhere", []), "no queries"),
         (lambda: minilm_retriever.search("nowhere", "a", K=1), "nowhere"),
+        (lambda: minilm_retriever.search([], "a"), "there are no documents"),
+        (lambda: minilm_retriever.search(["a"], "a", effort=3), "not for texts in memory"),
+        (lambda: minilm_retriever.search({"a": 1}, "a"), "pass a list of str"),
         (lambda: evaluate(ROWS, model=3), "int is no model: pass a folder, a name or an Encoder"),
         (lambda: inspect(5), "<int> has no rows"),
         (lambda: inspect([]), "there are no rows"),

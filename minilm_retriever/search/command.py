@@ -15,6 +15,7 @@ from minilm_retriever.data.texts import read_texts
 from minilm_retriever.display import html_table
 from minilm_retriever.encoder.command import open_for_command
 from minilm_retriever.encoder.encoder import Encoder
+from minilm_retriever.encoder.inputs import Texts, read_list
 from minilm_retriever.encoder.precision import split_fingerprint
 from minilm_retriever.errors import UserError
 from minilm_retriever.in_memory import named_model
@@ -25,6 +26,7 @@ from minilm_retriever.pretrained.hub import resolve_beside
 from minilm_retriever.pretrained.prompts import QUERY, find_prompt
 from minilm_retriever.progress import escape, json_line, print_result, say
 from minilm_retriever.search.config import IndexConfig, SearchConfig
+from minilm_retriever.search.exact import top_k
 from minilm_retriever.search.index import Hit, Index, find
 from minilm_retriever.search.index_folder import make_index, open_index
 from minilm_retriever.search.trec_run import trec_line
@@ -84,23 +86,31 @@ class SearchResults(list[list[Hit]]):
 
 @memory_as_it_is()
 def search(
-    folder: StrPath,
+    folder: StrPath | Texts,
     queries: str | Sequence[str],
     *,
     k: int = 10,
     model: StrPath | Encoder | None = None,
     **settings: Any,
 ) -> SearchResults:
-    """The k best documents of each query in a folder of vectors or an index: a list of hits
-    (id, text, score) for each query.
+    """The k best documents of each query in a folder of vectors or an index, or of texts in memory:
+    a list of hits (id, text, score) for each query. The id of a text in memory is its number.
 
     model: the one that the vectors were encoded with, by default the one that they remember."""
     texts = [queries] if isinstance(queries, str) else list(queries)
     if not texts:
         raise UserError("there are no queries to search for")
-    names = {"folder": os.fspath(folder), "query": texts, "k": k}
+    name, documents = "<texts>", list[str]()
+    if isinstance(folder, (str, os.PathLike)):
+        name = os.fspath(folder)
+    else:
+        documents, _ = read_list(folder)
+        if not documents:
+            raise UserError("there are no documents to search")
+    names = {"folder": name, "query": texts, "k": k}
     names |= {} if model is None else {"model": named_model(model)}
-    pairs = list(find_hits(configure(SearchConfig, names, settings)))
+    config = configure(SearchConfig, names, settings)
+    pairs = list(find_in_memory(documents, config) if documents else find_hits(config))
     return SearchResults([query for query, _ in pairs], [hits for _, hits in pairs])
 
 
@@ -137,6 +147,24 @@ def find_hits(config: SearchConfig) -> Iterator[tuple[tuple[str, str], list[Hit]
     for batch in read_queries(config, len(index)):
         vectors = encoder.encode([text for _, text in batch], prompt=prompt, normalize=unit)
         yield from zip(batch, find(index, vectors, config.k), strict=True)
+
+
+def find_in_memory(
+    texts: list[str], config: SearchConfig
+) -> Iterator[tuple[tuple[str, str], list[Hit]]]:
+    """Each query, as (id, text), and its hits among these texts."""
+    if config.rescore or config.effort is not None:
+        raise UserError("rescore and effort are for folders and indexes, not for texts in memory")
+    name = with_revision(config.model or BASE_FOLDER, config.revision)
+    encoder = open_for_command(name, precision=config.precision or "fp32")
+    prompt = find_prompt(encoder.model, config.query_prompt, task=QUERY).text
+    documents = encoder.encode_document(texts)
+    for batch in read_queries(config, len(texts)):
+        vectors = encoder.encode([text for _, text in batch], prompt=prompt)
+        found = top_k(vectors, documents, config.k)
+        for query, scores, rows in zip(batch, *found, strict=True):
+            ranked = zip(rows.tolist(), scores.tolist(), strict=True)
+            yield query, [Hit(str(row), texts[row], score) for row, score in ranked]
 
 
 def open_encoder(config: SearchConfig, index: Index) -> Encoder:
