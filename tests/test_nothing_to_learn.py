@@ -111,7 +111,7 @@ def test_scores_train_and_what_is_best_by_spearman_is_published(tiny_folder, tmp
     assert main(["train", "--train", path, "--eval", path, *flags, *learning]) == 0
     assert "spearman" in capsys.readouterr().err
     first, *_ = figures = logged(out)
-    assert set(first) == {"spearman", "pearson", "loss"}
+    assert set(first) == {"spearman", "pearson", "standard_error", "loss"}
     assert max(row["spearman"] for row in figures) > first["spearman"] + 0.1
     card = (out / "README.md").read_text("utf-8")
     assert "CoSENTLoss" in card and "pairs with scores" in card and "Ranking" not in card
