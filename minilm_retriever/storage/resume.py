@@ -32,10 +32,14 @@ class RunFolder:
         self.record_name = record_name
 
     def remove_leftovers(self, *outputs: Path) -> None:
-        """Settle and remove what dead processes left of the output, and of other `outputs`."""
+        """Settle and remove what dead processes left of the output, of other `outputs`, and in
+        OUT.run where that is ours: also beside a finished output, to which nobody comes back."""
         atomic_folders.recover(self.out)
         for path in (self.folder, self.out, *outputs):
             atomic_files.clean_stale(path.parent, path.name)
+        is_ours = manifest.is_marked(self.folder / self.record_name)
+        if is_ours and not self.folder.is_symlink():
+            atomic_files.clean_stale(self.folder)
 
     def check_not_finished(self, overwrite: bool) -> None:
         """UserError where the finished output exists and may not be replaced, or where OUT.run is
@@ -97,8 +101,6 @@ class RunFolder:
             self.discard()  # what is there is of unknown or other settings
             atomic_files.make_folder((self.folder / self.record_name).parent)
             self.write(self.record_name, {SETTINGS: settings, **notes})
-        else:
-            atomic_files.clean_stale(self.folder)
         return record
 
     def read_record(self) -> dict[str, Any] | None:

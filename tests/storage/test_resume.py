@@ -84,9 +84,31 @@ class TestResume:
         assert run.begin_or_resume({"rate": 0.1, "sizes": (1, 2)}, threads=1) is None
         (run.folder / "metrics.jsonl").write_text("done")
         (run.folder / f".work.tmp-{'0' * 16}").write_text("half")
-        record = RunFolder(run.out).begin_or_resume({"rate": 0.1, "sizes": (1, 2)}, threads=2)
+        again = RunFolder(run.out)
+        again.remove_leftovers()
+        record = again.begin_or_resume({"rate": 0.1, "sizes": (1, 2)}, threads=2)
         assert record["threads"] == 1 and record["asked"] == {"rate": 0.1, "sizes": [1, 2]}
         assert sorted(path.name for path in run.folder.iterdir()) == ["metrics.jsonl", "run.json"]
+
+    @pytest.mark.parametrize("ours", [True, False, "a link"])
+    def test_leftovers_in_the_run_of_a_finished_output_are_removed_where_it_is_ours(
+        self, tmp_path, ours
+    ):
+        run, place = RunFolder(tmp_path / "out"), tmp_path / "out.run"
+        if ours == "a link":
+            (tmp_path / "elsewhere").mkdir()
+            place.symlink_to("elsewhere")
+        else:
+            place.mkdir()
+        if ours:
+            run.write("run.json", {"asked": {}})
+        leftover = place / f".step-4.gone-{'0' * 16}"
+        leftover.mkdir()
+        publish(run.out, "finished")
+        run.remove_leftovers()
+        assert leftover.exists() is (ours is not True) and is_a(run.out, "finished")
+        with pytest.raises(UserError, match="already finished"):
+            run.check_not_finished(overwrite=False)
 
     @pytest.mark.parametrize(
         ("settings", "difference"),
