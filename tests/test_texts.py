@@ -87,3 +87,19 @@ class TestTexts:
         (tmp_path / "empty").mkdir()
         assert "holds no file that can be read" in mistake(lambda: read_texts(tmp_path / "empty"))
         assert "no input" in mistake(lambda: read_texts([]))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "how"),
+    [
+        ("a.jsonl", '{"": "a nurse"}\n{"": "a cook"}\n', {}),
+        ("a.jsonl", '{"": "a nurse", "n": 1}\n{"": "a cook", "n": 2}\n', {}),
+        ("a.jsonl", '{"": "a nurse", "b": "x"}\n{"": "a cook", "b": "y"}\n', {"text": ""}),
+    ],
+)
+def test_a_column_without_a_name_is_a_column(tmp_path, name, content, how):
+    (tmp_path / name).write_text(content, "utf-8")
+    choices = []
+    records = list(read_texts(tmp_path / name, on_choice=choices.append, **how))
+    assert [record.text for record in records] == ["a nurse", "a cook"]
+    assert "'a nurse'" in choices[0]

@@ -56,7 +56,7 @@ def read_texts(
     named: Template = [] if text is None else [("", text)]
     if template is not None:
         named = _parse_template(template)
-    need = [column for _, column in named if column] + ([] if id is None else [id])
+    need = [column for _, column in named if column is not None] + ([] if id is None else [id])
     how, number, last_reason = Reading(**reading), 0, ""
     for one in sources_of(sources, how):
         source = RowSource(one, how)
@@ -102,10 +102,10 @@ def _choose(
         pieces = [("", name)]
     if id is None and queries:
         id = next((name for name in QUERY_IDS if name in first.values), None)
-    taken = [column for _, column in pieces if column]
+    taken = [column for _, column in pieces if column is not None]
     ids = f", ids of {id}" if id else ""
     line = f"text column {' + '.join(taken)}{ids} ({'; '.join([why, *source.notes])})"
-    line += left_out(columns, [*taken, id or ""])
+    line += left_out(columns, taken if id is None else [*taken, id])
     example = quoted(first.values.get(taken[0]))
     return Choice(pieces, id, line, f"row {first.line}: {example}")
 
@@ -160,4 +160,6 @@ def _parse_template(template: str) -> Template:
 
 
 def _fill(template: Template, row: Row) -> str:
-    return "".join([text + (row.text(column) if column else "") for text, column in template])
+    return "".join(
+        [text + ("" if column is None else row.text(column)) for text, column in template]
+    )
