@@ -47,7 +47,7 @@ def on_onnxruntime(path: Path, tokenizer: TextTokenizer, threads: int) -> Encode
     def encode(texts: list[str]) -> Any:
         tokens = tokenizer.tokenize(texts)
         out = np.empty((len(texts), 384), dtype=np.float32)
-        for rows in length_batches(tokens.lengths, BATCH_TOKENS["cpu"]):
+        for rows in length_batches(tokens.lengths, BATCH_TOKENS):
             out[rows] = run(session, tokens.batch(rows))
         return out
 

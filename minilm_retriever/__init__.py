@@ -1,7 +1,8 @@
 """Fine-tune a BERT bi-encoder on pairs, encode text with it, retrieve.
 
-Encoder and train are here; minilm_retriever.data reads files, .search finds nearest vectors,
-.evaluation measures models. What each command does: minilm-retriever --help."""
+Encoder, and the commands as functions: train, inspect, mine, evaluate, search. The rooms
+minilm_retriever.data reads files, .search finds nearest vectors, .evaluation measures models. What
+each command does: minilm-retriever --help."""
 
 from typing import TYPE_CHECKING
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
-import tomllib
 import types
 from collections.abc import Mapping
 from dataclasses import Field, fields
-from difflib import get_close_matches
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -35,6 +33,8 @@ def check_settings(config: type, settings: Mapping[str, Any], where: str = "") -
     for given, value in settings.items():
         name = by_flag.get(field_name(given), field_name(given))
         if name not in items:
+            from difflib import get_close_matches  # here, and tomllib: --help needs neither
+
             near = get_close_matches(name, items, 1, 0.5)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(items)}"
             raise UserError(f"{where}{escape(given)} is no setting of {command_of(config)}: {hint}")
@@ -85,6 +85,8 @@ def typed(value: Any, hint: Any, what: str, item: Field[Any]) -> Any:
 
 def read_settings(path: str, config: type) -> dict[str, Any]:
     """The settings of a TOML file; UserError, naming it, for what is none."""
+    import tomllib
+
     try:
         data = Path(path).read_bytes()
     except OSError as fault:

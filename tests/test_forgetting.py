@@ -26,7 +26,7 @@ from minilm_retriever.training.config import TrainConfig
 from minilm_retriever.training.run import train
 from minilm_retriever.training.share import bisect, choose_share
 from tests.tiny import make_tiny_bert
-from tests.training.runs import log_rows, write_pairs
+from tests.training.runs import log_rows, small_run, write_pairs
 
 # --- the measure ----------------------------------------------------------------------------------
 
@@ -156,10 +156,7 @@ def test_an_ability_that_was_not_finite_is_lost():
 
 @pytest.fixture()
 def config(tiny_folder, tmp_path):
-    """A run of 12 steps in two epochs."""
-    defaults = {"train": (write_pairs(tmp_path / "pairs.csv", 42),), "model": str(tiny_folder)}
-    defaults |= {"out": str(tmp_path / "out"), "batch_size": 8, "epochs": 2, "device": "cpu"}
-    return lambda **changes: TrainConfig(**{**defaults, **changes})
+    return small_run(tiny_folder, tmp_path)  # 12 steps
 
 
 @pytest.fixture()

@@ -24,7 +24,7 @@ from minilm_retriever.training.dataset import BatchRows
 from minilm_retriever.training.run import train
 from minilm_retriever.training.stay_near import StayNear
 from minilm_retriever.training.validation import Validation
-from tests.training.runs import log_rows, write_pairs
+from tests.training.runs import log_rows, small_run, write_pairs
 from tests.variations import edit, modules
 
 # --- the recipe -----------------------------------------------------------------------------------
@@ -160,10 +160,7 @@ def test_robust_mixes_all_that_was_trained(shape, share, files, tiny_copy, tmp_p
 
 @pytest.fixture()
 def config(tiny_folder, tmp_path):
-    """A run of 12 steps in two epochs."""
-    defaults = {"train": (write_pairs(tmp_path / "pairs.csv", 42),), "model": str(tiny_folder)}
-    defaults |= {"out": str(tmp_path / "out"), "batch_size": 8, "epochs": 2, "device": "cpu"}
-    return lambda **changes: TrainConfig(**{**defaults, **changes})
+    return small_run(tiny_folder, tmp_path)  # 12 steps
 
 
 @pytest.fixture()

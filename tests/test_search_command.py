@@ -14,36 +14,30 @@ from tests.conftest import ROOT
 from tests.variations import edit
 
 
-def test_encode_search_verify(capsys, tmp_path, tiny_folder):
-    (tmp_path / "texts.csv").write_text(
-        "id,body\na,bread and soup\nb,plumbing\nc,care\n", encoding="utf-8"
-    )
-    encode = [
-        "encode",
-        tmp_path / "texts.csv",
-        "--text",
-        "body",
-        "--id",
-        "id",
-        "--model",
-        tiny_folder,
-    ]
-    assert run(capsys, *encode, "--out", tmp_path / "vectors")[0] == 0
-    status, out, _ = run(
-        capsys, "search", tmp_path / "vectors", "plumbing", "-k", "2", "--model", tiny_folder
-    )
+@pytest.fixture()
+def vectors(capsys, tmp_path, tiny_folder):
+    """Three texts, encoded."""
+    texts = "id,body\na,bread and soup\nb,plumbing\nc,care\n"
+    (tmp_path / "texts.csv").write_text(texts, encoding="utf-8")
+    encode = ["encode", tmp_path / "texts.csv", "--text", "body", "--id", "id"]
+    assert run(capsys, *encode, "--model", tiny_folder, "--out", tmp_path / "v")[0] == 0
+    return tmp_path / "v"
+
+
+def test_encode_search_verify(capsys, tiny_folder, vectors):
+    status, out, _ = run(capsys, "search", vectors, "plumbing", "-k", "2", "--model", tiny_folder)
     found = [line.split() for line in out.splitlines() if line.strip()]
     assert (
         status == 0 and found[1][0] == "1" and found[1][2:] == ["b", "plumbing"] and len(found) == 3
     )
-    assert run(capsys, "verify", tmp_path / "vectors")[0] == 0
-    (shard,) = (tmp_path / "vectors").glob("*.npy")
+    assert run(capsys, "verify", vectors)[0] == 0
+    (shard,) = vectors.glob("*.npy")
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(data)
     for command in (
-        ("verify", tmp_path / "vectors"),
-        ("search", tmp_path / "vectors", "x", "--model", tiny_folder),
+        ("verify", vectors),
+        ("search", vectors, "x", "--model", tiny_folder),
     ):
         status, _, err = run(capsys, *command)
         assert status == 2 and shard.name in err[-1]
@@ -99,26 +93,6 @@ def test_vectors_that_the_model_shortens_are_stored_with_length_1(capsys, tmp_pa
     assert run(capsys, "verify", out)[0] == 0
     status, text, _ = run(capsys, "search", out, "music", "-k", "1")
     assert status == 0 and "1  1.0000" in text
-
-
-@pytest.fixture()
-def vectors(capsys, tmp_path, tiny_folder):
-    """Three texts, encoded."""
-    (tmp_path / "texts.csv").write_text(
-        "id,body\na,bread and soup\nb,plumbing\nc,care\n", encoding="utf-8"
-    )
-    encode = [
-        "encode",
-        tmp_path / "texts.csv",
-        "--text",
-        "body",
-        "--id",
-        "id",
-        "--model",
-        tiny_folder,
-    ]
-    assert run(capsys, *encode, "--out", tmp_path / "v")[0] == 0
-    return tmp_path / "v"
 
 
 def test_queries_from_a_file_give_json_lines_or_a_trec_run(capsys, tmp_path, tiny_folder, vectors):

@@ -80,7 +80,7 @@ class Trainer:
         losses = []
         for batch in batches:
             loss = self.batch_loss(batch) / len(batches)
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            self.scaler.scale(loss).backward()
             losses.append(loss.detach())
         self.ranks.all_reduce_gradients(self.parameters)
         self.scaler.unscale_(self.optimizer)

@@ -6,7 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -27,10 +27,19 @@ from minilm_retriever.pretrained.tokenizer import TextTokenizer, TokenizedTexts,
 from minilm_retriever.types import FloatArray, IntArray
 from minilm_retriever.vectors.checks import check_vectors
 
-# Padded tokens a batch: enough rows for matrix products at full speed; on a CPU no more than what
-# keeps a layer's activations near the caches.
-BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}
+# Padded tokens a batch: enough rows for matrix products at full speed, no more than what keeps a
+# layer's activations near a CPU's caches. For GPUs see `batch_tokens`.
+BATCH_TOKENS = 1024
 PIECE_TEXTS = 4096  # tokenised at a time while a GPU computes
+
+
+class BatchOptions(TypedDict, total=False):
+    """batch_size, normalize: see Encoder.encode. prompt_tokens: so many leading tokens of each text
+    are not pooled."""
+
+    batch_size: int | None
+    normalize: bool | None
+    prompt_tokens: int
 
 
 def encode_texts(
@@ -38,34 +47,27 @@ def encode_texts(
     tokenizer: TextTokenizer,
     texts: Sequence[str],
     *,
-    batch_size: int | None = None,
-    normalize: bool | None = None,
-    prompt_tokens: int = 0,
     progress: Callable[[int], Any] | None = None,
+    **options: Unpack[BatchOptions],
 ) -> FloatArray:
     """Vectors (N, H) float32 of N texts, in their order.
 
-    batch_size, normalize: see Encoder.encode. prompt_tokens: so many leading tokens of each text
-    are not pooled. progress: called after each batch with how many texts are done, repeats counted.
-    Raises UserError (a ValueError) naming the index of a text that is no str or holds a lone
-    surrogate, or whose vector is not finite, or zero where it is to have length 1."""
+    progress: called after each batch with how many texts are done, repeats counted. Raises
+    UserError (a ValueError) naming the index of a text that is no str or holds a lone surrogate, or
+    whose vector is not finite, or zero where it is to have length 1."""
     one_thread_after_fork()
     check_texts(texts)  # before deduplication: the index in an error is the caller's
     distinct, inverse = deduplicate(texts)
-    vectors, _ = encode_distinct(
-        encoder,
-        tokenizer,
-        distinct,
-        batch_size=batch_size,
-        normalize=normalize,
-        prompt_tokens=prompt_tokens,
-        progress=(lambda done, _: progress(len(texts) * done // len(distinct)))
-        if progress
-        else None,
-    )
+
+    def show(done: int, _: int) -> None:
+        if progress:
+            progress(len(texts) * done // len(distinct))
+
+    vectors, _ = encode_distinct(encoder, tokenizer, distinct, progress=show, **options)
     vectors = vectors if len(distinct) == len(texts) else vectors[inverse]
-    as_made = encoder.normalize and encoder.kept == encoder.dimension
-    unit = as_made if normalize is None else normalize
+    unit = options.get("normalize")
+    if unit is None:  # as they are made
+        unit = encoder.normalize and encoder.kept == encoder.dimension
     check_vectors(vectors, lambda row: f"text {row}", unit=unit)
     return vectors
 
@@ -90,7 +92,7 @@ def token_states(
     device = encoder.bert.embeddings.word_embeddings.weight.device
     done, training = 0, encoder.training
     encoder.eval()
-    for rows in length_batches(tokens.lengths, BATCH_TOKENS.get(device.type, 1024), batch_size):
+    for rows in length_batches(tokens.lengths, most_tokens(encoder, device), batch_size):
         ids, mask = (part.to(device) for part in tokens.batch(rows))
         hidden = encoder.bert(ids, mask).float()  # (B, T, H)
         hidden = (l2_normalize(hidden) if normalize else hidden).cpu().numpy()
@@ -107,15 +109,13 @@ def encode_tokens(
     encoder: SentenceEncoder,
     tokens: TokenizedTexts,
     *,
-    batch_size: int | None = None,
-    normalize: bool | None = None,
-    prompt_tokens: int = 0,
     progress: Callable[[int, int], Any] | None = None,
+    **options: Unpack[BatchOptions],
 ) -> FloatArray:
-    """Vectors (N, H) float32 of N tokenised texts, in their order; see encode_texts.
+    """Vectors (N, H) float32 of N tokenised texts, in their order.
 
     progress: called after each batch with how many texts are done and how many tokens they have."""
-    batches = Batches(encoder, batch_size, normalize, prompt_tokens, progress)
+    batches = Batches(encoder, progress, **options)
     return batches.encode(len(tokens), [tokens])
 
 
@@ -124,14 +124,12 @@ def encode_distinct(
     tokenizer: TextTokenizer,
     texts: Sequence[str],
     *,
-    batch_size: int | None = None,
-    normalize: bool | None = None,
-    prompt_tokens: int = 0,
     progress: Callable[[int, int], Any] | None = None,
+    **options: Unpack[BatchOptions],
 ) -> tuple[FloatArray, int]:
     """encode_tokens of N texts, and how many tokens they have; a GPU computes while the next ones
     are tokenised."""
-    batches = Batches(encoder, batch_size, normalize, prompt_tokens, progress)
+    batches = Batches(encoder, progress, **options)
     if not batches.packs or len(texts) <= PIECE_TEXTS:
         pieces: Iterable[TokenizedTexts] = [tokenizer.tokenize(texts)]
     else:
@@ -146,10 +144,11 @@ class Batches:
     def __init__(
         self,
         encoder: SentenceEncoder,
-        batch_size: int | None,
-        normalize: bool | None,
-        prompt_tokens: int,
         progress: Callable[[int, int], Any] | None,
+        *,
+        batch_size: int | None = None,
+        normalize: bool | None = None,
+        prompt_tokens: int = 0,
     ) -> None:
         self.encoder, self.batch_size, self.progress = encoder, batch_size, progress
         self.normalize, self.prompt_tokens = normalize, prompt_tokens
@@ -190,9 +189,7 @@ class Batches:
 
     def encode_piece(self, tokens: TokenizedTexts, first: int, readback: Readback) -> None:
         """Vectors of texts that are the rows from `first` on."""
-        most = BATCH_TOKENS["cpu"]
-        if self.packs:
-            most = batch_tokens(self.encoder, self.device)
+        most = most_tokens(self.encoder, self.device)
         batches = length_batches(tokens.lengths, most, self.batch_size)[::-1]
         while batches:
             rows = batches.pop()
@@ -240,6 +237,11 @@ class Batches:
 def packs_on(device: torch.device) -> bool:
     """Whether batches go to this device packed, and their vectors come back later."""
     return device.type == "cuda"
+
+
+def most_tokens(encoder: SentenceEncoder, device: torch.device) -> int:
+    """Padded tokens a batch may have on this device."""
+    return batch_tokens(encoder, device) if packs_on(device) else BATCH_TOKENS
 
 
 def one_thread_after_fork() -> None:

@@ -115,7 +115,7 @@ class Readback:
         event = None
         host = vectors.to("cpu", non_blocking=True)  # pinned, from a GPU
         if vectors.is_cuda:
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event = torch.cuda.Event()
             event.record()
         self.copied.append((rows, host, event))
         if len(self.copied) > 1:

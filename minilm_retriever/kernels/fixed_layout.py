@@ -57,17 +57,23 @@ class FixedLayout:
 
     def pad(self, x: Tensor) -> Tensor:
         """(S, H) -> (N, W, H), any row's numbers at padding."""
-        padded: Tensor = GatherRows.apply(x, self.sources, self.places, self.real)  # type: ignore[no-untyped-call]
+        padded = gather(x, self.sources, self.places, self.real)
         return padded.view(self.rows, self.width, x.shape[-1])
 
     def unpad(self, x: Tensor) -> Tensor:
         """(N, W, H) -> (S, H), any row's numbers in the slots left over."""
         flat, is_token = x.reshape(self.rows * self.width, -1), self.tokens.view(-1, 1)
-        return GatherRows.apply(flat, self.places, self.sources, is_token)  # type: ignore[no-untyped-call, no-any-return]
+        return gather(flat, self.places, self.sources, is_token)
 
     def pad_states(self, x: Tensor) -> Tensor:
         """(S, H) -> (N, W, H), zeros at padding."""
         return self.pad(x).masked_fill(~self.tokens[:, :, None], 0.0)
+
+
+def gather(x: Tensor, there: Tensor, back: Tensor, counts: Tensor) -> Tensor:
+    """x[there]: see GatherRows."""
+    out: Tensor = GatherRows.apply(x, there, back, counts)  # type: ignore[no-untyped-call]
+    return out
 
 
 class GatherRows(torch.autograd.Function):

@@ -41,7 +41,7 @@ def side_stream(device: torch.device) -> Iterator[None]:
         yield
         return
     before = torch.cuda.current_stream(device)
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream = torch.cuda.Stream(device)
     stream.wait_stream(before)
     with torch.cuda.stream(stream):
         yield
@@ -74,7 +74,7 @@ def gpu_settings(
         return
     with ExitStack() as stack:
         if own_stream:
-            stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            stream = torch.cuda.Stream(device)
             stream.wait_stream(torch.cuda.current_stream(device))
             stack.enter_context(torch.cuda.stream(stream))
             stack.callback(stream.synchronize)

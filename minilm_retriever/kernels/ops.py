@@ -88,7 +88,7 @@ def attention(
     if len(layout.groups) == 1 and not layout.spare:  # a query: each call counts
         return group_attention(projected, layout.groups[0], heads, dropout)
     counts = [group.tokens for group in layout.groups]
-    *parts, spare = projected.split([*counts, layout.spare])  # type: ignore[no-untyped-call]
+    *parts, spare = projected.split([*counts, layout.spare])
     pairs = zip(parts, layout.groups, strict=True)
     outputs = [group_attention(part, group, heads, dropout) for part, group in pairs]
     return torch.cat([*outputs, torch.zeros_like(spare[:, : projected.shape[1] // 3])])

@@ -232,7 +232,7 @@ def to_host(steps: Sequence[Step]) -> list[Step]:
     if not steps or steps[0].losses.device.type == "cpu":
         return list(steps)
     sizes = [len(step.losses) for step in steps]
-    losses = torch.cat([step.losses for step in steps]).cpu().split(sizes)  # type: ignore[no-untyped-call]
+    losses = torch.cat([step.losses for step in steps]).cpu().split(sizes)
     norms = torch.stack([step.gradient_norm for step in steps]).cpu()
     rates = (step.learning_rate for step in steps)
     return [Step(*values) for values in zip(losses, norms, rates, strict=True)]

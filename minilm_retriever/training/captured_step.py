@@ -184,7 +184,7 @@ class CapturedTrainer(Trainer):
             known = BatchRows(texts.view(columns, rows), inputs.view(columns, rows), scores)
             vectors = self.vectors(inputs, shape, (columns, rows))
             loss = self.loss(vectors, known) / len(shape.batches)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             losses.append(loss.detach())
         norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
         not_finite = ~torch.stack([*losses, norm]).isfinite().all()

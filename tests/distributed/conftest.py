@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from minilm_retriever.training.config import TrainConfig
 from tests.distributed.processes import NEGATIVES
-from tests.training.runs import write_pairs
+from tests.training.runs import small_run, write_pairs
 
 
 @pytest.fixture(autouse=True)
@@ -27,15 +26,5 @@ def config(tiny_folder, tmp_path):
     (tmp_path / "pairs.csv").write_text(
         "\n".join([",".join(NEGATIVES), *sorted(rows)]) + "\n", "utf-8"
     )
-    defaults = {
-        "train": (str(tmp_path / "pairs.csv"),),
-        "columns": NEGATIVES[:2],
-        "model": str(tiny_folder),
-        "out": str(tmp_path / "out"),
-        "batch_size": 8,
-        "epochs": 2,
-        "log_steps": 1,
-        "save_steps": 3,
-        "device": "cpu",
-    }
-    return lambda **changes: TrainConfig(**{**defaults, **changes})
+    data = {"train": (str(tmp_path / "pairs.csv"),), "columns": NEGATIVES[:2]}
+    return small_run(tiny_folder, tmp_path, **data, log_steps=1, save_steps=3)

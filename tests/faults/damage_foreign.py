@@ -23,7 +23,7 @@ from minilm_retriever.formats import lines
 from minilm_retriever.pretrained import model_folder, pipeline, settings
 from minilm_retriever.vectors.vector_folder import open_vectors
 from tests.faults.processes import limited
-from tests.faults.row import Outcome, Row, Scene, patched
+from tests.faults.row import Outcome, Row, Scene, of_text, patched
 from tests.faults.scenes import (
     pairs_file,
     texts_file,
@@ -91,12 +91,7 @@ def damage_without_a_manifest(scene: Scene, count: int) -> Iterator[Outcome]:
             ("hung", "the process ended")
         ):  # else it was mended, and the next one may be reading it
             mend(path, good)
-        kind = outcome.partition(" ")[0]
-        yield (
-            Outcome(kind, outcome)
-            if kind in ("survived", "detected")
-            else Outcome("silent", f"{path.name}: {outcome}")
-        )  # type: ignore[arg-type]
+        yield of_text(outcome, path.name)
 
 
 def with_cache(model: Path, cache: Path) -> str:

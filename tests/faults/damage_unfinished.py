@@ -12,7 +12,7 @@ from minilm_retriever.encoding.resumable_output import UnfinishedRun
 from minilm_retriever.storage import manifest
 from tests.faults.commands import command
 from tests.faults.processes import limited
-from tests.faults.row import Outcome, Row, Scene, contents, patched
+from tests.faults.row import Outcome, Row, Scene, contents, of_text, patched
 from tests.faults.scenes import (
     encode_flags,
     train_flags,
@@ -51,12 +51,7 @@ def damage_unfinished(scene: Scene, count: int) -> Iterator[Outcome]:
         return f"{'detected' if named else 'status'} {status}, {where}: {errors}"
 
     for number, outcome in limited(work, count):
-        kind = outcome.partition(" ")[0]
-        yield (
-            Outcome(kind, outcome)
-            if kind in ("survived", "detected")
-            else Outcome("silent", f"{number}: {outcome}")
-        )  # type: ignore[arg-type]
+        yield of_text(outcome, str(number))
 
 
 def unfinished(

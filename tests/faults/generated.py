@@ -13,7 +13,7 @@ from minilm_retriever.errors import UserError
 from minilm_retriever.storage import manifest
 from tests.faults.commands import command
 from tests.faults.processes import limited
-from tests.faults.row import Outcome, Scene
+from tests.faults.row import Outcome, Scene, of_text
 
 HANG_SECONDS = 60.0
 MEMORY_BYTES = 1 << 30  # more than a process has that does nothing
@@ -33,12 +33,8 @@ def tried(scene: Scene, count: int, case: Case) -> Iterator[Outcome]:
         finally:
             shutil.rmtree(room, ignore_errors=True)
 
-    for number, said in limited(work, count, seconds=HANG_SECONDS, memory=MEMORY_BYTES):
-        kind = said.partition(" ")[0]
-        if kind in ("survived", "detected"):
-            yield Outcome(kind, said)  # type: ignore[arg-type]
-        else:
-            yield Outcome("silent", f"fault {number} of seed {scene.seed}: {said}")
+    for number, outcome in limited(work, count, seconds=HANG_SECONDS, memory=MEMORY_BYTES):
+        yield of_text(outcome, f"fault {number} of seed {scene.seed}")
 
 
 def outcome(work: Callable[[], Any]) -> str:

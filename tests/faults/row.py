@@ -100,6 +100,14 @@ def judge(good: bool, kind: Literal["survived", "detected"], where: str) -> Outc
     return Outcome(kind, where) if good else Outcome("silent", where)
 
 
+def of_text(outcome: str, name: str) -> Outcome:
+    """The outcome that a text begins with, or where it is none a silent one of that name."""
+    kind = outcome.partition(" ")[0]
+    if kind == "survived" or kind == "detected":
+        return Outcome(kind, outcome)
+    return Outcome("silent", f"{name}: {outcome}")
+
+
 @contextmanager
 def patched(*changes: tuple[object, str, object]) -> Iterator[None]:
     """Attributes set for a while: the form that most mutations have."""

@@ -15,7 +15,7 @@ from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained import json_files, load_weights, model_folder, pipeline
 from minilm_retriever.vectors.vector_folder import open_vectors
 from tests.faults.processes import limited
-from tests.faults.row import Outcome, Row, Scene, patched
+from tests.faults.row import Outcome, Row, Scene, of_text, patched
 from tests.faults.scenes import tiny_model
 from tests.faults.traps import CANARY, HOSTILE, another_layout
 
@@ -54,13 +54,11 @@ def hostile_folders(scene: Scene, count: int) -> Iterator[Outcome]:
 
     for number, outcome in limited(work, len(names)):
         room, before = rooms[number]
-        kind = outcome.partition(" ")[0]
         if (room / CANARY).exists():
-            outcome, kind = "code was run", ""
+            outcome = "code was run"
         elif snapshot(room) != before:
-            outcome, kind = f"something was written: {sorted(snapshot(room) - before)}", ""
-        where = f"{names[number]}: {outcome}"
-        yield Outcome(kind, where) if kind in ("survived", "detected") else Outcome("silent", where)  # type: ignore[arg-type]
+            outcome = f"something was written: {sorted(snapshot(room) - before)}"
+        yield of_text(outcome, names[number])
 
 
 def open_anything(folder: Path) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from minilm_retriever.core.trainer import Trainer
 from minilm_retriever.storage import tensors
 from minilm_retriever.training import checkpoint
+from minilm_retriever.training.config import TrainConfig
 from minilm_retriever.training.run import train
 
 NOUNS = "data nurse cook engine river soil music night bread glass horse code paper metal".split()
@@ -35,6 +36,15 @@ def write_pairs(path, rows, start=0):
                 (f"works with {' and '.join(words[:2])} {i}", f"{words[2]}, {words[3]} number {i}")
             )
     return str(path)
+
+
+def small_run(model, place, **settings):
+    """Makes configurations of a small run: two epochs of 42 rows in batches of 8, the last of 2."""
+    defaults = {"model": str(model), "out": str(place / "out"), "batch_size": 8, "epochs": 2}
+    defaults |= {"device": "cpu", **settings}
+    if "train" not in defaults:
+        defaults["train"] = (write_pairs(place / "pairs.csv", 42),)
+    return lambda **changes: TrainConfig(**{**defaults, **changes})
 
 
 def end_of(config, monkeypatch):
