@@ -19,8 +19,12 @@ from minilm_retriever.errors import UserError
         ("a.txt", b"one\ntwo\n", 2),
         ("a.jsonl", b'{"a": 1}\n' * 5, 5),
         ("a.csv", b"text\none\ntwo\n", 2),
-        ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 5) + gzip.compress(b'{"a": 1}\n'), 6),
-        ("a.txt.gz", gzip.compress(b"one\ntwo\n")[:-9], None),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'{"a": 1}\n' * 5, mtime=0) + gzip.compress(b'{"a": 1}\n', mtime=0),
+            6,
+        ),
+        ("a.txt.gz", gzip.compress(b"one\ntwo\n", mtime=0)[:-9], None),
     ],
 )
 def test_size_sum_and_rows(tmp_path, name, content, rows):

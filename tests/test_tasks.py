@@ -32,7 +32,7 @@ def beir(folder, *, qrels="q1\td1\t2\nq1\td2\t1\nq2\td2\t1\n", corpus=None, comp
     ]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     if compressed:
-        (folder / "corpus.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+        (folder / "corpus.jsonl.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
     else:
         (folder / "corpus.jsonl").write_text(text)
     queries = [

@@ -36,7 +36,7 @@ def save(path: Path, records: list[dict[str, object]]) -> Path:
         writer.writeheader()
         writer.writerows(records)
     raw = out.getvalue().encode()
-    path.write_bytes(gzip.compress(raw) if path.name.endswith(".gz") else raw)
+    path.write_bytes(gzip.compress(raw, mtime=0) if path.name.endswith(".gz") else raw)
     return path
 
 

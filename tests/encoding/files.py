@@ -17,7 +17,7 @@ def write_rows(name: str, texts: list[str]) -> str:
     """A JSONL file with ids a0, a1, ..."""
     lines = "".join(json.dumps({"doc_id": f"a{i}", "body": t}) + "\n" for i, t in enumerate(texts))
     Path(name).write_bytes(
-        gzip.compress(lines.encode()) if name.endswith(".gz") else lines.encode()
+        gzip.compress(lines.encode(), mtime=0) if name.endswith(".gz") else lines.encode()
     )
     return name
 

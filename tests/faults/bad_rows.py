@@ -113,7 +113,7 @@ def bad_file(place: Path, name: str, defect: str, before: int) -> tuple[Path, in
     written = [good % (n, n) for n in range(GOOD)]
     raw = head + b"".join([*written[:before], rows[defect] + b"\n", *written[before:]])
     path = place / f"in.{name}"
-    path.write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+    path.write_bytes(gzip.compress(raw, mtime=0) if name.endswith(".gz") else raw)
     return path, before + 1 + head.count(b"\n")
 
 

@@ -48,7 +48,9 @@ def foreign_files(scene: Scene) -> tuple[list[tuple[Path, bytes]], list[tuple[Pa
     )
     (place / "a.txt").write_text("\n".join(row[0] for row in rows) + "\n", "utf-8")
     for kind in ("csv", "jsonl"):
-        (place / f"packed.{kind}.gz").write_bytes(gzip.compress((place / f"a.{kind}").read_bytes()))
+        (place / f"packed.{kind}.gz").write_bytes(
+            gzip.compress((place / f"a.{kind}").read_bytes(), mtime=0)
+        )
     import pyarrow
     import pyarrow.parquet
 

@@ -119,7 +119,7 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "tsv": lambda: [CSV.replace(b",", b"\t")],
     "jsonl": lambda: [JSONL],
     "txt": lambda: ["eine Köchin\n\n中文\n".encode()],
-    "gzip": lambda: [gzip.compress(CSV)],
+    "gzip": lambda: [gzip.compress(CSV, mtime=0)],
     "parquet": parquet,
     "manifest": manifests,
     "vectors": lambda: [
