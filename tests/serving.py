@@ -7,7 +7,6 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -20,9 +19,9 @@ pytest.importorskip("orjson", reason="needs the extra [serve]: orjson is missing
 
 import uvicorn
 
-from minilm_retriever.serving import server
+from minilm_retriever.serving import batching, server
 from minilm_retriever.serving.api import Api
-from minilm_retriever.serving.batching import Batcher
+from minilm_retriever.serving.batching import Batcher, Workers
 from minilm_retriever.serving.config import ServeConfig
 from minilm_retriever.serving.guard import Guard
 
@@ -90,8 +89,8 @@ class Running(NamedTuple):
 @contextmanager
 def running(**settings: Any) -> Iterator[Running]:
     config = ServeConfig(**{"port": 0, **settings})
-    with server.listen(config.host, 0) as listener, ThreadPoolExecutor(1) as worker:
-        app = server.make_app(config, worker)
+    with server.listen(config.host, 0) as listener, Workers() as workers:
+        app = server.make_app(config, workers)
         unicorn = uvicorn.Server(server.uvicorn_config(app, config))
         thread = threading.Thread(target=unicorn.run, kwargs={"sockets": [listener]})
         port = listener.getsockname()[1]
@@ -113,9 +112,10 @@ def wait_for(condition: Any, seconds: float = 20) -> None:
 
 
 class Hold:
-    """The model waits inside its first batch until `go`."""
+    """The model waits inside its first batch until `go`, and has one batch at a time, or more."""
 
-    def __init__(self, monkeypatch):
+    def __init__(self, monkeypatch, lanes=1):
+        monkeypatch.setattr(batching, "LANES", lanes)
         self.go, self.batches = threading.Event(), []
         compute = Batcher.compute
 

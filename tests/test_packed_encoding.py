@@ -13,7 +13,8 @@ import torch
 from minilm_retriever import Encoder, UserError
 from minilm_retriever.encoder import encode_texts as module
 from minilm_retriever.encoder import packed_batches
-from minilm_retriever.encoder.packed_batches import Readback, ahead
+from minilm_retriever.encoder.packed_batches import Readback
+from minilm_retriever.encoder.parallel import ahead
 from minilm_retriever.encoder.precision import check_precision
 from minilm_retriever.encoder.query_graphs import BEFORE, QueryGraphs
 from minilm_retriever.kernels.fixed_layout import FixedLayout
@@ -119,7 +120,7 @@ def test_pieces_are_made_ahead_in_order_and_a_fault_arrives():
         made.append(number)
         return number * number
 
-    source = ahead(make, range(12))
+    source = ahead(make, range(12), workers=2, started=4)
     assert next(source) == 0
     deadline = time.monotonic() + 5
     while len(made) < 4 and time.monotonic() < deadline:

@@ -13,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
 from minilm_retriever.vectors.vector_folder import save_vectors
 from tests.conftest import ROOT
@@ -52,6 +53,37 @@ def test_what_came_while_the_model_was_busy_is_one_batch_and_equal_texts_are_one
         ]
         assert one.embed(["common", "first"]).status == 200  # from the cache
         assert len(hold.batches) == 2 and one.app.metrics.queue == 0
+
+
+def test_two_batches_at_a_time(tiny_folder, monkeypatch):
+    torch.set_num_threads(2)
+    hold = Hold(monkeypatch, lanes=2)
+    with running(model=(str(tiny_folder),)) as one, ThreadPoolExecutor(8) as threads:
+        jobs = []
+        for text in ("first", "second"):
+            jobs.append(threads.submit(one.embed, text))
+            wait_for(lambda: len(hold.batches) == len(jobs))  # noqa: B023 - at once
+        jobs += [threads.submit(one.embed, f"text {n}") for n in range(4)]
+        wait_for(lambda: len(one.batcher.jobs) == 4)
+        hold.go.set()
+        assert {job.result().status for job in jobs} == {200}
+        assert hold.batches[:2] == [["first"], ["second"]] and not one.batcher.pending
+
+
+def test_those_who_were_answered_come_together(tiny_folder, monkeypatch):
+    monkeypatch.setattr(batching, "MOMENT", 60)
+    hold = Hold(monkeypatch)
+    with running(model=(str(tiny_folder),)) as one, ThreadPoolExecutor(8) as threads:
+        first = threads.submit(one.embed, ["a", "b", "c"])
+        wait_for(lambda: hold.batches)
+        hold.go.set()
+        assert first.result().status == 200
+        again = [threads.submit(one.embed, text) for text in ("d", "e")]
+        wait_for(lambda: len(one.batcher.jobs) == 2)
+        assert len(hold.batches) == 1  # of three texts: a third is waited for
+        again.append(threads.submit(one.embed, "f"))
+        assert {job.result().status for job in again} == {200}
+        assert [sorted(batch) for batch in hold.batches] == [["a", "b", "c"], ["d", "e", "f"]]
 
 
 def test_a_long_request_holds_up_no_short_one(tiny_folder, monkeypatch):

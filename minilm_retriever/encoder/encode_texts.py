@@ -6,6 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
@@ -16,11 +17,11 @@ from minilm_retriever.core.model import SentenceEncoder, l2_normalize
 from minilm_retriever.data.distinct import deduplicate
 from minilm_retriever.encoder.packed_batches import (
     Readback,
-    ahead,
     batch_tokens,
     embed_packed,
     shorten,
 )
+from minilm_retriever.encoder.parallel import ahead, on_cores
 from minilm_retriever.encoder.query_graphs import query_graphs
 from minilm_retriever.kernels.graphs import gpu_settings
 from minilm_retriever.pretrained.tokenizer import TextTokenizer, TokenizedTexts, check_texts
@@ -30,7 +31,9 @@ from minilm_retriever.vectors.checks import check_vectors
 # Padded tokens a batch: enough rows for matrix products at full speed, no more than what keeps a
 # layer's activations near a CPU's caches. For GPUs see `batch_tokens`.
 BATCH_TOKENS = 1024
+LEAST_TOKENS = 128  # of a core's batch: of fewer the weights' way through the caches is the cost
 PIECE_TEXTS = 4096  # tokenised at a time while a GPU computes
+TOKENIZING, AHEAD = 2, 4  # threads, and pieces of texts that wait for the device
 
 
 class BatchOptions(TypedDict, total=False):
@@ -134,7 +137,8 @@ def encode_distinct(
         pieces: Iterable[TokenizedTexts] = [tokenizer.tokenize(texts)]
     else:
         starts = range(0, len(texts), PIECE_TEXTS)
-        pieces = ahead(tokenizer.tokenize, (texts[i : i + PIECE_TEXTS] for i in starts))
+        parts = (texts[i : i + PIECE_TEXTS] for i in starts)
+        pieces = ahead(tokenizer.tokenize, parts, workers=TOKENIZING, started=AHEAD)
     return batches.encode(len(texts), pieces), batches.tokens
 
 
@@ -189,28 +193,48 @@ class Batches:
 
     def encode_piece(self, tokens: TokenizedTexts, first: int, readback: Readback) -> None:
         """Vectors of texts that are the rows from `first` on."""
-        most = most_tokens(self.encoder, self.device)
-        batches = length_batches(tokens.lengths, most, self.batch_size)[::-1]
-        while batches:
-            rows = batches.pop()
-            lengths = tokens.lengths_of(rows)
-            padded = len(rows) * int(lengths.max())
-            if padded > self.fitting and len(rows) > 1:
-                batches += np.array_split(rows, 2)[::-1]
-                continue
-            try:
-                vectors = self.embed(tokens, rows)
-            except RuntimeError as problem:
-                if not out_of_memory(problem) or len(rows) == 1:
-                    raise
-                self.halve(padded, len(rows))
-                batches.append(rows)
-                continue
+        batches = self.batches(tokens.lengths)
+        if len(batches) > 1:  # else each thread would pack the weights
+            bert = self.encoder.bert
+            bert.packed.ready(bert.embeddings.word_embeddings.weight)
+        work = partial(self.fit, tokens)
+        results = map(work, batches) if self.device.type != "cpu" else on_cores(work, batches)
+        for rows, vectors in zip(batches, results, strict=True):
             if self.packs:
                 readback.add(first + rows, vectors)
             else:
                 readback.out[first + rows] = vectors.cpu().numpy()
-            self.done(lengths)
+            self.done(tokens.lengths_of(rows))
+
+    def batches(self, lengths: IntArray) -> list[IntArray]:
+        """Rows of similar length; of a few texts on a CPU a batch for each core."""
+        most, cores = most_tokens(self.encoder, self.device), 1
+        if self.device.type == "cpu":
+            cores = min(torch.get_num_threads(), int(lengths.sum()) // LEAST_TOKENS)
+        if cores < 2 or lengths.sum() > cores * most:
+            return length_batches(lengths, most, self.batch_size)
+        by_length = np.argsort(-lengths, kind="stable")
+        ends = np.cumsum(lengths[by_length])
+        cuts = np.searchsorted(ends, ends[-1] * np.arange(1, cores) / cores) + 1
+        parts = [rows for rows in np.split(by_length, np.unique(cuts)) if len(rows)]
+        return [
+            rows[batch]
+            for rows in parts
+            for batch in length_batches(lengths[rows], most, self.batch_size)
+        ]
+
+    @torch.inference_mode()
+    def fit(self, tokens: TokenizedTexts, rows: IntArray) -> Tensor:
+        """Vectors (B, H); of what does not fit in memory those of each half."""
+        padded = len(rows) * int(tokens.lengths_of(rows).max())
+        if padded <= self.fitting or len(rows) == 1:
+            try:
+                return self.embed(tokens, rows)
+            except RuntimeError as problem:
+                if not out_of_memory(problem) or len(rows) == 1:
+                    raise
+            self.halve(padded, len(rows))
+        return torch.cat([self.fit(tokens, half) for half in np.array_split(rows, 2)])
 
     def embed(self, tokens: TokenizedTexts, rows: IntArray) -> Tensor:
         """Vectors (B, H)."""
@@ -226,7 +250,7 @@ class Batches:
         if self.fitting == math.inf:
             message = f"{texts} texts do not fit in memory: halving (see batch_size)"
             warnings.warn(message, stacklevel=6)
-        self.fitting = padded / 2
+        self.fitting = min(self.fitting, padded / 2)
 
     def done(self, lengths: IntArray) -> None:
         self.texts, self.tokens = self.texts + len(lengths), self.tokens + int(lengths.sum())

@@ -4,10 +4,7 @@ Shapes: B texts of S tokens together, H the numbers of a vector."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,22 +20,6 @@ MOST_TOKENS, LEAST_TOKENS = 1 << 16, 1024  # a batch
 SHARE_OF_FREE_MEMORY = 0.5  # that a batch is thought to take
 WIDTHS = 8  # rows are padded to a multiple of it: attention would copy a mask of another width
 PIECE_BYTES = 16 << 20  # of vectors that are read back together
-TOKENIZING, AHEAD = 2, 4  # threads, and pieces of texts that wait for the device
-
-In = TypeVar("In")
-Out = TypeVar("Out")
-
-
-def ahead(function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
-    """function of each item, in their order, a few of them before they are asked for."""
-    with ThreadPoolExecutor(TOKENIZING) as pool:
-        waiting = deque[Future[Out]]()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) == AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def batch_tokens(encoder: SentenceEncoder, device: torch.device) -> int:

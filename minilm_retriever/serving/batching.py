@@ -1,18 +1,21 @@
 """Dynamic batching: texts of concurrent requests go through the model together, equal ones once.
 
-There is no waiting for more: whatever has come while the model was busy is its next batch, in turns
-of a few texts from each request, so that a long one holds up no short one. All but `compute` runs
-in the event loop's thread, so nothing needs a lock."""
+Whatever has come while the model was busy is its next batch, in turns of a few texts from each
+request, so that a long one holds up no short one. Two batches are computed at a time, each by half
+of the cores: so the cores are busy while the answers of one are sent. All but `compute` runs in the
+event loop's thread, so nothing needs a lock."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from minilm_retriever.encoder.encode_texts import encode_tokens
 from minilm_retriever.encoder.encoder import Encoder
@@ -26,11 +29,22 @@ from minilm_retriever.vectors.checks import check_vectors
 
 TURN_TEXTS = 16  # of a request, before it is the next one's turn
 BATCH_TOKENS = 2048  # after which a batch takes no more texts
+LANES = 2  # batches at a time
+MOMENT = 0.01  # seconds in which those who were answered may ask again
 INLINE_CHARACTERS = 4000  # tokenised in about a millisecond: more would hold up other requests
 CACHED_CHARACTERS = 500  # the longest text whose vector is kept
 
 
 Known = tuple[FloatArray, int]  # a vector (H,), and how many tokens its text has
+
+
+class Workers(ThreadPoolExecutor):
+    """Threads for the batches of all models and for searches, each with a part of torch's."""
+
+    def __init__(self) -> None:
+        threads = torch.get_num_threads()
+        self.lanes = min(LANES, threads)  # batches of a model at a time
+        super().__init__(self.lanes, "model", torch.set_num_threads, (threads // self.lanes,))
 
 
 @dataclass(eq=False, slots=True)
@@ -50,17 +64,18 @@ class Batcher:
         self,
         encoder: Encoder,
         task: Sequence[str],
-        worker: Executor,
+        workers: Workers,
         settings: ServeConfig,
         metrics: Metrics,
     ) -> None:
-        self.encoder, self.worker = encoder, worker
+        self.encoder, self.workers = encoder, workers
         self.settings, self.metrics = settings, metrics
         self.prompt = find_prompt(encoder.model, task=task)
         self.cache = OrderedDict[str, Known]()  # by last use
         self.pending = dict[str, Pending]()
         self.jobs = deque[deque[Pending]]()  # of each request, what no other one has queued
-        self.loop: asyncio.Task[None] | None = None
+        self.arrived = asyncio.Event()
+        self.lanes = set[asyncio.Task[None]]()
 
     async def encode(self, texts: Sequence[str]) -> tuple[FloatArray, int]:
         """Vectors (N, H) of N texts as Encoder.encode makes them, and how many tokens they have.
@@ -96,8 +111,8 @@ class Batcher:
             waited.append(self.pending[text])
             waited[-1].requests += 1
         self.jobs.append(job)
-        if self.loop is None or self.loop.done():
-            self.loop = asyncio.create_task(self.run())
+        self.arrived.set()
+        self.start_lane()
         try:
             await asyncio.wait([pending.known for pending in waited])
         finally:  # also where the client has gone
@@ -119,12 +134,32 @@ class Batcher:
             return tokenize(prompted)
         return await asyncio.to_thread(tokenize, prompted)
 
+    def start_lane(self) -> None:
+        if self.jobs and len(self.lanes) < self.workers.lanes:
+            self.lanes.add(asyncio.create_task(self.run()))
+
     async def run(self) -> None:
         """One batch after the other, until nothing waits."""
         loop = asyncio.get_running_loop()
-        while self.jobs:
-            if batch := self.take():
-                self.deliver(batch, await loop.run_in_executor(self.worker, self.attempt, batch))
+        try:
+            while self.jobs:
+                batch = self.take()
+                self.start_lane()  # of what this batch has no room for
+                if batch:
+                    result = await loop.run_in_executor(self.workers, self.attempt, batch)
+                    self.deliver(batch, result)
+                    await self.gather(len(batch))
+        finally:
+            self.lanes.discard(asyncio.current_task())
+
+    async def gather(self, texts: int) -> None:
+        """Wait a moment until as many texts have come as were answered: most clients ask again at
+        once, and the first of them would be a batch of one."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(MOMENT):
+                while sum(map(len, self.jobs)) < texts:
+                    self.arrived.clear()
+                    await self.arrived.wait()
 
     def take(self) -> list[Pending]:
         """The next batch: texts that somebody still waits for, from each request in turn."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,7 @@ from minilm_retriever.pretrained.config import BASE_FOLDER
 from minilm_retriever.pretrained.prompts import DOCUMENT, QUERY
 from minilm_retriever.search.index import Index
 from minilm_retriever.search.index_folder import open_index
-from minilm_retriever.serving.batching import Batcher
+from minilm_retriever.serving.batching import Batcher, Workers
 from minilm_retriever.serving.config import ServeConfig
 from minilm_retriever.serving.metrics import Metrics
 
@@ -27,10 +26,10 @@ class ServedModel:
     """A model under the name that clients call it by, with a batcher for each kind of prompt."""
 
     def __init__(
-        self, name: str, encoder: Encoder, worker: Executor, settings: ServeConfig, counts: Metrics
+        self, name: str, encoder: Encoder, workers: Workers, settings: ServeConfig, counts: Metrics
     ) -> None:
-        self.name, self.encoder, self.worker = name, encoder, worker
-        self._made_of = (worker, settings, counts)
+        self.name, self.encoder, self.workers = name, encoder, workers
+        self._made_of = (workers, settings, counts)
         self._batchers: dict[str, Batcher] = {}
 
     def batcher(self, task: str = "") -> Batcher:
@@ -54,13 +53,13 @@ class Side:
 
 
 def open_models(
-    settings: ServeConfig, worker: Executor, metrics: Metrics
+    settings: ServeConfig, workers: Workers, metrics: Metrics
 ) -> dict[str, ServedModel]:
     paths = settings.model or (BASE_FOLDER,)
     models = {}
     for name, path in zip(short_names(paths), paths, strict=True):
         encoder = open_for_command(path, precision=settings.precision)
-        models[name] = ServedModel(name, encoder, worker, settings, metrics)
+        models[name] = ServedModel(name, encoder, workers, settings, metrics)
     return models
 
 

@@ -27,7 +27,7 @@ async def search(side: Side, queries: Sequence[str], k: int) -> tuple[list[list[
     """The best k hits of each query, and how many tokens the queries have together."""
     vectors, tokens = await side.model.batcher("query").encode(queries)
     loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(side.model.worker, find, side.index, vectors, k), tokens
+    return await loop.run_in_executor(side.model.workers, find, side.index, vectors, k), tokens
 
 
 @dataclass
@@ -81,7 +81,7 @@ async def search_column(side: Side, query: str, depth: int) -> Column:
         return hits, project(index.sources[0].truncate_queries(vectors), near)
 
     loop = asyncio.get_running_loop()
-    hits, points = await loop.run_in_executor(side.model.worker, look)
+    hits, points = await loop.run_in_executor(side.model.workers, look)
     seen = side.model.encoder.model.tokenizer.fast.encode(batcher.prompt.before([query])[0])
     return Column(side, hits, points, seen.tokens, bool(seen.overflowing))
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import uvicorn
 from minilm_retriever.errors import UserError
 from minilm_retriever.progress import say
 from minilm_retriever.serving.api import Api
+from minilm_retriever.serving.batching import Workers
 from minilm_retriever.serving.config import ServeConfig
 from minilm_retriever.serving.connections import SILENT_SECONDS, bounded_protocol
 from minilm_retriever.serving.guard import Guard
@@ -32,9 +33,9 @@ def serve(config: ServeConfig) -> None:
     with listen(settings.host, settings.port) as listener:
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        # One thread: a batch uses all the processor's cores, and two would share them.
-        with ThreadPoolExecutor(1, "model") as worker:
-            app = make_app(settings, worker)
+        with Workers() as workers:
+            app = make_app(settings, workers)
+            gc.freeze()  # models and modules stay: no collection need look at them
             host, port = listener.getsockname()[:2]
             name = f"[{host}]" if ":" in host else host
             server = uvicorn.Server(uvicorn_config(app, settings))
@@ -46,9 +47,9 @@ def serve(config: ServeConfig) -> None:
             say(f"stopped after {sum(app.metrics.requests.values()):,} requests")
 
 
-def make_app(settings: ServeConfig, worker: ThreadPoolExecutor) -> Guard:
+def make_app(settings: ServeConfig, workers: Workers) -> Guard:
     metrics = Metrics()
-    models = open_models(settings, worker, metrics)
+    models = open_models(settings, workers, metrics)
     sides = open_sides(settings, models.values())
     api = Api(settings, models, sides, metrics)
     page = Page(sides, find_worst(settings, models), api.description)
