@@ -1,13 +1,14 @@
 """What `serve` answers a second, and what it survives.
 
-python benchmarks/serving.py load   [--seconds 60] [--clients 32] [--infinity BIN/infinity_emb]
+python benchmarks/serving.py load   [--seconds 60] [--rounds 10] [--clients 32]
+                                    [--infinity BIN/infinity_emb]
 python benchmarks/serving.py memory [--requests 200000] [--model DIR]
 python benchmarks/serving.py fuzz   [--requests 10000]
 python benchmarks/serving.py faults [--connections 10000]
 
 load: each client sends a distinct text of 8 words and waits for its vector, over and over; beside
-it the same texts through Encoder.encode, a server that encodes one text at a time, and infinity.
-The processor's time for a text is less changed by other work; the load takes part of it, too.
+it the same texts through Encoder.encode, a server that encodes one text at a time, and infinity, in
+interleaved rounds. The load takes part of the processor, too.
 
 memory: over distinct texts it grows to a level, that of the kept vectors (--cache) and of oneDNN's
 kernels for each number of tokens (it keeps ONEDNN_PRIMITIVE_CACHE_CAPACITY, 1,024)."""
@@ -25,8 +26,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import median
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -64,7 +67,7 @@ def make_text(rng: random.Random, vocabulary: list[str]) -> str:
 
 
 @contextmanager
-def server(command: list[str]) -> Iterator[int]:
+def server(command: list[str], port: int = PORT) -> Iterator[int]:
     """A server's process id, once it answers."""
     environment, quiet = {**os.environ, "PYTHONPATH": str(ROOT)}, subprocess.DEVNULL
     with subprocess.Popen(
@@ -74,7 +77,7 @@ def server(command: list[str]) -> Iterator[int]:
             if process.poll() is not None:
                 raise SystemExit(f"ended with {process.returncode}: {' '.join(command)}")
             try:
-                asyncio.run(get("/health"))
+                asyncio.run(get("/health", port))
                 break
             except OSError:
                 time.sleep(0.25)
@@ -84,13 +87,13 @@ def server(command: list[str]) -> Iterator[int]:
             process.terminate()
 
 
-def ours(model: str = BASE) -> list[str]:
-    command = [sys.executable, "-m", "minilm_retriever", "serve", "--port", str(PORT)]
+def ours(model: str = BASE, port: int = PORT) -> list[str]:
+    command = [sys.executable, "-m", "minilm_retriever", "serve", "--port", str(port)]
     return [*command, "--model", model]
 
 
-async def get(path: str) -> bytes:
-    reader, writer = await asyncio.open_connection("127.0.0.1", PORT)
+async def get(path: str, port: int) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
     answer = await reader.read()
     writer.close()
@@ -120,12 +123,12 @@ def memory_mb(pid: int) -> float:
 # --- load -----------------------------------------------------------------------------------------
 
 
-async def drive(clients: int, seconds: float, extra: dict[str, str]) -> list[float]:
+async def drive(port: int, clients: int, seconds: float, extra: dict[str, str]) -> list[float]:
     """Closed-loop clients; returns the seconds of each request."""
     vocabulary, times, rng = words(), list[float](), random.Random(time.time_ns())
 
     async def client(end: float) -> None:
-        streams = await asyncio.open_connection("127.0.0.1", PORT)
+        streams = await asyncio.open_connection("127.0.0.1", port)
         while time.perf_counter() < end:
             body = json.dumps({"input": make_text(rng, vocabulary), **extra}).encode()
             start = time.perf_counter()
@@ -138,52 +141,101 @@ async def drive(clients: int, seconds: float, extra: dict[str, str]) -> list[flo
     return sorted(times)
 
 
-def measure(name: str, command: list[str], args: argparse.Namespace, **extra: str) -> None:
-    with server(command) as pid:
-        asyncio.run(drive(args.clients, 3, extra))  # warm
-        before, own, start = cpu_seconds(pid), time.process_time(), time.perf_counter()
-        times = asyncio.run(drive(args.clients, args.seconds, extra))
-        took, count = time.perf_counter() - start, len(times)
-        cpu, load = cpu_seconds(pid) - before, time.process_time() - own
-        p50, p99 = (1000 * times[int(count * share)] for share in (0.5, 0.99))
-        print(f"{name}: {count / took:.0f} requests/s, p50 {p50:.0f} ms, p99 {p99:.0f} ms, "
-              f"processor {1000 * cpu / count:.2f} ms a text, the load's own "
-              f"{1000 * load / count:.2f} ms, {memory_mb(pid):.0f} MB", flush=True)  # fmt: skip
+class Contestant(NamedTuple):
+    name: str
+    pid: int
+    port: int
+    extra: dict[str, str]  # fields of each request
 
 
-def encode_rate(seconds: float) -> None:
-    """The same texts through Encoder.encode, 1,024 at a time."""
-    code = f"""
-import random, time
+@contextmanager
+def contestants(infinity: str | None) -> Iterator[list[Contestant]]:
+    """All servers at once: those that wait take no processor's time."""
+    commands = {"serve": ours(port=PORT + 1)}
+    commands["one text at a time"] = [sys.executable, "-c", ONE_BY_ONE, BASE, str(PORT + 2)]
+    if infinity:
+        command = [infinity, "v2", "--model-id", str((ROOT / BASE).resolve()), "--device", "cpu"]
+        command += ["--port", str(PORT + 3), "--engine", "torch", "--no-bettertransformer"]
+        command += ["--served-model-name", "m", "--no-compile", "--url-prefix", "/v1"]
+        commands["infinity"] = command
+    with ExitStack() as stack:
+        found = []
+        for port, (name, command) in enumerate(commands.items(), PORT + 1):
+            pid = stack.enter_context(server(command, port))
+            found.append(Contestant(name, pid, port, {"model": "m"} if name == "infinity" else {}))
+        as_base64 = {"encoding_format": "base64"}
+        yield [found[0], found[0]._replace(name="serve, base64", extra=as_base64), *found[1:]]
+
+
+# Reads how many seconds to work from each line; prints how many texts it encoded, in which time.
+ENCODE = f"""
+import random, sys, time
 from benchmarks.serving import make_text, words
 from minilm_retriever import Encoder
 encoder, rng, vocabulary = Encoder.from_pretrained("{BASE}"), random.Random(0), words()
-batches = [[make_text(rng, vocabulary) for _ in range(1024)] for _ in range(20)]
-encoder.encode(batches[0][:64])
-start, cpu, done = time.perf_counter(), time.process_time(), 0
-while time.perf_counter() - start < {seconds}:
-    encoder.encode(batches[done % 20])
-    done += 1
-count = 1024 * done
-print(f"Encoder.encode: {{count / (time.perf_counter() - start):.0f}} texts/s, "
-      f"processor {{1000 * (time.process_time() - cpu) / count:.2f}} ms a text", flush=True)
+for line in sys.stdin:
+    start, cpu, count = time.perf_counter(), time.process_time(), 0
+    while time.perf_counter() - start < float(line):
+        encoder.encode([make_text(rng, vocabulary) for _ in range(1024)])
+        count += 1024
+    print(count, time.perf_counter() - start, time.process_time() - cpu, flush=True)
 """
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+class Slice(NamedTuple):
+    """A few seconds of one contestant."""
+
+    rate: float  # texts a second
+    cpu: float  # ms of the processor a text
+    times: list[float]  # of each request, in seconds
+
+
+def encode_slice(process: subprocess.Popen[str], seconds: float) -> Slice:
+    assert process.stdin and process.stdout
+    print(seconds, file=process.stdin, flush=True)
+    count, took, cpu = map(float, process.stdout.readline().split())
+    return Slice(count / took, 1000 * cpu / count, [])
+
+
+def serve_slice(one: Contestant, clients: int, seconds: float) -> Slice:
+    before, start = cpu_seconds(one.pid), time.perf_counter()
+    times = asyncio.run(drive(one.port, clients, seconds, one.extra))
+    took = time.perf_counter() - start
+    return Slice(len(times) / took, 1000 * (cpu_seconds(one.pid) - before) / len(times), times)
 
 
 def load(args: argparse.Namespace) -> None:
+    """Interleaved rounds of a few seconds for each; ratios are taken within a round."""
     print(f"machine's load before: {os.getloadavg()[0]:.1f}", flush=True)
-    encode_rate(args.seconds / 3)
-    measure("serve", ours(), args)
-    measure("serve, base64", ours(), args, encoding_format="base64")
-    command = [sys.executable, "-c", ONE_BY_ONE, BASE, str(PORT)]
-    measure("one text at a time", command, args)
-    if args.infinity:
-        command = [args.infinity, "v2", "--model-id", str((ROOT / BASE).resolve()), "--port"]
-        command += [str(PORT), "--device", "cpu", "--engine", "torch", "--no-bettertransformer"]
-        command += ["--served-model-name", "m", "--no-compile", "--url-prefix", "/v1"]
-        measure("infinity", command, args, model="m")
-    encode_rate(args.seconds / 3)
+    seconds = args.seconds / args.rounds
+    command, pipe = [sys.executable, "-c", ENCODE], subprocess.PIPE
+    with (
+        contestants(args.infinity) as servers,
+        subprocess.Popen(command, cwd=ROOT, text=True, stdin=pipe, stdout=pipe) as encoder,
+    ):
+        encode_slice(encoder, 1)
+        for one in servers:
+            serve_slice(one, args.clients, 3)  # warm
+        rounds: list[list[Slice]] = []
+        for _ in range(args.rounds):
+            slices = [serve_slice(one, args.clients, seconds) for one in servers]
+            rounds.append([encode_slice(encoder, seconds), *slices])
+        memory = [f"{memory_mb(pid):.0f} MB" for pid in [encoder.pid, *(s.pid for s in servers)]]
+        encoder.stdin.close()  # type: ignore[union-attr]
+    print("| | texts/s | of Encoder.encode | p50 | p99 | processor, a text | memory |")
+    print("|---|---|---|---|---|---|---|")
+    names = ["`Encoder.encode`, 1,024 texts at a time", *(one.name for one in servers)]
+    for column, name in enumerate(names):
+        own = [each[column] for each in rounds]
+        rate, cpu = median(s.rate for s in own), median(s.cpu for s in own)
+        shares = sorted(each[column].rate / each[0].rate for each in rounds)
+        share = f"{median(shares):.2f} ({shares[0]:.2f} to {shares[-1]:.2f})" if column else ""
+        times = sorted(t for s in own for t in s.times)
+        waits = [
+            f"{1000 * times[int(len(times) * p)]:.0f} ms" if times else "" for p in (0.5, 0.99)
+        ]
+        cells = [name, f"{rate:.0f}", share, *waits, f"{cpu:.2f} ms", memory[column]]
+        print(f"| {' | '.join(cells)} |")
     print(f"machine's load after: {os.getloadavg()[0]:.1f}", flush=True)
 
 
@@ -277,7 +329,8 @@ async def faults(connections: int, pid: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["load", "memory", "fuzz", "faults"])
-    for name, default in (("seconds", 60), ("clients", 32), ("requests", 0), ("connections", 9999)):
+    defaults = {"seconds": 60, "rounds": 10, "clients": 32, "requests": 0, "connections": 9999}
+    for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--model", default=BASE, help="of all but load")
     parser.add_argument("--infinity", help="infinity_emb of an environment that has it")

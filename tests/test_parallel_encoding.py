@@ -61,7 +61,7 @@ def test_so_many_at_a_time_as_there_are_threads_which_they_share():
         seen.add((threading.current_thread().name, torch.get_num_threads()))
         return item * item
 
-    assert list(on_cores(work, range(2))) == [0, 1]
+    assert list(on_cores(work, range(2), 2)) == [0, 1]
     assert len(seen) == 2 and {share for _, share in seen} == {2}
     assert torch.get_num_threads() == 4
 
@@ -74,7 +74,7 @@ def test_a_fault_arrives_and_leaves_the_threads_as_they_were():
             raise KeyError("the fifth")
         return item
 
-    results = on_cores(work, range(1000))
+    results = on_cores(work, range(1000), 9)
     assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(KeyError, match="the fifth"):
         next(results)

@@ -6,6 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any, TypedDict, Unpack
 
@@ -194,17 +195,18 @@ class Batches:
     def encode_piece(self, tokens: TokenizedTexts, first: int, readback: Readback) -> None:
         """Vectors of texts that are the rows from `first` on."""
         batches = self.batches(tokens.lengths)
-        if len(batches) > 1:  # else each thread would pack the weights
+        on_cpu = self.device.type == "cpu"
+        if on_cpu and len(batches) > 1:  # here, once: else in each thread
             bert = self.encoder.bert
             bert.packed.ready(bert.embeddings.word_embeddings.weight)
-        work = partial(self.fit, tokens)
-        results = map(work, batches) if self.device.type != "cpu" else on_cores(work, batches)
-        for rows, vectors in zip(batches, results, strict=True):
-            if self.packs:
-                readback.add(first + rows, vectors)
-            else:
-                readback.out[first + rows] = vectors.cpu().numpy()
-            self.done(tokens.lengths_of(rows))
+        work, most = partial(self.fit, tokens), len(batches) if on_cpu else 1
+        with closing(on_cores(work, batches, most)) as results:
+            for rows, vectors in zip(batches, results, strict=True):
+                if self.packs:
+                    readback.add(first + rows, vectors)
+                else:
+                    readback.out[first + rows] = vectors.cpu().numpy()
+                self.done(tokens.lengths_of(rows))
 
     def batches(self, lengths: IntArray) -> list[IntArray]:
         """Rows of similar length; of a few texts on a CPU a batch for each core."""

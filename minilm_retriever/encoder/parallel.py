@@ -6,7 +6,7 @@ its own, so that none waits for the others after each product."""
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import TypeVar
@@ -41,11 +41,14 @@ def ahead(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def on_cores(function: Callable[[In], Out], items: Sequence[In]) -> Iterator[Out]:
-    """function of each item, in their order, as many at a time as this thread has threads of
-    torch's, which they share. Grad modes are a thread's own: function sets what it needs."""
+def on_cores(
+    function: Callable[[In], Out], items: Iterable[In], most: int
+) -> Generator[Out, None, None]:
+    """function of each item, in their order, at most so many at a time, and as many as this thread
+    has threads of torch's, which they share. Grad modes are a thread's own: function sets what it
+    needs."""
     threads = torch.get_num_threads()
-    workers = min(threads, len(items), MOST_WORKERS)
+    workers = min(threads, most, MOST_WORKERS)
     if workers < 2:
         yield from map(function, items)
         return
