@@ -279,7 +279,7 @@ def text_column(
     raise UserError(f"{where}: {what} {table(columns)}; name it with --text")
 
 
-# --- what is said ---------------------------------------------------------------------------------
+# --- messages -------------------------------------------------------------------------------------
 
 
 def left_out(columns: Sequence[Column], read: Sequence[str]) -> str:

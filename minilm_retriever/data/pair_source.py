@@ -1,4 +1,4 @@
-"""Pairs out of whatever holds them, one at a time: which columns, which rows, and what is said."""
+"""Pairs out of whatever holds them, one at a time: which columns, which rows, and the messages."""
 
 from __future__ import annotations
 

@@ -251,7 +251,7 @@ class Batches:
     def halve(self, padded: int, texts: int) -> None:
         if self.fitting == math.inf:
             message = f"{texts} texts do not fit in memory: halving (see batch_size)"
-            warnings.warn(message, stacklevel=6)
+            warnings.warn(message, stacklevel=2)
         self.fitting = min(self.fitting, padded / 2)
 
     def done(self, lengths: IntArray) -> None:

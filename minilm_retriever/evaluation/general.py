@@ -84,7 +84,7 @@ def has_scored_pairs(path: str) -> bool:
     source = PairSource(path, scores=None)
     try:
         next(iter(source.rows()), None)
-    except UserError:  # no pairs: what else is wrong is said when the texts are read
+    except UserError:  # no pairs: what else is wrong shows when the texts are read
         return False
     return source.score is not None
 

@@ -1,4 +1,4 @@
-"""Rows of CSV, TSV and the like. Where it is not said, the beginning of the file decides on the
+"""Rows of CSV, TSV and the like. Unless it is named, the beginning of the file decides on the
 separator, on whether quotes are CSV's or text, and on whether the first row names the columns."""
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 HONOURED = (
     *("base_model_name_or_path", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"),
 )
-# What is said of training, or of which tensors there are: the file of weights shows it.
+# Of training, or of which tensors there are: the file of weights shows it.
 HARMLESS = (
     *("task_type", "target_modules", "exclude_modules", "modules_to_save", "bias", "revision"),
     *("layers_to_transform", "layers_pattern", "lora_dropout", "inference_mode", "auto_mapping"),

@@ -57,7 +57,7 @@ def make_app(settings: ServeConfig, workers: Workers) -> Guard:
 
 
 def uvicorn_config(app: Guard, settings: ServeConfig) -> uvicorn.Config:
-    """Without logs: whatever fails here is said by Guard, and clients can't write any."""
+    """Without logs: Guard reports whatever fails here, and clients can't write any."""
     return uvicorn.Config(
         app,
         http=bounded_protocol(settings.max_connections, settings.max_body),
