@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from minilm_retriever import Encoder
 from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained.adapters import merge, read_adapter
-from tests.variations import adapter, edit
+from tests.folder_edits import adapter, edit
 
 QUERY = "encoder.layer.0.attention.self.query"
 

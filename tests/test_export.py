@@ -26,7 +26,7 @@ from minilm_retriever.exporting import export as command
 from minilm_retriever.exporting.config import ExportConfig
 from minilm_retriever.exporting.export import export
 from minilm_retriever.pretrained.modules import ACTIVATIONS
-from tests.variations import draw, edit, write
+from tests.folder_edits import draw, edit, write
 
 HIDDEN = 32
 

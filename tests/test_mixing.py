@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from minilm_retriever import Encoder
 from minilm_retriever.__main__ import main
 from minilm_retriever.pretrained.mixing import mix_weights
+from tests.folder_edits import modules
 from tests.tiny import make_tiny_bert
-from tests.variations import modules
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from minilm_retriever.pretrained import (
 )
 from minilm_retriever.pretrained.model_folder import load_pretrained
 from tests.conftest import REFERENCE, ROOT
-from tests.variations import adapter, edit, write
-from tests.variations import modules as with_modules
+from tests.folder_edits import adapter, edit, write
+from tests.folder_edits import modules as with_modules
 
 TEXT = (ROOT / "docs/model_folders.md").read_text("utf-8")
 WRITTEN = json.loads((REFERENCE / "model_folder_keys.json").read_text("ascii"))

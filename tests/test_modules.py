@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from minilm_retriever import Encoder
 from minilm_retriever.errors import UserError
 from minilm_retriever.pretrained.modules import POOLINGS, pooling_of
-from tests.variations import edit, modules, plain, pooling, write
+from tests.folder_edits import edit, modules, plain, pooling, write
 
 HIDDEN = torch.tensor([[[1.0, -2], [3, 4], [5, 0]], [[7, -1], [9, 9], [9, 9]]])
 MASK = torch.tensor([[1, 1, 1], [1, 0, 0]])

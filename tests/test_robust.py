@@ -24,8 +24,8 @@ from minilm_retriever.training.dataset import BatchRows
 from minilm_retriever.training.run import train
 from minilm_retriever.training.stay_near import StayNear
 from minilm_retriever.training.validation import Validation
+from tests.folder_edits import edit, modules
 from tests.training.runs import log_rows, small_run, write_pairs
-from tests.variations import edit, modules
 
 # --- the recipe -----------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.command_line import left_in, run
 from tests.conftest import ROOT
-from tests.variations import edit
+from tests.folder_edits import edit
 
 
 @pytest.fixture()

@@ -18,7 +18,8 @@ from peer import HERE, Checks  # first: it keeps the model hub out of the way
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from tiny import make_tiny_bert
+
+from tests.tiny import make_tiny_bert
 
 EMBEDDINGS = 1e-6
 LOSSES = {"tiny": 1e-5, "real": 1e-4}

@@ -18,7 +18,8 @@ from peer import peer_versions  # first: it keeps the hub out of the way
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from variations import METHODS, TEXTS
+
+from tests.variations import METHODS, TEXTS
 
 
 def vectors(folder: Path) -> dict[str, np.ndarray]:

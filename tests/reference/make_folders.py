@@ -21,7 +21,6 @@ from peer import peer_versions  # first: it keeps the hub out of the way
 import torch
 from peft import IA3Config, LoraConfig, get_peft_model
 from sentence_transformers import CrossEncoder, SentenceTransformer, models
-from tiny import make_tiny_bert
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -33,7 +32,10 @@ from transformers import (
     RobertaConfig,
     RobertaModel,
 )
-from variations import FLAGS, REAL, make_variation, of_tokenizer, unigram
+
+from tests.folder_edits import FLAGS, of_tokenizer, unigram
+from tests.tiny import make_tiny_bert
+from tests.variations import REAL, make_variation
 
 Drawn = dict[str, Any]
 VERSION = peer_versions()["sentence-transformers"]

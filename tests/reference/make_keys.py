@@ -23,7 +23,6 @@ import sentence_transformers as st
 import torch
 from peft import LoraConfig, get_peft_model
 from sentence_transformers import models
-from tiny import make_tiny_bert
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -32,6 +31,8 @@ from transformers import (
     BertForSequenceClassification,
     BertModel,
 )
+
+from tests.tiny import make_tiny_bert
 
 PACKAGES = ("sentence-transformers", "transformers", "tokenizers", "peft")
 ADAPTERS: list[dict[str, Any]] = [

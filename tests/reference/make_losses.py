@@ -30,8 +30,9 @@ from sentence_transformers import (
     losses,
 )
 from sentence_transformers.util import mine_hard_negatives
-from tiny import make_tiny_bert
 from torch import Tensor, nn
+
+from tests.tiny import make_tiny_bert
 
 ROWS, BATCH, EPOCHS, RATE = 40, 16, 2, 1e-3
 PROMPTS = {"sentence_0": "the work : ", "sentence_1": "a team and "}

@@ -54,8 +54,9 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
     losses,
 )
-from tiny import make_tiny_bert
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from tests.tiny import make_tiny_bert
 
 SAMPLE = 256
 Pair = tuple[str, str]

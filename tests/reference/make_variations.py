@@ -20,7 +20,8 @@ from peer import Checks, peer_versions  # first: it keeps the hub out of the way
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from variations import METHODS, TEXTS, VARIATIONS, make_variation
+
+from tests.variations import METHODS, TEXTS, VARIATIONS, make_variation
 
 LIMIT = 1e-6
 # What 3.4.1 reads in another way than 6.2.0, which is the reference: it lower-cases special tokens

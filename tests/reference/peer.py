@@ -19,9 +19,9 @@ warnings.simplefilter("ignore", DeprecationWarning)  # the peers move their modu
 import torch
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))  # where tiny.py lies
+sys.path.insert(0, str(HERE.parent.parent))  # where tests/ lies
 
-from tiny import cpu_vendor
+from tests.tiny import cpu_vendor
 
 PAIRS, TEXTS = HERE / "pairs.json", HERE / "texts.json"
 

@@ -18,7 +18,8 @@ from peer import Checks, read_pairs
 import torch
 from reference_loop import replay
 from safetensors.torch import load_file
-from tiny import make_tiny_bert
+
+from tests.tiny import make_tiny_bert
 
 LIMIT = 1e-5
 EXACT = {"st3": True, "st6": False}
